@@ -1,0 +1,212 @@
+"""Run directories and what lies in them: atomic files, fingerprints, provenance.
+
+Nothing in a run is ever half written: a file is made beside its place under a `.part` name, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from headwater.configs.errors import CorruptError, MismatchError, MissingError
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The names of everything in a run directory."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> RunDir:
+        return cls(Path(path))
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def corpus(self) -> Path:
+        return self.path / "corpus"
+
+    @property
+    def facts(self) -> Path:
+        return self.path / "facts"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    @property
+    def probes(self) -> Path:
+        return self.path / "probes.parquet"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def index(self, name: str) -> Path:
+        return self.path / "index" / name
+
+    def trace(self, name: str) -> Path:
+        return self.path / "traces" / f"{name}.jsonl"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a `.part` path in the same directory; on success it is flushed and renamed to `path`, else removed.
+
+    The yielded path may be written as a file or made into a directory; an existing target is replaced.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    remove(part)
+    try:
+        yield part
+        sync(part)
+        if part.is_dir() and target.exists():
+            remove(target)
+        os.replace(part, target)
+        sync(target.parent)
+    finally:
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory tree, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or a directory and the files directly in it, to disk."""
+    for each in [*path.iterdir(), path] if path.is_dir() else [path]:
+        if each.is_dir() and each != path:
+            continue
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str], *, made_by: str | None = None) -> Any:
+    """Reads a JSON artifact; `made_by` names the command that makes it, for the error when it is missing."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingError(f"{path} is missing", fix=f"run `{made_by}` first" if made_by else None) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path} is not valid JSON", got=str(error), fix="restore it, or make it again") from None
+
+
+def fingerprint(value: Any) -> str:
+    """xxh3-128 hex digest of bytes, or of the canonical JSON of any other value."""
+    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def fingerprint_file(path: str | os.PathLike[str]) -> str:
+    """xxh3-128 hex digest of a file's bytes, read in blocks."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_match(what: str, got: str, expected: str, fix: str) -> None:
+    """Refuses two artifacts that do not belong together.
+
+    Raises:
+        MismatchError: with both fingerprints.
+    """
+    if got != expected:
+        raise MismatchError(what, got=got, expected=expected, fix=fix)
+
+
+def write_provenance(run: RunDir, *, world_size: int, command: list[str] | None = None) -> None:
+    """Appends how this run was started: versions, git commit, command line, machine, world size."""
+    packages = ("torch", "megatron-core", "deepspeed", "mosaicml-streaming", "triton", "transformer-engine", "headwater")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command or sys.argv,
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "world_size": world_size,
+        "versions": versions,
+    }
+    starts = read_json(run.provenance) if run.provenance.exists() else []
+    write_json(run.provenance, [*starts, entry])
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with `+dirty` if it has uncommitted changes; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
