@@ -1,0 +1,166 @@
+"""The table of methods: every metric with its bootstrap interval, for the console, for programs and for the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, paired
+from headwater.attribution.evaluation.metrics import retrieval, with_gold
+from headwater.attribution.methods.ranking import Ranking
+from headwater.configs.errors import MismatchError
+from headwater.train.artifacts import write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METHODS = ("headwater", "trackstar", "gradient_cosine", "gradient_dot", "bm25", "random", "gold")
+"""The order of the rows; others follow in the order in which they are given. `gold` has a tail-patch only."""
+
+LABELS = {
+    "headwater": "Headwater",
+    "trackstar": "TrackStar",
+    "gradient_cosine": "Gradient cosine",
+    "gradient_dot": "Gradient dot product",
+    "bm25": "BM25",
+    "random": "Random",
+    "gold": "Gold passages",
+}
+COLUMNS = {
+    "mrr": "MRR",
+    "recall@10": "Recall@10",
+    "hit@10": "Hit@10",
+    "precision@10": "Precision@10",
+    "tail_patch": "Tail-patch",
+}
+
+
+def ordered(names: Sequence[str]) -> list[str]:
+    """Method names in the order of the table."""
+    return sorted(names, key=lambda name: METHODS.index(name) if name in METHODS else len(METHODS))
+
+
+def build_table(
+    rankings: Mapping[str, Sequence[Ranking]],
+    tail_patch: Mapping[str, np.ndarray] | None = None,
+    *,
+    reference: str = "headwater",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """The table from the rankings of each method.
+
+    Args:
+        rankings: method -> one ranking per query, the same queries in the same order for all methods.
+        tail_patch: method -> float [Q'], mean rise of the target's probability per query. It may have methods without a
+            ranking, such as `gold`, and fewer queries than the rankings, but the same ones for all methods.
+        reference: the method that the others are compared with, pair by pair.
+
+    Returns:
+        {"methods": {m: {metric: [mean, low, high], ..., "queries": n, "tail_patch_queries": n}},
+         "comparisons": [{"metric", "method": reference, "against", "difference": [mean, low, high],
+                          "wins", "losses", "ties"}],
+         "interval": {"level", "resamples", "seed"}}.
+
+    Raises:
+        MismatchError: if two methods answered different queries.
+    """
+    require_same_queries(rankings)
+    values: dict[str, dict[str, np.ndarray]] = {name: retrieval(each) for name, each in rankings.items()}
+    for name, each in (tail_patch or {}).items():
+        values.setdefault(name, {})["tail_patch"] = np.asarray(each, dtype=np.float64)
+    methods: dict[str, Any] = {}
+    for name in ordered(list(values)):
+        row: dict[str, Any] = {
+            metric: interval(each, resamples=resamples, seed=seed) for metric, each in values[name].items()
+        }
+        if "mrr" in values[name]:
+            row["queries"] = len(values[name]["mrr"])
+        if "tail_patch" in values[name]:
+            row["tail_patch_queries"] = len(values[name]["tail_patch"])
+            row.setdefault("queries", row["tail_patch_queries"])
+        methods[name] = row
+    return {
+        "methods": methods,
+        "comparisons": compare(values, reference, seed=seed, resamples=resamples),
+        "interval": {"level": 0.95, "resamples": resamples, "seed": seed},
+    }
+
+
+def compare(
+    values: Mapping[str, Mapping[str, np.ndarray]], reference: str, *, seed: int, resamples: int
+) -> list[dict[str, Any]]:
+    """The reference method less every other one, on every metric that both have."""
+    rows = []
+    for name in ordered([name for name in values if name != reference]):
+        for metric, a_Q in values.get(reference, {}).items():
+            b_Q = values[name].get(metric)
+            if b_Q is None:
+                continue
+            if len(a_Q) != len(b_Q):
+                raise MismatchError(
+                    f"{metric} of {reference} and {name} is of different queries", got=len(b_Q), expected=len(a_Q)
+                )
+            result = paired(a_Q, b_Q, seed=seed, resamples=resamples)
+            counts = {"wins": result.wins, "losses": result.losses, "ties": result.ties}
+            rows.append(
+                {"metric": metric, "method": reference, "against": name, "difference": result.difference, **counts}
+            )
+    return rows
+
+
+def require_same_queries(rankings: Mapping[str, Sequence[Ranking]]) -> None:
+    asked = {name: [each.example_id for each in with_gold(rows)] for name, rows in rankings.items()}
+    first = next(iter(asked), None)
+    for name, ids in asked.items():
+        if ids != asked[first]:  # type: ignore[index]
+            raise MismatchError(
+                f"{name} and {first} were not evaluated on the same queries in the same order",
+                got=f"{len(ids)} queries",
+                expected=f"{len(asked[first])} queries",  # type: ignore[index]
+                fix="run `headwater evaluate` again for all methods",
+            )
+
+
+def write_table(path: str | os.PathLike[str], table: Mapping[str, Any]) -> None:
+    """Writes RUN/evaluation/table.json."""
+    write_json(path, table)
+
+
+def format_interval(metric: str, values: Sequence[float] | None) -> str:
+    """`.948 [.923, .972]`; a tail-patch with its sign; a dash where there is nothing."""
+    if values is None:
+        return "–"
+    mean, low, high = (format_value(metric, value) for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def format_value(metric: str, value: float) -> str:
+    """Three decimals without the leading zero, as the field prints them; signed for tail-patch."""
+    text = f"{value:+.3f}" if metric == "tail_patch" else f"{value:.3f}"
+    return text.replace("0.", ".", 1).replace("-", "−")
+
+
+def console_table(table: Mapping[str, Any]) -> Table:
+    """The table for the terminal, with its number of queries and how the intervals were made."""
+    from rich.table import Table
+
+    methods = table["methods"]
+    columns = [metric for metric in COLUMNS if any(metric in row for row in methods.values())]
+    columns += sorted({key for row in methods.values() for key in row if isinstance(row[key], list)} - set(columns))
+    about = table.get("interval", {})
+    level = f"{about.get('level', 0.95):.0%}"
+    caption = f"mean [{level} bootstrap interval over queries]; tail-patch: mean rise of the target's probability"
+    view = Table(title="Methods", caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
+    view.add_column("method", no_wrap=True)
+    for metric in columns:
+        view.add_column(COLUMNS.get(metric, metric), justify="right", no_wrap=True)
+    view.add_column("queries", justify="right", no_wrap=True)
+    for name in ordered(list(methods)):
+        row = methods[name]
+        cells = [format_interval(metric, row.get(metric)) for metric in columns]
+        view.add_row(LABELS.get(name, name), *cells, f"{row['queries']:,}")
+    return view

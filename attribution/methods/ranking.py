@@ -1,0 +1,165 @@
+"""What every attribution method takes and gives: queries and passages in, one ranking of the whole corpus per query.
+
+A ranking keeps the ids of the best passages, and the rank of each gold passage over the *whole* corpus, so that MRR is
+exact however deep the first gold passage lies. Gradient methods and baselines write the same file,
+RUN/evaluation/METHOD.jsonl, one line a query:
+`{"example_id", "ranking": [ids, best first], "gold_ranks": [0-based rank of each gold passage]}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
+from headwater.train.artifacts import atomic_path
+
+DEPTH = 100
+"""How many of the best passages a ranking names, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A prompt, the target whose source is sought, and the ids of the passages known to state it (none if unknown)."""
+
+    example_id: str
+    prompt: str
+    target: str
+    gold: tuple[str, ...] = ()
+
+    @classmethod
+    def from_probe(cls, probe: Mapping[str, Any]) -> Query:
+        """A line of RUN/facts/probes.jsonl as a query."""
+        return cls(str(probe["example_id"]), probe["prompt"], probe["target"], tuple(probe.get("gold") or ()))
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The corpus as the baselines read it: ids and texts in passage order (`texts` may be empty if none are read)."""
+
+    ids: Sequence[str]
+    texts: Sequence[str] = ()
+    _numbers: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        numbers = {name: number for number, name in enumerate(self.ids)}
+        if len(numbers) != len(self.ids):
+            raise UserError("passage ids are not unique", got=f"{len(self.ids)} ids, {len(numbers)} distinct")
+        if len(self.texts) not in (0, len(self.ids)):
+            raise ValueError(f"{len(self.texts)} texts for {len(self.ids)} passage ids")
+        object.__setattr__(self, "_numbers", numbers)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def numbers(self, ids: Iterable[str]) -> np.ndarray:
+        """Passage numbers, int64 [n], of `ids`.
+
+        Raises:
+            MismatchError: if one of them is not a passage of this corpus.
+        """
+        wanted = list(ids)
+        unknown = [name for name in wanted if name not in self._numbers]
+        if unknown:
+            raise MismatchError(
+                f"{len(unknown)} gold passage(s) are not in the corpus",
+                got=", ".join(unknown[:3]),
+                expected=f"ids such as {self.ids[0]}" if len(self.ids) else "a corpus with passages",
+                fix="evaluate the run whose facts these are",
+            )
+        return np.array([self._numbers[name] for name in wanted], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer of one method to one query.
+
+    `ranking` holds the ids of the best passages, best first; `gold_ranks` the 0-based rank of each gold passage over
+    the whole corpus.
+    """
+
+    example_id: str
+    ranking: tuple[str, ...]
+    gold_ranks: tuple[int, ...]
+
+
+class Method(Protocol):
+    """A way to rank all passages of a corpus for a query."""
+
+    name: str
+
+    def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
+        """One ranking per query, in the order of `queries`."""
+        ...
+
+
+def rank_by_scores(query: Query, scores_N: np.ndarray, passages: Passages, depth: int = DEPTH) -> Ranking:
+    """Ranks the corpus by descending score; equal scores stand in passage order, for every method alike.
+
+    Args:
+        scores_N: real [N], one score per passage.
+        depth: how many ids the ranking names (fewer where the corpus is smaller).
+
+    Raises:
+        UserError: if a score is not finite; NaN would otherwise pass for a perfect rank.
+    """
+    scores_N = np.asarray(scores_N)
+    if scores_N.shape != (len(passages),):
+        raise ValueError(f"scores of shape {scores_N.shape} for {len(passages)} passages")
+    if not np.isfinite(scores_N).all():
+        bad = int(np.flatnonzero(~np.isfinite(scores_N))[0])
+        raise UserError(
+            f"query {query.example_id}: the score of passage {passages.ids[bad]} is not finite",
+            got=float(scores_N[bad]),
+            fix="build the index again; fp16 sums of log-odds rows are known to overflow",
+        )
+    order_N = np.argsort(-scores_N, kind="stable")
+    return rank_by_order(query, order_N, passages, depth)
+
+
+def rank_by_order(query: Query, order_N: np.ndarray, passages: Passages, depth: int = DEPTH) -> Ranking:
+    """A ranking from a permutation: `order_N` int [N] holds passage numbers, best first."""
+    ranks_N = np.empty(len(order_N), dtype=np.int64)
+    ranks_N[order_N] = np.arange(len(order_N))
+    gold_ranks = ranks_N[passages.numbers(query.gold)]
+    return Ranking(
+        query.example_id,
+        tuple(passages.ids[int(number)] for number in order_N[:depth]),
+        tuple(int(rank) for rank in gold_ranks),
+    )
+
+
+def write_rankings(path: str | os.PathLike[str], rankings: Sequence[Ranking]) -> None:
+    """Writes RUN/evaluation/METHOD.jsonl, one line a query."""
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8") as file:
+        for each in rankings:
+            line = {"example_id": each.example_id, "ranking": each.ranking, "gold_ranks": each.gold_ranks}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read_rankings(path: str | os.PathLike[str]) -> list[Ranking]:
+    """Reads what `write_rankings` wrote.
+
+    Raises:
+        MissingError: if there is no such file.
+        CorruptError: if a line is not a ranking.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingError(f"{path} is missing", fix="run `headwater evaluate` first")
+    rankings = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            item = json.loads(line)
+            ranks = tuple(int(rank) for rank in item["gold_ranks"])
+            rankings.append(Ranking(str(item["example_id"]), tuple(item["ranking"]), ranks))
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"line {number} of {path} is not a ranking"
+            raise CorruptError(what, got=repr(error), fix="run `headwater evaluate` again") from None
+    return rankings
