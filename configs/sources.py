@@ -1,0 +1,148 @@
+"""Where settings come from: YAML files with their bases, packaged presets, and `key=value` overrides."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from headwater.configs.errors import MissingError, Problem, UserError
+
+PRESETS = Path(__file__).resolve().parent
+
+
+def preset_names() -> list[str]:
+    """The packaged presets, as `pretrain/tiny`."""
+    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.glob("*/**/*.yaml"))
+
+
+def find_config(path: str | os.PathLike[str], beside: Path | None = None) -> Path:
+    """Finds a configuration file: relative to `beside`, else to the working directory, then among the packaged presets.
+
+    The suffix `.yaml` and, for a preset, the leading `configs/` may be left out.
+
+    Raises:
+        MissingError: with the nearest preset.
+    """
+    wanted = Path(path).expanduser()
+    preset = Path(*wanted.parts[1:]) if wanted.parts[:1] == ("configs",) else wanted
+    start = beside or Path()
+    for candidate in (start / wanted, PRESETS / preset):
+        for file in (candidate, candidate.with_name(f"{candidate.name}.yaml")):
+            if file.is_file():
+                return file
+    presets = preset_names()
+    near = difflib.get_close_matches(preset.with_suffix("").as_posix(), presets, n=1)
+    raise MissingError(
+        f"there is no configuration file {path}",
+        expected=f"a YAML file, or one of the presets {', '.join(presets)}" if presets else "a YAML file",
+        fix=f"did you mean {near[0]}?" if near else "check the path",
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads one YAML mapping; duplicate keys are errors."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8"))), resolve=False)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        duplicate = "duplicate key" in (error.problem or "")
+        raise UserError(
+            f"{place}: {error.problem if duplicate else 'this is not valid YAML'}",
+            got=None if duplicate else error.problem,
+            fix="keep one of the two lines" if duplicate else "mend the line (indentation, colons, quotes)",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a YAML text file", got=str(error).split("\n")[0], fix="mend the file") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path} is not a configuration", got=str(error).split("\n")[0], fix="mend the value") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", got=error, fix="check the file's permissions") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} is not a configuration", got=type(content).__name__, expected="`key: value` lines")
+    return content
+
+
+def read_with_bases(path: Path, seen: Sequence[Path] = ()) -> dict[str, Any]:
+    """Reads a YAML file over the files that its `base:` names (one, or a list; later ones win, itself last)."""
+    path = path.resolve()
+    if path in seen:
+        chain = " -> ".join(str(each) for each in [*seen, path])
+        raise UserError(f"{path} is its own base", got=chain, fix="remove one `base:` line of the circle")
+    content = read_yaml(path)
+    bases = content.pop("base", None)
+    if bases is None:
+        return content
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: base", got=bases, expected="the path of a YAML file, or a list of paths")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        merged = merge(merged, read_with_bases(find_config(base, beside=path.parent), [*seen, path]))
+    return merge(merged, content)
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; anything else (lists too) is replaced."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def parse_override(text: str) -> tuple[str, str, Any] | Problem:
+    """Splits `key=value` into the dotted key, the value's text and the value as YAML; or says what is wrong."""
+    key, equals, raw = text.partition("=")
+    key = key.strip()
+    form = "key=value, for example train.steps=20"
+    if not equals:
+        return Problem(text, "(no value)", form, "put an `=` between key and value")
+    if not key or not all(key.split(".")) or any(character.isspace() for character in key):
+        return Problem(text, raw, form, "write the key as names joined by dots, before the `=`")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = getattr(error, "problem", None) or str(error).split("\n")[0]
+        return Problem(key, raw, f"a YAML value ({reason})", "close its brackets and quotes")
+    return key, raw, cast(dict[str, Any], parsed)["value"] if raw.strip() else None
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key in nested mappings; mappings in the way that are none yet are made. Numbers index lists."""
+    *way, last = key.split(".")
+    node: Any = tree
+    for name in way:
+        below = node[int(name)] if isinstance(node, list) and _is_index(node, name) else _child(node, name)
+        if not isinstance(below, dict | list):
+            below = {}
+            _assign(node, name, below)
+        node = below
+    if isinstance(node, dict) and isinstance(node.get(last), dict) and isinstance(value, dict):
+        value = merge(node[last], value)
+    _assign(node, last, value)
+
+
+def _child(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, dict) else None
+
+
+def _is_index(node: list[Any], name: str) -> bool:
+    return name.isdecimal() and int(name) < len(node)
+
+
+def _assign(node: Any, name: str, value: Any) -> None:
+    if isinstance(node, list):
+        if not _is_index(node, name):
+            raise IndexError(name)
+        node[int(name)] = value
+    else:
+        node[name] = value
