@@ -146,7 +146,7 @@ class _Loader:
             hint = hints[name]
             inner = without_none(hint)
             if dataclasses.is_dataclass(inner) and isinstance(value, dict):
-                if OmegaConf.is_missing(node, name) or node._get_node(name)._is_none():
+                if OmegaConf.is_missing(node, name) or node[name] is None:
                     node[name] = OmegaConf.structured(inner)
                 self.lay(node[name], value, cast(type, inner), f"{key}.")
             elif _holds_sections(inner) and isinstance(value, list | dict):

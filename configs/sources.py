@@ -50,7 +50,13 @@ def find_config(path: str | os.PathLike[str], beside: Path | None = None) -> Pat
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads one YAML mapping; duplicate keys are errors."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8"))), resolve=False)
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file", got=str(error), expected="YAML in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read", got=error, fix="check the file's permissions") from None
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
@@ -60,15 +66,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             got=None if duplicate else error.problem,
             fix="keep one of the two lines" if duplicate else "mend the line (indentation, colons, quotes)",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML text file", got=str(error).split("\n")[0], fix="mend the file") from None
-    except OmegaConfBaseException as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
+        # OmegaConf says that a file holds a number or the like with an OSError.
         raise UserError(f"{path} is not a configuration", got=str(error).split("\n")[0], fix="mend the value") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read", got=error, fix="check the file's permissions") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path} is not a configuration", got=type(content).__name__, expected="`key: value` lines")
-    return content
+    return cast(dict[str, Any], content)
 
 
 def read_with_bases(path: Path, seen: Sequence[Path] = ()) -> dict[str, Any]:
