@@ -1,0 +1,44 @@
+"""What of the planted facts can be configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headwater.configs import section, setting
+from headwater.configs.errors import Problem
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleSettings:
+    """When the invented passages are put into the stream.
+
+    `uniform`: every passage `count` times, spread at random over the steps. The others follow Chang et al. 2024: at steps start,
+    start + interval, ... each person is met `count` times, by the same passage (`duplicate`) or by another one each time
+    (`paraphrase`); `once` meets each person once, at `start`.
+    """
+
+    kind: str = setting("uniform", "How visits are laid out.", choices=("uniform", "duplicate", "paraphrase", "once"))
+    start: int = setting(0, "First step with an injection.", minimum=0)
+    interval: int = setting(100, "Steps between a person's visits; unused by `uniform` and `once`.", minimum=1)
+    count: int = setting(7, "Visits of a passage (uniform) or of a person (duplicate, paraphrase).", minimum=1)
+    stop: int = setting(0, "Injections of `uniform` end before this step; 0: the training's last.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.stop and self.stop <= self.start:
+            yield Problem("stop", self.stop, f"a step after start = {self.start}, or 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class FactsSettings:
+    """Invented people, the passages that state facts about them, and the probes that ask for those facts."""
+
+    people: int = setting(100, "Invented people who are asked about; 0 plants nothing.", minimum=0)
+    distractors: int = setting(20, "Further people who share names' parts and values with them, and are not asked about.", minimum=0)
+    passages: int = setting(12, "Passages per person, each stating half of the six attributes; even.", minimum=2, maximum=20)
+    queries: int = setting(2, "Facts asked per person.", minimum=1, maximum=6)
+    schedule: ScheduleSettings = section(ScheduleSettings)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.passages % 2:
+            yield Problem("passages", self.passages, "an even number")

@@ -1,0 +1,267 @@
+"""A corpus directory, opened: its passages by number, its sequences, and several corpora under one numbering.
+
+    corpus = open_corpus("runs/demo/corpus/base")
+    corpus.tokens(17), corpus.ids(17, 18), corpus.sequence(3).lengths
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.train.artifacts import RunDir, fingerprint, read_json
+from headwater.train.stream.shards import PackedSequence, ShardSet, check_file
+from headwater.train.stream.tokenizer import TextTokenizer
+
+FORMAT = "headwater-corpus-1"
+CACHED_TOKENS = 32_000_000
+"""Tokens of decoded sequences that a corpus keeps in memory (4 bytes each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpan:
+    """The sequences of a corpus that come from one source."""
+
+    name: str
+    weight: float
+    first_sequence: int
+    sequences: int
+
+
+class Corpus:
+    """Passages 0..N-1 of a corpus directory, in shard order. Use `open_corpus`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], cache: Path | None = None) -> None:
+        self.path, self.manifest = path, manifest
+        self.shards = ShardSet(path, manifest["shards"], remote=manifest.get("remote", ""), cache=cache)
+        self.passages: int = manifest["passages"]
+        self.sequences: int = manifest["sequences"]
+        self.fingerprint: str = manifest["fingerprint"]
+        self._cached: OrderedDict[int, PackedSequence] = OrderedDict()
+        self._cached_tokens = 0
+        self._id_groups: OrderedDict[int, list[str]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.passages
+
+    @property
+    def sources(self) -> list[SourceSpan]:
+        spans = self.manifest["sources"]
+        return [SourceSpan(span["name"], span["weight"], span["first_sequence"], span["sequences"]) for span in spans]
+
+    @cached_property
+    def _places(self) -> dict[str, np.ndarray]:
+        """Columns `sequence` int64, `offset` int32, `length` int32 of passages.parquet, each [passages]."""
+        table = self._table.read(columns=["sequence", "offset", "length"])
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    @cached_property
+    def _table(self) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        entry = self.manifest["table"]
+        check_file(self.path / entry["file"], entry)
+        try:
+            table = pq.ParquetFile(self.path / entry["file"])
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptError(f"{self.path / entry['file']} is not Parquet", got=error) from None
+        self._group_starts = np.cumsum([0] + [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)])
+        return table
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every passage, the beginning token included: int32 [passages]."""
+        return self._places["length"]
+
+    @property
+    def sequence_of(self) -> np.ndarray:
+        """Sequence of every passage: int64 [passages]."""
+        return self._places["sequence"]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Place of every passage's first token in its sequence: int32 [passages]."""
+        return self._places["offset"]
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Ids (`document#k`) of passages start..stop-1; only the row groups that hold them are read."""
+        if not 0 <= start <= stop <= self.passages:
+            raise IndexError(f"passages {start}..{stop} of {self.passages}")
+        table, found = self._table, []
+        while start < stop:
+            group = int(np.searchsorted(self._group_starts, start, side="right")) - 1
+            begin, end = int(self._group_starts[group]), int(self._group_starts[group + 1])
+            if group not in self._id_groups:
+                self._id_groups[group] = table.read_row_group(group, columns=["id"])["id"].to_pylist()
+                if len(self._id_groups) > 8:
+                    self._id_groups.popitem(last=False)
+            found += self._id_groups[group][start - begin : min(stop, end) - begin]
+            start = min(stop, end)
+        return found
+
+    def sequence(self, number: int) -> PackedSequence:
+        """A packed sequence; recently used ones stay decoded in memory."""
+        cached = self._cached.get(number)
+        if cached is not None:
+            self._cached.move_to_end(number)
+            return cached
+        packed, _ = self.shards.read(number)
+        self._cached[number] = packed
+        self._cached_tokens += len(packed.tokens)
+        while self._cached_tokens > CACHED_TOKENS and len(self._cached) > 1:
+            _, dropped = self._cached.popitem(last=False)
+            self._cached_tokens -= len(dropped.tokens)
+        return packed
+
+    def tokens(self, passage: int) -> np.ndarray:
+        """Tokens of a passage, the beginning token first: uint32 [length]."""
+        if not 0 <= passage < self.passages:
+            raise IndexError(f"passage {passage} of {self.passages}")
+        places = self._places
+        offset, length = int(places["offset"][passage]), int(places["length"][passage])
+        return self.sequence(int(places["sequence"][passage])).tokens[offset : offset + length]
+
+    def text(self, passage: int, tokenizer: TextTokenizer) -> str:
+        """The text of a passage."""
+        return tokenizer.decode(self.tokens(passage)).strip()
+
+    def verify(self) -> None:
+        """Checks every file of the corpus against the manifest.
+
+        Raises:
+            CorruptError, MissingError: naming the first bad file.
+        """
+        check_file(self.path / self.manifest["table"]["file"], self.manifest["table"])
+        self.shards.verify()
+
+
+def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Corpus:
+    """Opens a corpus directory.
+
+    Args:
+        path: a directory made by `headwater corpus`.
+        cache: where shards that lie on a remote are put; the corpus directory itself by default.
+
+    Raises:
+        MissingError, CorruptError: there is no corpus, or its manifest is not one.
+    """
+    path = Path(path)
+    if not (path / "manifest.json").exists():
+        raise MissingError(f"{path} is not a corpus: it has no manifest.json", fix="run `headwater corpus CONFIG` first")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CorruptError(f"{path / 'manifest.json'} is not a corpus manifest", got=got, expected=FORMAT)
+    return Corpus(path, manifest, Path(cache) if cache else None)
+
+
+class PassageSet:
+    """The passages of several corpora under one numbering: those of the first corpus, then those of the second, ...
+
+    Raises:
+        MismatchError: the corpora were made with different tokenizers.
+    """
+
+    def __init__(self, corpora: Sequence[Corpus]) -> None:
+        self.corpora = list(corpora)
+        self.starts = np.concatenate([[0], np.cumsum([corpus.passages for corpus in self.corpora])]).astype(np.int64)
+        first = self.corpora[0].manifest["tokenizer"]
+        for corpus in self.corpora[1:]:
+            if corpus.manifest["tokenizer"] != first:
+                raise MismatchError(
+                    f"{corpus.path} and {self.corpora[0].path} were made with different tokenizers",
+                    got=corpus.manifest["tokenizer"],
+                    expected=first,
+                    fix="build them again from one configuration",
+                )
+
+    @property
+    def passages(self) -> int:
+        return int(self.starts[-1])
+
+    def __len__(self) -> int:
+        return self.passages
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([corpus.fingerprint for corpus in self.corpora])
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        return self.corpora[0].manifest["tokenizer"]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.corpora[0].manifest["vocab_size"]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every passage: int32 [passages]."""
+        return np.concatenate([corpus.lengths for corpus in self.corpora])
+
+    def locate(self, passage: int) -> tuple[Corpus, int]:
+        """The corpus that holds a passage, and the passage's number there."""
+        if not 0 <= passage < self.passages:
+            raise IndexError(f"passage {passage} of {self.passages}")
+        place = int(np.searchsorted(self.starts, passage, side="right")) - 1
+        return self.corpora[place], passage - int(self.starts[place])
+
+    def tokens(self, passage: int) -> np.ndarray:
+        """Tokens of a passage, the beginning token first: uint32 [length]."""
+        corpus, local = self.locate(passage)
+        return corpus.tokens(local)
+
+    def text(self, passage: int, tokenizer: TextTokenizer) -> str:
+        corpus, local = self.locate(passage)
+        return corpus.text(local, tokenizer)
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Ids of passages start..stop-1."""
+        if not 0 <= start <= stop <= self.passages:
+            raise IndexError(f"passages {start}..{stop} of {self.passages}")
+        found = []
+        for corpus, begin in zip(self.corpora, self.starts.tolist(), strict=False):
+            low, high = max(start, begin), min(stop, begin + corpus.passages)
+            if low < high:
+                found += corpus.ids(low - begin, high - begin)
+        return found
+
+    def number_of(self, passage_id: str) -> int:
+        """The number of a passage.
+
+        Raises:
+            MissingError: no passage has this id.
+        """
+        number = self._numbers.get(passage_id)
+        if number is None:
+            raise MissingError(
+                f"no passage has the id {passage_id!r}",
+                expected=f"an id such as {self.ids(0, 1)[0]!r}",
+                fix="`headwater corpus inspect` lists them",
+            )
+        return number
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {passage_id: number for number, passage_id in enumerate(self.ids(0, self.passages))}
+
+
+def open_passages(run: RunDir) -> PassageSet:
+    """All passages of a run: the base corpus, then the injected one if there is one.
+
+    Raises:
+        MissingError: the run has no corpus.
+    """
+    corpora = [open_corpus(run.corpus / "base")]
+    if (run.corpus / "injected" / "manifest.json").exists():
+        corpora.append(open_corpus(run.corpus / "injected"))
+    return PassageSet(corpora)

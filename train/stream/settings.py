@@ -1,0 +1,68 @@
+"""What of the stream can be configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headwater.configs import section, setting
+from headwater.configs.errors import Problem
+
+
+@dataclass(kw_only=True, slots=True)
+class SourceSettings:
+    """One source of documents."""
+
+    kind: str = setting(
+        "factbook",
+        "What to read: the Factbook of the installed package, or files at `path`.",
+        choices=("factbook", "jsonl", "parquet", "huggingface", "text"),
+    )
+    path: str = setting("", "A file, or a directory whose files are read in order; unused by `factbook`.")
+    text_field: str = setting("text", "The field (JSONL) or column (Parquet, Hugging Face) with the text.")
+    id_field: str = setting("id", "The field or column with the document's id; file and line number where it is absent.")
+    documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
+    weight: float = setting(1.0, "How often a sequence of this source is seen, relative to the other sources.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.kind != "factbook" and not self.path:
+            yield Problem("path", self.path, f"the path of the {self.kind} files")
+
+
+@dataclass(kw_only=True, slots=True)
+class TokenizerSettings:
+    """The tokenizer: one that exists, or one trained on the corpus."""
+
+    path: str = setting("", "A tokenizer.json of Hugging Face `tokenizers`; empty trains a byte-level BPE on the corpus.")
+    bos: str = setting("", "The token that begins every passage; empty takes the tokenizer's own.")
+    vocab_size: int = setting(8192, "Vocabulary of a trained tokenizer; a multiple of 64.", minimum=320)
+    sample: int = setting(0, "Train on this many documents of each source, chosen by the seed; 0 takes all.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.vocab_size % 64:
+            yield Problem("vocab_size", self.vocab_size, "a multiple of 64", f"try {-(-self.vocab_size // 64) * 64}")
+
+
+@dataclass(kw_only=True, slots=True)
+class CorpusSettings:
+    """Documents, how they are cut into passages, and how passages are packed into sequences."""
+
+    sources: list[SourceSettings] = setting([SourceSettings()], "Where the documents come from.")
+    tokenizer: TokenizerSettings = section(TokenizerSettings)
+    max_tokens: int = setting(64, "Longest passage in tokens, the beginning token included.", minimum=8)
+    min_tokens: int = setting(12, "A document's tail shorter than this is not left as a passage of its own.", minimum=1)
+    seq_len: int = setting(256, "Tokens of a packed sequence.", minimum=8)
+    passages: int = setting(0, "Take this many passages of all, chosen by the seed; 0 takes all.", minimum=0)
+    shard_tokens: int = setting(8_000_000, "Tokens of a shard, about.", minimum=1024)
+    remote: str = setting("", "Where the shards are kept: s3://, gs://, ...; empty keeps them in the run directory.")
+    cache: str = setting("", "Where shards from `remote` are put on this machine; empty uses the run directory.")
+    workers: int = setting(1, "Processes that build the corpus; the result does not depend on it.", minimum=1)
+    seed: int = setting(0, "Seed of the choice, the shuffle before packing and the order of sequences.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.max_tokens > self.seq_len:
+            yield Problem("max_tokens", self.max_tokens, f"at most seq_len = {self.seq_len}")
+        if self.min_tokens * 2 > self.max_tokens:
+            yield Problem("min_tokens", self.min_tokens, f"at most half of max_tokens = {self.max_tokens}")
+        if not self.sources:
+            yield Problem("sources", self.sources, "at least one source")

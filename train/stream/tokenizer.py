@@ -1,0 +1,121 @@
+"""The tokenizer: a byte-level BPE trained on the corpus, or any `tokenizer.json` of Hugging Face `tokenizers`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.train.artifacts import fingerprint
+
+END_OF_TEXT = "<|endoftext|>"
+"""Begins every passage of a tokenizer trained here; its id is 0."""
+
+BOS_CANDIDATES = (END_OF_TEXT, "<|begin_of_text|>", "<s>", "<bos>", "[CLS]")
+VOCABULARY_MULTIPLE = 64
+
+
+class TextTokenizer:
+    """A tokenizer and the token that begins a passage.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer`; its own post-processor is never applied.
+        bos: the token that begins a passage; empty takes the first of `BOS_CANDIDATES` that the vocabulary has.
+
+    Raises:
+        MismatchError: the vocabulary has no such token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, bos: str = "") -> None:
+        self.tokenizer = tokenizer
+        found = [token for token in ([bos] if bos else BOS_CANDIDATES) if tokenizer.token_to_id(token) is not None]
+        if not found:
+            raise MismatchError(
+                "the tokenizer has no token to begin a passage with",
+                got=bos or f"none of {', '.join(BOS_CANDIDATES)}",
+                expected="a token of its vocabulary",
+                fix="set corpus.tokenizer.bos",
+            )
+        self.bos = found[0]
+        self.bos_id: int = tokenizer.token_to_id(self.bos)
+        used = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = -(-used // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        """Rows of the embedding: the vocabulary rounded up to a multiple of 64."""
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], bos: str = "") -> TextTokenizer:
+        """Reads a tokenizer.json.
+
+        Raises:
+            MissingError: no file is there.
+            CorruptError: the file is not a tokenizer.
+        """
+        if not Path(path).is_file():
+            raise MissingError(f"tokenizer {path} is missing", fix="build the corpus first: `headwater corpus CONFIG`")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise CorruptError(f"{path} is not a tokenizer.json", got=error, fix="restore it") from None
+        return cls(tokenizer, bos)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([self.tokenizer.to_str(), self.bos])
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token numbers of a text, without any special token: int64 [n]."""
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """The same for several texts, in parallel threads where the process may use them: uint32 [n] each."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def decode(self, tokens: np.ndarray | list[int]) -> str:
+        """The text of tokens; the token that begins a passage is left out."""
+        return self.tokenizer.decode([int(token) for token in tokens if token != self.bos_id], skip_special_tokens=False)
+
+    def pieces(self, tokens: np.ndarray | list[int]) -> list[str]:
+        """The text of each token by itself (part of a character shows as a replacement character)."""
+        return [self.tokenizer.decode([int(token)], skip_special_tokens=False) for token in tokens]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+    """Trains a byte-level BPE; the same texts give the same tokenizer.
+
+    Args:
+        texts: what to learn merges from.
+        vocab_size: size of the vocabulary, `<|endoftext|>` (id 0) and the 256 bytes included. Fewer where the texts run out of pairs.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return TextTokenizer(tokenizer, END_OF_TEXT)
+
+
+def encode_query(tokenizer: TextTokenizer, prompt: str, target: str) -> tuple[np.ndarray, int]:
+    """A prompt and what should follow it.
+
+    Args:
+        prompt: text without trailing space.
+        target: the continuation, without leading space; one space is put between.
+
+    Returns:
+        tokens: int64 [n], the beginning token, the prompt's tokens, the target's tokens.
+        target_start: place of the target's first token.
+    """
+    head, tail = tokenizer.encode(prompt), tokenizer.encode(" " + target)
+    tokens = np.concatenate([[tokenizer.bos_id], head, tail]).astype(np.int64)
+    return tokens, 1 + len(head)
