@@ -1,0 +1,1 @@
+"""Benchmarks: `headwater bench NAME` calls `main(arguments: list[str])` of the module of that name."""

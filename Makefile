@@ -1,0 +1,42 @@
+# make demo    set up, then run everything small on this machine     make test   all tests
+# make lint    format, lint and type checks                         make clean  remove what make made
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := configs kernels train attribution launch
+TREE := .mypy_tree/headwater
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+setup: $(STAMP)
+
+# One pip command, so that the pins (torch's above all) hold for whatever the other packages ask for.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo "error: Headwater needs Python 3.11 or 3.12; say which: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/headwater demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+# The package `headwater` exists only as a mapping onto folders; mypy is shown the same as links.
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done
+	MYPYPATH=.mypy_tree $(BIN)/mypy -p headwater
+
+clean:
+	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,306 @@
+"""The `headwater` command: one subcommand for each stage, and the tools around them.
+
+    headwater demo                                     # everything, small, on two CPU cores
+    headwater pretrain pretrain/tiny out=runs/a train.steps=20
+    headwater trace trace/default run=runs/a --prompt "The capital of" --target "Peru"
+
+A stage takes a configuration (a YAML file, or a packaged preset's name) and `key=value` overrides. Everything heavy
+is imported by the command that needs it, so that `headwater --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from headwater.configs.errors import UserError
+
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+ORDER = ["demo", "corpus", "pretrain", "index", "trace", "evaluate", "report", "plan", "launch", "bench"]
+
+
+class Front(TyperGroup):
+    """The outermost group: turns what a user can mend into a message and an exit status, without a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _say("error", str(error), "bold red")
+            raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            _say("interrupted", "what was finished is kept; the same command goes on from there", "bold yellow")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+class StageGroup(TyperGroup):
+    """A stage with further tools: `headwater index CONFIG` means `headwater index run CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def _say(label: str, message: str, style: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((f"{label}: ", style), message))
+
+
+_OPTIONS = {"no_args_is_help": True, "pretty_exceptions_enable": False, "add_completion": False}
+_HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(cls=Front, context_settings=_HELP, rich_markup_mode="rich", **_OPTIONS)  # type: ignore[arg-type]
+corpus_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
+index_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
+bench_app = typer.Typer(**_OPTIONS)  # type: ignore[arg-type]
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file or preset, then settings that replace its own."
+    ),
+]
+Keys = Annotated[bool, typer.Option("--keys", help="Print every setting with its default, and stop.")]
+
+
+def split_arguments(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """The configuration (the first argument, unless it is `key=value`) and the overrides."""
+    arguments = arguments or []
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+def _load(target: str) -> Any:
+    """`package.module:name`, imported now."""
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
+
+
+def _settings(schema: str, arguments: list[str] | None, keys: bool) -> Any:
+    from headwater.configs import load_config
+
+    settings_class = _load(schema)
+    if keys:
+        _print_keys(settings_class)
+        raise typer.Exit(OK)
+    return load_config(settings_class, *split_arguments(arguments))
+
+
+def _print_keys(schema: type) -> None:
+    from rich.table import Table
+
+    from headwater.configs import describe
+
+    table = Table("setting", "type", "default", "what it is", box=None, header_style="bold")
+    for row in describe(schema):
+        table.add_row(
+            Text(row.key),
+            Text(row.type),
+            Text(row.default),
+            Text(". ".join(filter(None, [row.help.rstrip("."), row.allowed]))),
+        )
+    Console().print(table)
+
+
+@app.callback(invoke_without_command=True)
+def front(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
+) -> None:
+    """Train a language model on a stream of documents, plant facts in it, and trace what it knows to its source."""
+    if show_version:
+        typer.echo(f"headwater {version('headwater')}")
+        raise typer.Exit(OK)
+
+
+@app.command()
+def demo(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Run everything, small, on this machine: corpus, facts, pretraining, index, trace, evaluation, report."""
+    settings = _settings("headwater.launch.demo:DemoSettings", arguments, keys)
+    _load("headwater.launch.demo:run_demo")(settings)
+
+
+@corpus_app.callback()
+def corpus() -> None:
+    """Read documents, train a tokenizer, cut passages, pack them and write the shards."""
+
+
+@corpus_app.command("run")
+def corpus_run(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Build the corpus of a pretraining configuration (`run` may be left out)."""
+    settings = _settings("headwater.train.settings:PretrainSettings", arguments, keys)
+    _load("headwater.train.stream.build:build_corpus")(settings)
+
+
+@corpus_app.command("inspect")
+def corpus_inspect(
+    directory: Annotated[Path, typer.Argument(help="A corpus directory, such as RUN/corpus/base.")],
+    sequences: Annotated[int, typer.Option(min=1, help="How many sequences to show.")] = 3,
+) -> None:
+    """Show a corpus's manifest, and the passages of some of its sequences."""
+    _load("headwater.train.stream.inspect:inspect_corpus")(directory, sequences=sequences)
+
+
+@app.command()
+def pretrain(
+    arguments: Arguments = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    keys: Keys = False,
+) -> None:
+    """Train; a run that was stopped goes on where it was."""
+    settings = _settings("headwater.train.settings:PretrainSettings", arguments, keys)
+    if nproc == 1:
+        _load("headwater.train.__main__:pretrain")(settings)
+        return
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "headwater.train"]
+    sys.stdout.flush()
+    # Replacing this process lets signals reach torchrun, and its exit status reach the caller.
+    os.execv(sys.executable, [sys.executable, *torchrun, *(arguments or [])])
+
+
+@index_app.callback()
+def index() -> None:
+    """Store the gradient row of every passage of a run's corpus at a checkpoint."""
+
+
+@index_app.command("run")
+def index_run(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Build an index (`run` may be left out); one that was stopped goes on where it was."""
+    settings = _settings("headwater.attribution.settings:IndexSettings", arguments, keys)
+    _load("headwater.attribution.index.build:build_index")(settings)
+
+
+@index_app.command("verify")
+def index_verify(directory: Annotated[Path, typer.Argument(help="An index directory.")]) -> None:
+    """Read every shard of an index and compare it with the manifest."""
+    _load("headwater.attribution.index.verify:verify_index")(directory)
+
+
+@app.command()
+def trace(
+    arguments: Arguments = None,
+    prompt: Annotated[str | None, typer.Option(help="Trace this prompt instead of the run's probes.")] = None,
+    target: Annotated[str | None, typer.Option(help="What follows the prompt.")] = None,
+    keys: Keys = False,
+) -> None:
+    """Scan a whole index for the passages that moved each prediction, with the steps at which they were seen."""
+    if (prompt is None) != (target is None):
+        raise UserError("--prompt and --target go together", fix="give both, or neither to trace the run's probes")
+    settings = _settings("headwater.attribution.settings:TraceSettings", arguments, keys)
+    _load("headwater.attribution.trace:run_trace")(settings, prompt=prompt, target=target)
+
+
+@app.command()
+def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Compare attribution methods on queries whose sources are known."""
+    settings = _settings("headwater.attribution.settings:EvaluateSettings", arguments, keys)
+    _load("headwater.attribution.evaluation.run:evaluate")(settings)
+
+
+@app.command()
+def report(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Write the report of a run: one self-contained page, and summary.json."""
+    settings = _settings("headwater.attribution.settings:ReportSettings", arguments, keys)
+    _load("headwater.attribution.report.build:build_report")(settings)
+
+
+@app.command()
+def plan(
+    arguments: Arguments = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    keys: Keys = False,
+) -> None:
+    """Say what a pretraining configuration needs on given GPUs, before anything is launched: gpus=64 gpu=h100.
+
+    Parameters, memory, FLOPs, time, checkpoints, index. A layout that cannot work is refused, with the nearest that do.
+    """
+    from headwater.launch import plan as planner
+
+    if keys:
+        _print_keys(planner.PlanSettings)
+        return
+    planner.run_plan(*split_arguments(arguments), as_json=json)
+
+
+@app.command()
+def launch(
+    arguments: Arguments = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="Processes on each machine.")] = 8,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Write an sbatch script instead of a torchrun one.")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Also submit it (--slurm) or run it here.")] = False,
+    time_limit: Annotated[str, typer.Option(help="SLURM's time limit, [D-]HH:MM:SS.")] = "24:00:00",
+    notice: Annotated[int, typer.Option(min=1, help="Minutes before the limit at which the run saves and stops.")] = 10,
+    restarts: Annotated[int, typer.Option(min=0, help="Times that torchrun starts failed processes again.")] = 3,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the rendezvous.")] = 29400,
+    partition: Annotated[str | None, typer.Option(help="SLURM partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="SLURM account.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the script goes; RUN/launch.sh if not given.")] = None,
+) -> None:
+    """Write (and with --submit start) the torchrun or sbatch script of a pretraining run over several machines."""
+    from headwater.launch.jobs import Job, launch_job
+
+    config, overrides = split_arguments(arguments)
+    job = Job(
+        config=config,
+        overrides=overrides,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        slurm=slurm,
+        time_limit=time_limit,
+        notice_minutes=notice,
+        restarts=restarts,
+        port=port,
+        partition=partition,
+        account=account,
+        script=output,
+    )
+    raise typer.Exit(launch_job(job, submit=submit))
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure speed and size; each prints ratios taken in one run."""
+
+
+_BENCHMARKS = {
+    "kernels": "Projection kernels against their floors.",
+    "train": "The trainer against a bare loop and against Hugging Face's Llama.",
+    "collect": "Collecting gradient rows against forward and backward alone.",
+    "search": "The scan of an index against a sequential read and faiss.",
+    "capture": "What capturing rows adds to a training step.",
+}
+
+
+def _add_benchmark(name: str, help: str) -> None:
+    # The benchmark parses its own options, so that its heavy imports wait until it is called.
+    passing = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+    @bench_app.command(name, help=help, context_settings=passing)
+    def run(context: typer.Context) -> None:
+        _load(f"headwater.launch.bench.{name}:main")(context.args)
+
+
+for _name, _help in _BENCHMARKS.items():
+    _add_benchmark(_name, _help)
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(index_app, name="index")
+app.add_typer(bench_app, name="bench")
+
+
+def main() -> None:
+    """Entry point of the `headwater` command."""
+    app()
