@@ -1,0 +1,240 @@
+"""Geometry of the page's drawings. Positions are per cent of the drawing, so that the page scales them without scaling type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headwater.attribution.evaluation.table import COLUMNS, LABELS, format_value, ordered
+from headwater.attribution.report.inputs import RunData
+
+BINS = 120
+"""Bars of the injection histogram at most."""
+
+CHART_FACTS = 600
+"""Facts that can be picked in the chart at most; more would only make the page heavy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear axis from `low` to `high`, with round ticks."""
+
+    low: float
+    high: float
+
+    def place(self, value: float) -> float:
+        """Position of a value in per cent, held inside the axis."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(100 * min(1.0, max(0.0, share)), 3)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        step = nice_step((self.high - self.low) / about)
+        first = math.ceil(self.low / step - 1e-9)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def nice_step(raw: float) -> float:
+    """The next of 1, 2, 2.5, 5 times a power of ten that is not below `raw`."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * (1 - 1e-9))
+
+
+def path(xs: Sequence[float], ys: Sequence[float]) -> str:
+    """An SVG path through the points, in per cent with y upwards; it breaks where a value is NaN."""
+    parts, pen = [], "M"
+    for x, y in zip(xs, ys, strict=True):
+        if math.isnan(y):
+            pen = "M"
+            continue
+        parts.append(f"{pen}{x:g} {100 - y:g}")
+        pen = "L"
+    return "".join(parts)
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Moves labels apart to at least `gap` per cent, as little as may be, inside 0 to 100; keeps their order."""
+    order = np.argsort(places, kind="stable")
+    wanted = np.asarray(places, dtype=float)[order]
+    gap = min(gap, 100 / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
+    # Least squares under y[i+1] - y[i] >= gap is isotonic regression on places less their spacing.
+    offsets = gap * np.arange(len(wanted))
+    blocks: list[list[float]] = []
+    for value in wanted - offsets:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            value_last, count_last = blocks.pop()
+            value_before, count_before = blocks.pop()
+            count = count_before + count_last
+            blocks.append([(value_before * count_before + value_last * count_last) / count, count])
+    flat = np.concatenate([np.full(int(count), value) for value, count in blocks]) if blocks else np.array([])
+    flat = np.clip(flat, 0, 100 - (offsets[-1] if len(offsets) else 0))
+    result = np.empty(len(wanted))
+    result[order] = flat + offsets
+    return [round(float(value), 2) for value in result]
+
+
+def relations(data: RunData) -> list[str]:
+    """Relations in the order in which the probes name them."""
+    return list(dict.fromkeys(str(probe.get("relation", "fact")) for probe in data.probes))
+
+
+def step_axis(data: RunData) -> Axis:
+    last = max(data.steps, int(data.curves.steps_S[-1]), 1)
+    return Axis(min(0, int(data.curves.steps_S[0])), last)
+
+
+def curve_chart(data: RunData) -> dict[str, Any]:
+    """The probe curves: means per relation in both scales, their labels, and the injection histogram."""
+    curves, axis = data.curves, step_axis(data)
+    names = relations(data)
+    members = {
+        name: [number for number, probe in enumerate(data.probes) if str(probe.get("relation", "fact")) == name]
+        for name in names
+    }
+    scales = {
+        "prob": (curves.prob_SP, Axis(0, 1)),
+        "logprob": (curves.logprob_SP, Axis(floor_of(curves.logprob_SP), 0)),
+    }
+    xs = [axis.place(step) for step in curves.steps_S.tolist()]
+    panels = {}
+    for key, (values_SP, scale) in scales.items():
+        lines = []
+        for number, name in enumerate(names):
+            mean_S = np.nanmean(values_SP[:, members[name]], axis=1)
+            ys = [scale.place(value) if np.isfinite(value) else math.nan for value in mean_S]
+            last = next((y for y in reversed(ys) if not math.isnan(y)), 0.0)
+            lines.append(
+                {
+                    "name": name,
+                    "colour": number % 8,
+                    "path": path(xs, ys),
+                    "end": last,
+                    "last": plain(float(mean_S[-1])),
+                    "values": [round(float(value), 4) for value in mean_S],
+                }
+            )
+        for line, place in zip(lines, spread([line["end"] for line in lines], 6.2), strict=True):
+            line["label"] = place
+        ticks = [(scale.place(tick), plain(tick)) for tick in scale.ticks()]
+        panels[key] = {"lines": lines, "ticks": ticks, "low": scale.low, "high": scale.high}
+    return {
+        "panels": panels,
+        "xticks": [(axis.place(tick), f"{tick:,.0f}") for tick in axis.ticks(6)],
+        "low": axis.low,
+        "high": axis.high,
+        "histogram": injection_histogram(data, axis),
+    }
+
+
+def floor_of(logprob_SP: np.ndarray) -> float:
+    """A whole number below all but the lowest hundredth of the log-probabilities."""
+    finite = logprob_SP[np.isfinite(logprob_SP)]
+    return float(min(-1, math.floor(np.quantile(finite, 0.01)))) if len(finite) else -1.0
+
+
+def injection_histogram(data: RunData, axis: Axis) -> dict[str, Any] | None:
+    """Passages injected per step, in at most `BINS` bins."""
+    if not data.schedule:
+        return None
+    steps = np.array([step for each in data.schedule.values() for step in each])
+    span = axis.high - axis.low
+    bins = int(min(BINS, span))
+    counts, edges = np.histogram(steps, bins=bins, range=(axis.low, axis.high))
+    per_step = counts / (span / bins)
+    top = float(per_step.max())
+    bars = [
+        {"x": axis.place(edge), "w": round(100 / bins, 3), "h": round(100 * value / top, 2)}
+        for edge, value in zip(edges[:-1], per_step, strict=True)
+        if value
+    ]
+    return {"bars": bars, "top": top, "total": len(steps), "passages": len(data.schedule)}
+
+
+def chart_facts(data: RunData) -> list[dict[str, Any]]:
+    """What the page needs to draw any one fact: its two curves and the steps at which its gold passages were injected."""
+    names = relations(data)
+    rows = []
+    for number, probe in enumerate(data.probes[:CHART_FACTS]):
+        steps = sorted(step for gold in probe.get("gold") or () for step in (data.schedule or {}).get(gold, ()))
+        rows.append(
+            {
+                "id": str(probe["example_id"]),
+                "subject": str(probe.get("subject", probe["example_id"])),
+                "relation": names.index(str(probe.get("relation", "fact"))),
+                "prompt": probe["prompt"],
+                "target": probe["target"],
+                "gold": len(probe.get("gold") or ()),
+                "prob": numbers(data.curves.prob_SP[:, number], 4),
+                "logprob": numbers(data.curves.logprob_SP[:, number], 3),
+                "seen": steps,
+            }
+        )
+    return rows
+
+
+def numbers(values: np.ndarray, digits: int) -> list[float | None]:
+    return [round(float(value), digits) if np.isfinite(value) else None for value in values]
+
+
+def forest(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """One panel per metric: its axis, and each method's mean and interval placed on it. The best methods are marked."""
+    methods = table["methods"]
+    panels = []
+    for metric, label in COLUMNS.items():
+        holding = [name for name in ordered(list(methods)) if metric in methods[name]]
+        if not holding:
+            continue
+        axis = metric_axis([methods[name][metric] for name in holding], signed=metric == "tail_patch")
+        best = best_methods(methods, metric)
+        rows = []
+        for name in holding:
+            mean, low, high = methods[name][metric]
+            rows.append(
+                {
+                    "method": name,
+                    "label": LABELS.get(name, name),
+                    "mean": format_value(metric, mean),
+                    "low": format_value(metric, low),
+                    "high": format_value(metric, high),
+                    "at": axis.place(mean),
+                    "from": axis.place(low),
+                    "width": round(axis.place(high) - axis.place(low), 3),
+                    "best": name in best,
+                }
+            )
+        ticks = [(axis.place(tick), format_tick(tick)) for tick in axis.ticks(4)]
+        zero = axis.place(0) if axis.low < 0 else None
+        panels.append({"metric": metric, "label": label, "rows": rows, "ticks": ticks, "zero": zero})
+    return panels
+
+
+def metric_axis(intervals: Sequence[Sequence[float]], *, signed: bool) -> Axis:
+    """0 to 1 for shares; for a tail-patch, from a little below its lowest bound (or 0) to a little above its highest."""
+    if not signed:
+        return Axis(0.0, 1.0)
+    low = min(0.0, *(each[1] for each in intervals))
+    high = max(1e-3, *(each[2] for each in intervals))
+    pad = 0.04 * (high - low)
+    return Axis(low - pad if low < 0 else 0.0, high + pad)
+
+
+def best_methods(methods: dict[str, Any], metric: str) -> list[str]:
+    """The method with the highest mean, and those whose mean equals it; gold is the yardstick, not a method."""
+    means = {name: row[metric][0] for name, row in methods.items() if metric in row and name != "gold"}
+    top = max(means.values(), default=math.nan)
+    return [name for name, mean in means.items() if math.isclose(mean, top, abs_tol=5e-4)]
+
+
+def plain(value: float) -> str:
+    """A short number for an axis or a label."""
+    text = f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 10 else f"{value:.0f}"
+    return ("0" if text in ("-0", "") else text).replace("-", "−")
+
+
+def format_tick(value: float) -> str:
+    text = f"{value:.3f}".rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "0", "") else text.replace("0.", ".", 1).replace("-", "−")

@@ -1,0 +1,79 @@
+"""RUN/report/summary.json: the figures of the page, for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from headwater.attribution.report.inputs import RunData
+
+LOSS_STEPS = 20
+"""The final loss is the mean over this many last steps; one step's loss is noise."""
+
+METRICS = ("mrr", "recall@10", "hit@10", "precision@10", "tail_patch")
+
+
+def summarise(data: RunData) -> dict[str, Any]:
+    """The run's figures; null where the run does not hold them. Only wall times and speeds differ between equal runs."""
+    wall = data.timings
+    return {
+        "corpus": {
+            "passages": data.passages,
+            "injected": int(data.corpora.get("injected", {}).get("passages", 0)),
+            "tokens": sum(int(each["tokens"]) for each in data.corpora.values()),
+        },
+        "train": {
+            "steps": data.steps,
+            "tokens": tokens_read(data),
+            "loss": mean([line["loss"] for line in data.metrics[-LOSS_STEPS:]]),
+            "tokens_per_s": median([line["tokens_per_s"] for line in data.metrics if "tokens_per_s" in line]),
+            "wall_s": wall.get("pretrain"),
+        },
+        "facts": summarise_facts(data),
+        "index": {
+            "passages": int(data.index["passages"]),
+            "dims": dims(data.index["layout"]),
+            "bytes_per_passage": round(data.index_bytes / max(1, int(data.index["passages"]))),
+            "wall_s": wall.get("index"),
+        },
+        "methods": {
+            name: {key: row[key] for key in (*METRICS, "queries") if key in row}
+            for name, row in data.table["methods"].items()
+        },
+        "wall_s": sum(wall.values()) if wall else None,
+    }
+
+
+def summarise_facts(data: RunData) -> dict[str, Any]:
+    curves = data.curves
+    return {
+        "people": len({fact["subject"] for fact in data.facts}),
+        "queries": len(data.probes),
+        "target_prob_before": float(np.nanmean(curves.prob_SP[0])),
+        "target_prob_after": float(np.nanmean(curves.prob_SP[-1])),
+        "exact_match": float(np.nanmean(curves.exact_SP[-1])),
+    }
+
+
+def tokens_read(data: RunData) -> int:
+    """Tokens trained on, over all steps."""
+    return int(sum(line.get("tokens", 0) for line in data.metrics))
+
+
+def dims(layout: Any) -> int:
+    """Dimensions of a row: the sum of kO * kI over its modules."""
+    modules = layout["modules"] if isinstance(layout, dict) else layout
+    total = 0
+    for module in modules:
+        left, right = (module["kO"], module["kI"]) if isinstance(module, dict) else module[1:3]
+        total += int(left) * int(right)
+    return total
+
+
+def mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None
