@@ -180,7 +180,15 @@ def require_match(what: str, got: str, expected: str, fix: str) -> None:
 
 def write_provenance(run: RunDir, *, world_size: int, command: list[str] | None = None) -> None:
     """Appends how this run was started: versions, git commit, command line, machine, world size."""
-    packages = ("torch", "megatron-core", "deepspeed", "mosaicml-streaming", "triton", "transformer-engine", "headwater")
+    packages = (
+        "torch",
+        "megatron-core",
+        "deepspeed",
+        "mosaicml-streaming",
+        "triton",
+        "transformer-engine",
+        "headwater",
+    )
     versions = {}
     for package in packages:
         try:

@@ -1,8 +1,8 @@
 """Lets libraries that import torchvision be imported beside a CPU-only torch.
 
-`import streaming` and Hugging Face's model classes import torchvision, whose wheel registers fake kernels for `torchvision::nms`; without
-the compiled operators (which its CPU wheel lacks when torch has no CUDA) that fails with "operator torchvision::nms does not exist".
-Declaring the two operators first is enough; Headwater never calls them.
+`import streaming` and Hugging Face's model classes import torchvision, whose wheel registers fake kernels for
+`torchvision::nms`; without the compiled operators (which its CPU wheel lacks when torch has no CUDA) that fails with
+"operator torchvision::nms does not exist". Declaring the two operators first is enough; Headwater never calls them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 
 @functools.cache
 def declare_torchvision_operators() -> None:
-    """Call before the first import of `streaming` or of a `transformers` model class. Does nothing where torch has CUDA."""
+    """To be called before `streaming` or a `transformers` model class is imported; idle where torch has CUDA."""
     import torch
 
     if torch.version.cuda is not None:

@@ -1,0 +1,82 @@
+"""When checkpoints are written, and which of them stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater.train.callbacks.base import Callback
+from headwater.train.checkpoint import Checkpoint, CheckpointWriter, prune
+from headwater.train.settings import CheckpointSettings
+
+if TYPE_CHECKING:
+    from headwater.train.engine import StepResult
+    from headwater.train.loop import Trainer
+    from headwater.train.parallel import World
+    from headwater.train.stream.stream import Row
+
+
+class Checkpoints(Callback):
+    """Writes a checkpoint every so often, at fixed steps, around injections, and at the end.
+
+    Args:
+        directory: the run's checkpoint directory.
+        settings: when.
+        meta: what every checkpoint.json says beside the step (model settings, fingerprints).
+    """
+
+    name = "checkpoints"
+
+    def __init__(self, directory: Path, settings: CheckpointSettings, world: World, meta: dict[str, Any]) -> None:
+        self.directory, self.settings, self.meta = directory, settings, meta
+        self.writer = CheckpointWriter(directory, world, asynchronous=settings.asynchronous)
+        self._fixed = set(settings.steps)
+        self._saved: int | None = None
+
+    def start(self, trainer: Trainer, step: int) -> None:
+        if self.settings.around_injections:
+            # A batch injected after t updates is update t + 1.
+            self._fixed |= {near for t in trainer.stream.injection_steps for near in (t, t + 1)}
+        self._saved = step if step else None
+        if step == 0 and 0 in self._fixed:
+            self._save(trainer, 0)
+
+    def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
+        if step in self._fixed or (self.settings.every and step % self.settings.every == 0):
+            self._save(trainer, step)
+
+    def finish(self, trainer: Trainer, step: int) -> None:
+        """The last checkpoint, after the last step or when training was asked to stop."""
+        if step != self._saved:
+            self._save(trainer, step)
+        self.writer.wait()
+
+    def _save(self, trainer: Trainer, step: int) -> None:
+        for callback in trainer.callbacks:
+            callback.flush(trainer, step)
+
+        def extra(directory: Path) -> None:
+            for callback in trainer.callbacks:
+                callback.save(directory)
+            if trainer.world.is_main:
+                states = {callback.name: callback.state_dict() for callback in trainer.callbacks}
+                (directory / "state.json").write_text(json.dumps({"trainer": trainer.state_dict(), **states}))
+
+        meta = {**self.meta, "updates": trainer.engine.updates, "lr": trainer.lr(step)}
+        self.writer.save(trainer.engine, step, meta, extra)
+        self._saved = step
+        if trainer.world.is_main and not self.settings.asynchronous:
+            prune(self.directory, self.settings.keep, self._fixed)
+
+    def close(self) -> None:
+        self.writer.wait()
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Gives the trainer and its callbacks back what a checkpoint kept for them."""
+    state = json.loads((checkpoint.path / "extra" / "state.json").read_text())
+    trainer.load_state_dict(state["trainer"])
+    for callback in trainer.callbacks:
+        callback.load_state_dict(state.get(callback.name, {}))
+        callback.load(checkpoint.path / "extra")

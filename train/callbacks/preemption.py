@@ -1,0 +1,31 @@
+"""Being asked to stop: SIGTERM and Ctrl-C end training at the next step, with a checkpoint, on all ranks alike."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from headwater.train.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from headwater.train.loop import Trainer
+
+
+class Preemption(Callback):
+    """Turns the first signal into a request that all ranks agree on; a second Ctrl-C stops at once."""
+
+    name = "preemption"
+    received: int | None = None
+
+    def start(self, trainer: Trainer, step: int) -> None:
+        def request(number: int, _: Any) -> None:
+            if self.received == signal.SIGINT == number:
+                raise KeyboardInterrupt
+            self.received = number
+            trainer.stop_requested = True
+
+        self._before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def close(self) -> None:
+        for number, handler in getattr(self, "_before", {}).items():
+            signal.signal(number, handler)

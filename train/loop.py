@@ -1,0 +1,154 @@
+"""The training loop: rows of the stream in, updates out, callbacks looking on."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from headwater.configs.errors import UserError
+from headwater.train.artifacts import RunDir
+from headwater.train.callbacks.base import Callback
+from headwater.train.callbacks.checkpoints import Checkpoints
+from headwater.train.engine import Engine, StepResult
+from headwater.train.model import Batch
+from headwater.train.parallel import World
+from headwater.train.schedule import learning_rate
+from headwater.train.settings import PretrainSettings
+from headwater.train.stream.stream import Row, TrainingStream
+
+
+class Trainer:
+    """Runs updates from wherever the run stands to its end.
+
+    Step n is the n-th update; it trains on batch n-1 of the stream, the batch that the model with n-1 updates is given.
+    """
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        run: RunDir,
+        world: World,
+        stream: TrainingStream,
+        engine: Engine,
+        callbacks: list[Callback],
+    ) -> None:
+        self.settings, self.run_dir, self.world = settings, run, world
+        self.stream, self.engine, self.callbacks = stream, engine, callbacks
+        self.last_step = min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
+        self.stop_requested = False
+        per_rank = settings.train.global_batch // world.data
+        self.row_numbers = range(world.data_rank * per_rank, (world.data_rank + 1) * per_rank)
+        self._losses: deque[float] = deque(maxlen=100)
+        self._skipped_in_a_row = 0
+        self._done_batches: list[Batch] = []
+        self.batches: list[Batch] = []
+
+    def lr(self, step: int) -> float:
+        return learning_rate(self.settings.optimizer, step, self.settings.train.steps)
+
+    def run(self, step: int = 0) -> int:
+        """Trains from `step` updates on; returns the number of updates made when it ended (early if asked to stop)."""
+        try:
+            for callback in self.callbacks:
+                callback.start(self, step)
+            with ThreadPoolExecutor(1) as reader:
+                ahead = self._read_ahead(reader, step + 1)
+                while step < self.last_step:
+                    step += 1
+                    rows, batches = ahead.result()
+                    ahead = self._read_ahead(reader, step + 1)
+                    stop = self._update(step, rows, batches)
+                    if stop:
+                        break
+            for callback in self.callbacks:
+                callback.flush(self, step)
+            self._finish(step)
+        finally:
+            for callback in self.callbacks:
+                callback.close()
+        return step
+
+    def _finish(self, step: int) -> None:
+        for callback in self.callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.finish(self, step)
+
+    def _read_ahead(self, reader: ThreadPoolExecutor, step: int) -> Future[tuple[list[Row], list[Batch]]]:
+        return reader.submit(self._read, min(step, self.last_step))
+
+    def _read(self, step: int) -> tuple[list[Row], list[Batch]]:
+        rows = self.stream.rows(step - 1, self.row_numbers.start, self.row_numbers.stop)
+        size = self.settings.train.micro_batch
+        return rows, [pack_rows(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+    def _update(self, step: int, rows: list[Row], batches: list[Batch]) -> bool:
+        """One update; returns whether some rank was asked to stop."""
+        for callback in self.callbacks:
+            callback.before_step(self, step, rows)
+        tokens, stop = self._agree(sum(int((batch.weights_T > 0).sum()) for batch in batches))
+        self.engine.set_lr(self.lr(step))
+        self.batches = [batch.to(self.world.device) for batch in batches]
+        result = self.engine.step(self.batches, tokens, self._accept)
+        self._count_skips(step, result)
+        for callback in self.callbacks:
+            callback.after_step(self, step, rows, result)
+        return stop
+
+    def _agree(self, tokens: int) -> tuple[int, bool]:
+        """Tokens with loss in the global batch, and whether any rank wants to stop: one small reduction for both."""
+        if self.world.size == 1:
+            return tokens, self.stop_requested
+        note = torch.tensor([float(tokens), float(self.stop_requested)], dtype=torch.float64)
+        dist.all_reduce(note)
+        replicas = self.world.tensor * self.world.pipeline
+        return round(note[0].item() / replicas), note[1].item() > 0
+
+    def _accept(self, loss: float) -> bool:
+        """Whether a step with this loss may update the model: not when it is NaN, infinite, or a spike."""
+        spike = self.settings.train.spike
+        usual = statistics.median(self._losses) if len(self._losses) >= 20 else None
+        if loss != loss or loss == float("inf") or (spike and usual is not None and loss > spike * usual):
+            return False
+        self._losses.append(loss)
+        return True
+
+    def _count_skips(self, step: int, result: StepResult) -> None:
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if result.skipped else 0
+        if self._skipped_in_a_row > self.settings.train.max_skips:
+            raise UserError(
+                f"training has diverged: {self._skipped_in_a_row} steps in a row were skipped, the last is step {step}",
+                got=f"loss {result.loss}",
+                expected="a finite loss without a spike",
+                fix="lower optimizer.lr, or go on from an earlier checkpoint",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": list(self._losses), "skipped_in_a_row": self._skipped_in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._losses.extend(state["losses"])
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+
+
+def pack_rows(rows: list[Row]) -> Batch:
+    """Rows end to end as one micro-batch; the padding of a row is cut into segments no longer than its passages, so that
+    it does not widen the attention."""
+    lengths: list[int] = []
+    counted: list[bool] = []
+    longest = max((int(row.lengths.max()) for row in rows if len(row.lengths)), default=len(rows[0].tokens))
+    for row in rows:
+        lengths += row.lengths.tolist()
+        counted += [True] * len(row.lengths)
+        rest = len(row.tokens) - int(row.lengths.sum())
+        while rest:
+            piece = min(rest, longest)
+            lengths.append(piece)
+            counted.append(False)
+            rest -= piece
+    tokens = torch.cat([torch.from_numpy(row.tokens) for row in rows])
+    return Batch.from_lengths(tokens, torch.tensor(lengths), torch.tensor(counted))

@@ -1,0 +1,297 @@
+"""The one place that meets Megatron's model: a Llama-shaped GPTModel over packed passages.
+
+A micro-batch is one run of T tokens, its sequences end to end, with the segments that its passages occupy. The model
+returns the weighted sum of token losses; the head's logits are made a chunk at a time and never held (losses.py).
+
+Parameter names are canonical: those of the unsharded, unpiped model, layers numbered from 0 over all stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import gpt_layer_specs
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+
+from headwater.train.attention import SegmentAttention, SegmentRotary, Segments
+from headwater.train.losses import head_loss
+from headwater.train.parallel import World
+from headwater.train.settings import ModelSettings, TrainSettings
+
+EMBEDDING = "embedding.word_embeddings.weight"
+HEAD = "output_layer.weight"
+
+
+def use_transformer_engine() -> bool:
+    return bool(gpt_layer_specs.HAVE_TE) and torch.cuda.is_available()
+
+
+class RMSNorm(torch.nn.Module):
+    """Root-mean-square norm whose weight knows about sequence parallelism: Megatron's own local one refuses it."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A micro-batch on its device.
+
+    Attributes:
+        tokens_T, labels_T: int64. A label is the token after, within the same passage.
+        weights_T: float32, what each token's loss counts; 0 at a passage's last token and at padding.
+        segments: where passages (and the padding between them) begin and end.
+    """
+
+    tokens_T: Tensor
+    labels_T: Tensor
+    weights_T: Tensor
+    segments: Segments
+
+    @classmethod
+    def from_lengths(cls, tokens_T: Tensor, lengths_N: Tensor, counted_N: Tensor | None = None) -> Batch:
+        """Every token but a segment's first is predicted; segments with `counted_N` False (padding) carry no loss."""
+        segments = Segments.from_lengths(lengths_N)
+        labels_T = torch.roll(tokens_T, -1)
+        weights_T = torch.ones(len(tokens_T), dtype=torch.float32, device=tokens_T.device)
+        weights_T[lengths_N.cumsum(0) - 1] = 0
+        if counted_N is not None:
+            weights_T *= torch.repeat_interleave(counted_N.float(), lengths_N)
+        return cls(tokens_T, labels_T, weights_T, segments)
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self.segments).items()
+            if isinstance(value, Tensor)
+        }
+        segments = Segments(**{**vars(self.segments), **moved})
+        return Batch(self.tokens_T.to(device), self.labels_T.to(device), self.weights_T.to(device), segments)
+
+
+class PackedGPT(GPTModel):
+    """GPTModel whose last stage returns losses instead of logits. `loss_kind` is one of `losses.LOSSES`."""
+
+    loss_kind = "cross_entropy"
+
+    def run(self, batch: Batch) -> Any:
+        """One micro-batch. Last stage: (sum, loss_K, logprob_K, greedy_K) over the K places whose weight is not 0."""
+        return self(**self.inputs(batch))
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """The arguments of `forward` for a micro-batch, and the rotary module told about its positions."""
+        self.rotary_pos_emb.positions_T = batch.segments.positions_T
+        assert batch.segments.positions_T is not None
+        return {
+            "input_ids": batch.tokens_T[None],
+            "position_ids": batch.segments.positions_T[None],
+            "attention_mask": None,
+            "labels": batch.labels_T[None],
+            "loss_mask": batch.weights_T[None],
+            "packed_seq_params": batch.segments.as_thd() if use_transformer_engine() else batch.segments,
+        }
+
+    def _postprocess(self, hidden_states: Tensor, **inputs: Any) -> Any:  # type: ignore[override]
+        if not self.post_process:
+            return hidden_states
+        labels, weights = inputs["labels"], inputs["loss_mask"]
+        if self.config.sequence_parallel:
+            hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_states, tensor_parallel_output_grad=False
+            )
+        weight_Vd = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
+        places_K = weights.reshape(-1).nonzero().squeeze(1)
+        sharded = parallel_state.get_tensor_model_parallel_world_size() > 1
+        return head_loss(
+            hidden_states.squeeze(1).index_select(0, places_K),
+            weight_Vd,
+            labels.reshape(-1)[places_K],
+            weights.reshape(-1)[places_K],
+            kind=self.loss_kind,
+            group=parallel_state.get_tensor_model_parallel_group() if sharded else None,
+            first_row=parallel_state.get_tensor_model_parallel_rank() * weight_Vd.shape[0],
+        )
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.share_embeddings_and_output_weights)
+
+
+def build_model(
+    model: ModelSettings, train: TrainSettings, world: World, *, seed: int, sequence: bool = False
+) -> PackedGPT:
+    """This rank's part of the model, with weights that depend on the seed and the parameter's name alone."""
+    config = transformer_config(model, train, world, sequence)
+    gpt = PackedGPT(
+        config=config,
+        transformer_layer_spec=_layer_spec(),
+        vocab_size=model.vocab_size,
+        max_sequence_length=1 << 30,
+        pre_process=world.first_stage,
+        post_process=world.last_stage,
+        parallel_output=True,
+        share_embeddings_and_output_weights=model.tie_embeddings,
+        position_embedding_type="rope",
+        rotary_base=int(model.rope_base),
+    )
+    if not use_transformer_engine():
+        gpt.rotary_pos_emb = SegmentRotary(model.hidden // model.heads, model.rope_base)
+    initialize(gpt, model, seed)
+    return gpt.to(world.device)
+
+
+def transformer_config(
+    model: ModelSettings, train: TrainSettings, world: World, sequence: bool = False
+) -> TransformerConfig:
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden,
+        num_attention_heads=model.heads,
+        num_query_groups=model.kv_heads,
+        ffn_hidden_size=model.ffn_hidden,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_eps,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=world.tensor,
+        pipeline_model_parallel_size=world.pipeline,
+        sequence_parallel=sequence,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        use_cpu_initialization=True,
+        perform_initialization=False,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        apply_rope_fusion=use_transformer_engine(),
+        gradient_accumulation_fusion=False,
+        recompute_granularity=None if train.recompute == "none" else train.recompute,
+        recompute_method="uniform" if train.recompute == "full" else None,
+        recompute_num_layers=1 if train.recompute == "full" else None,
+    )
+
+
+def _layer_spec() -> Any:
+    if use_transformer_engine():
+        return gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec()
+    spec = gpt_layer_specs.get_gpt_layer_local_spec(normalization="RMSNorm")
+    spec.submodules.input_layernorm = RMSNorm
+    spec.submodules.pre_mlp_layernorm = RMSNorm
+    spec.submodules.self_attention.submodules.core_attention = SegmentAttention
+    return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Where this rank's part of a parameter lies in the whole.
+
+    Attributes:
+        name: canonical name.
+        parameter: this rank's part.
+        shape: of the whole.
+        dim: the dimension shared out over tensor-parallel ranks, or None when every rank holds all of it.
+        gated: the rows are two stacked matrices (gate, then up), each shared out on its own.
+    """
+
+    name: str
+    parameter: torch.nn.Parameter
+    shape: tuple[int, ...]
+    dim: int | None
+    gated: bool
+
+    def slice(self, whole: Tensor, rank: int, size: int) -> Tensor:
+        """This rank's part of the whole tensor."""
+        if self.dim is None:
+            return whole
+        if not self.gated:
+            return whole.chunk(size, dim=self.dim)[rank]
+        gate, up = whole.chunk(2, dim=0)
+        return torch.cat([gate.chunk(size)[rank], up.chunk(size)[rank]])
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """The whole tensor from every rank's part."""
+        if self.dim is None:
+            return parts[0]
+        if not self.gated:
+            return torch.cat(parts, dim=self.dim)
+        halves = [part.chunk(2, dim=0) for part in parts]
+        return torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
+
+
+def shards(gpt: PackedGPT) -> Iterator[Shard]:
+    """Every parameter of this rank under its canonical name. A tied head's second copy, on the last pipeline stage, is
+    left out: it is the embedding."""
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    offset = min((layer.layer_number for layer in gpt.decoder.layers), default=1) - 1
+    for name, parameter in gpt.named_parameters():
+        if gpt.tied and name == HEAD:
+            continue
+        canonical = name
+        if name.startswith("decoder.layers."):
+            _, _, number, rest = name.split(".", 3)
+            canonical = f"decoder.layers.{int(number) + offset}.{rest}"
+        dim = _sharded_dim(canonical)
+        shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 empties the tensor itself
+        if dim is not None:
+            shape[dim] *= size
+        yield Shard(canonical, parameter, tuple(shape), dim, "linear_fc1.weight" in canonical)
+
+
+def _sharded_dim(name: str) -> int | None:
+    if name.endswith(("linear_qkv.weight", "linear_fc1.weight", EMBEDDING, HEAD)):
+        return 0
+    if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
+        return 1
+    return None
+
+
+def tied_copy(gpt: PackedGPT) -> torch.nn.Parameter | None:
+    """The last stage's copy of a tied embedding, when it is not the first stage's own."""
+    if gpt.tied and gpt.post_process and not gpt.pre_process:
+        return gpt.output_layer.weight
+    return None
+
+
+@torch.no_grad()
+def initialize(gpt: PackedGPT, model: ModelSettings, seed: int) -> None:
+    """Normal weights (residual outputs scaled by 1/sqrt(2 layers)), norms at one.
+
+    Each tensor is drawn whole from a generator keyed by (seed, name) and then sliced, so every layout starts alike.
+    """
+    rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    targets = list(shards(gpt))
+    copy = tied_copy(gpt)
+    if copy is not None:
+        targets.append(Shard(EMBEDDING, copy, (copy.shape[0] * size, copy.shape[1]), 0, False))
+    for shard in targets:
+        if len(shard.shape) == 1:
+            shard.parameter.fill_(1.0)
+            continue
+        key = hashlib.sha256(f"{seed}/{shard.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+        residual = shard.name.endswith(("linear_proj.weight", "linear_fc2.weight"))
+        std = model.init_std / math.sqrt(2 * model.layers) if residual else model.init_std
+        whole = torch.empty(shard.shape).normal_(0.0, std, generator=generator)
+        shard.parameter.copy_(shard.slice(whole, rank, size))

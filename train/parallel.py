@@ -1,0 +1,155 @@
+"""Process groups: torch.distributed underneath, Megatron's tensor, pipeline and data parallel groups on top.
+
+Also here: what Megatron's pipeline schedules need to run where there is no CUDA. Their source names the device "cuda"
+literally; on such a machine, and only around the schedule call, the name is read as "cpu".
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import random as megatron_random
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where this process stands."""
+
+    rank: int
+    size: int
+    local_rank: int
+    tensor: int
+    pipeline: int
+    device: torch.device
+
+    @property
+    def data(self) -> int:
+        """Data-parallel replicas of the model."""
+        return self.size // (self.tensor * self.pipeline)
+
+    @property
+    def data_rank(self) -> int:
+        return parallel_state.get_data_parallel_rank()
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def first_stage(self) -> bool:
+        return parallel_state.is_pipeline_first_stage()
+
+    @property
+    def last_stage(self) -> bool:
+        return parallel_state.is_pipeline_last_stage()
+
+
+def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: float = 1800) -> World:
+    """Joins the job (torchrun's environment, or a world of one) and makes the parallel groups.
+
+    Raises:
+        ValueError: if the world size is not a multiple of tensor x pipeline.
+    """
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            os.environ.update(
+                RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
+            )
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout_s))
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    else:
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_world))
+    size = dist.get_world_size()
+    if size % (tensor * pipeline):
+        raise ValueError(f"{size} ranks cannot be shared out as tensor {tensor} x pipeline {pipeline}")
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline)
+    # Dropout is 0, so the tracker never draws: this public variant needs no CUDA generator.
+    megatron_random.initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    return World(dist.get_rank(), size, local_rank, tensor, pipeline, device)
+
+
+def stop() -> None:
+    """Leaves the job; safe to call when it was never joined."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is raised on any rank: how all ranks agree to stop."""
+    if dist.get_world_size() == 1:
+        return flag
+    vote = torch.tensor([float(flag)])
+    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+    return bool(vote.item())
+
+
+class ModelParallelUnit:
+    """What DeepSpeed calls an `mpu`: its questions, answered from Megatron's groups."""
+
+    get_data_parallel_group = staticmethod(lambda: parallel_state.get_data_parallel_group())
+    get_data_parallel_rank = staticmethod(lambda: parallel_state.get_data_parallel_rank())
+    get_data_parallel_world_size = staticmethod(lambda: parallel_state.get_data_parallel_world_size())
+    get_tensor_model_parallel_group = staticmethod(lambda: parallel_state.get_tensor_model_parallel_group())
+    get_tensor_model_parallel_rank = staticmethod(lambda: parallel_state.get_tensor_model_parallel_rank())
+    get_tensor_model_parallel_world_size = staticmethod(lambda: parallel_state.get_tensor_model_parallel_world_size())
+    get_tensor_model_parallel_src_rank = staticmethod(lambda: parallel_state.get_tensor_model_parallel_src_rank())
+    # The group a gradient norm is summed over: every rank that holds a different part of the model.
+    get_model_parallel_group = staticmethod(lambda: parallel_state.get_model_parallel_group())
+    get_model_parallel_rank = staticmethod(lambda: dist.get_rank(parallel_state.get_model_parallel_group()))
+    get_model_parallel_world_size = staticmethod(lambda: dist.get_world_size(parallel_state.get_model_parallel_group()))
+    get_pipeline_model_parallel_group = staticmethod(lambda: parallel_state.get_pipeline_model_parallel_group())
+    get_pipeline_model_parallel_rank = staticmethod(lambda: parallel_state.get_pipeline_model_parallel_rank())
+    get_pipeline_model_parallel_world_size = staticmethod(
+        lambda: parallel_state.get_pipeline_model_parallel_world_size()
+    )
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        device = kwargs.get("device")
+        if device is not None and str(device).startswith("cuda"):
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _without_cuda() -> Iterator[None]:
+    current_device, synchronize = torch.cuda.current_device, torch.cuda.synchronize
+    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
+    torch.cuda.synchronize = lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        with _CudaMeansCpu():
+            yield
+    finally:
+        torch.cuda.current_device, torch.cuda.synchronize = current_device, synchronize  # type: ignore[assignment]
+
+
+def schedule_context() -> Any:
+    """The context in which Megatron's pipeline schedules run: as they are on a GPU, read as CPU code elsewhere."""
+    return nullcontext() if torch.cuda.is_available() else _without_cuda()

@@ -1,0 +1,191 @@
+"""A pretraining run from its settings: puts the pieces together, goes on where the run stands, trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from headwater.configs import save_config
+from headwater.configs.errors import UserError
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir, require_match, write_provenance
+from headwater.train.callbacks.base import Callback
+from headwater.train.callbacks.checkpoints import Checkpoints, restore
+from headwater.train.callbacks.ledger import Ledger
+from headwater.train.callbacks.metrics import Metrics
+from headwater.train.callbacks.preemption import Preemption
+from headwater.train.callbacks.probes import Probes, read_prompts
+from headwater.train.checkpoint import Checkpoint, load_engine, load_weights, newest, open_checkpoint
+from headwater.train.engine import Engine
+from headwater.train.loop import Trainer
+from headwater.train.model import build_model
+from headwater.train.parallel import World
+from headwater.train.settings import PretrainSettings
+from headwater.train.stream.stream import TrainingStream, open_stream
+from headwater.train.stream.tokenizer import TextTokenizer
+
+INTERRUPTED = 130
+
+
+def pretrain_run(settings: PretrainSettings) -> int:
+    """Trains a run to its end, or until it is asked to stop.
+
+    Returns:
+        0, also after SIGTERM once the checkpoint is written; 130 after Ctrl-C.
+    """
+    run = RunDir.at(settings.out)
+    world = parallel.start(
+        tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline, threads=settings.train.threads
+    )
+    try:
+        check_world(settings, world)
+        prepare(settings, run, world)
+        trainer, step = build_trainer(settings, run, world)
+        trainer.run(step)
+        received = next(c.received for c in trainer.callbacks if isinstance(c, Preemption))
+        return INTERRUPTED if received == 2 else 0
+    finally:
+        parallel.stop()
+
+
+def check_world(settings: PretrainSettings, world: World) -> None:
+    rows = settings.train.micro_batch * world.data
+    if settings.train.global_batch % rows:
+        raise UserError(
+            f"train.global_batch = {settings.train.global_batch} cannot be shared out",
+            got=f"{world.data} data-parallel replicas with micro_batch {settings.train.micro_batch}",
+            expected=f"a multiple of {rows}",
+            fix="change train.global_batch, train.micro_batch or the number of ranks",
+        )
+
+
+def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
+    """On one rank: the corpus, the resolved config and the provenance. The others wait."""
+    from headwater.train.stream.build import build_corpus
+
+    problem: list[Any] = [None]
+    if world.is_main:
+        try:
+            build_corpus(settings)
+            save_config(settings, run.config)
+            write_provenance(run, world_size=world.size)
+        except UserError as error:
+            problem = [error]
+    if world.size > 1:
+        dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise problem[0]
+
+
+def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tuple[Trainer, int]:
+    """The trainer and the number of updates it goes on from."""
+    tokenizer = TextTokenizer.from_file(run.tokenizer, settings.corpus.tokenizer.bos)
+    if settings.train.precision == "fp32" and not torch.cuda.is_available():
+        use_onednn()
+    settings.model.vocab_size = settings.model.vocab_size or tokenizer.vocab_size
+    train = settings.train
+    stream = open_stream(run, global_batch=train.global_batch, seed=settings.seed, exclude=train.exclude)
+    meta = checkpoint_meta(settings, stream)
+    checkpoint = newest_everywhere(run, world)
+    model = build_model(settings.model, train, world, seed=settings.seed, sequence=settings.parallel.sequence)
+    if checkpoint is not None:
+        check_same_run(checkpoint, meta)
+        load_weights(model, checkpoint)
+    elif settings.model.init_from:
+        load_weights(model, open_checkpoint(settings.model.init_from))
+    engine = Engine(model, settings, world)
+    trainer = Trainer(settings, run, world, stream, engine, build_callbacks(settings, run, world, tokenizer, meta))
+    if checkpoint is None:
+        return trainer, 0
+    engine.materialise_moments(trainer._read(1)[1][0].to(world.device))
+    load_engine(engine, checkpoint)
+    restore(trainer, checkpoint)
+    return trainer, checkpoint.step
+
+
+def build_callbacks(
+    settings: PretrainSettings, run: RunDir, world: World, tokenizer: TextTokenizer, meta: dict[str, Any]
+) -> list[Callback]:
+    metrics, probes = settings.callbacks.metrics, settings.callbacks.probes
+    callbacks: list[Callback] = [
+        Preemption(),
+        Ledger(run.ledger),
+        Metrics(
+            run.metrics,
+            run.tensorboard if metrics.tensorboard else None,
+            every=metrics.every,
+            peak_tflops=metrics.peak_tflops,
+        ),
+    ]
+    path = run.facts / "probes.jsonl"
+    if path.exists() and (probes.every or probes.steps):
+        prompts = read_prompts(path, tokenizer)
+        callbacks.append(
+            Probes(run.probes, prompts, every=probes.every, steps=probes.steps, batch_tokens=probes.batch_tokens)
+        )
+    # Last, so that every other callback has noted the step that a checkpoint holds.
+    callbacks.append(Checkpoints(run.checkpoints, settings.checkpoint, world, meta))
+    return callbacks
+
+
+def checkpoint_meta(settings: PretrainSettings, stream: TrainingStream) -> dict[str, Any]:
+    """What every checkpoint of a run says of it."""
+    return {
+        "model": dataclasses.asdict(settings.model),
+        "optimizer": dataclasses.asdict(settings.optimizer),
+        "seed": settings.seed,
+        "steps": settings.train.steps,
+        "precision": settings.train.precision,
+        "stream": stream.fingerprint,
+        "tokenizer": stream.passages.tokenizer_fingerprint,
+    }
+
+
+def check_same_run(checkpoint: Checkpoint, meta: dict[str, Any]) -> None:
+    """Refuses to go on when the stream or the model is not the one that the checkpoint was trained with."""
+    require_match(
+        f"{checkpoint.path} was trained on another stream",
+        meta["stream"],
+        checkpoint.meta["stream"],
+        "restore the corpus, seed and schedule, or start in a new run directory",
+    )
+    shape = {k: v for k, v in meta["model"].items() if k != "init_from"}
+    saved = {k: v for k, v in checkpoint.meta["model"].items() if k != "init_from"}
+    differing = {k: (saved.get(k), v) for k, v in shape.items() if saved.get(k) != v}
+    if differing:
+        raise UserError(
+            f"{checkpoint.path} holds another model",
+            got="; ".join(f"model.{k} = {new}" for k, (_, new) in differing.items()),
+            expected="; ".join(f"model.{k} = {old}" for k, (old, _) in differing.items()),
+            fix="restore these settings, or start in a new run directory",
+        )
+
+
+def newest_everywhere(run: RunDir, world: World) -> Checkpoint | None:
+    """The newest whole checkpoint; rank 0 looks for it and tells the others."""
+    found: list[Any] = [None]
+    if world.is_main:
+        checkpoint = newest(run.checkpoints, say=lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
+        found = [str(checkpoint.path) if checkpoint is not None else None]
+    if world.size > 1:
+        dist.broadcast_object_list(found, src=0)
+    return open_checkpoint(Path(found[0])) if found[0] else None
+
+
+def use_onednn() -> None:
+    """Sends fp32 matrix products to oneDNN where that is faster and as exact.
+
+    On CPUs with AMX the same setting may round to bf16, so the accuracy is probed first.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(64, 512, generator=generator), torch.randn(512, 64, generator=generator)
+    exact = a.double() @ b.double()
+    if float(((a @ b).double() - exact).abs().max() / exact.abs().max()) > 1e-5:
+        torch.set_float32_matmul_precision(before)

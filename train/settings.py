@@ -1,0 +1,174 @@
+"""What a pretraining run can be told. Light on purpose: no torch here, so the command line starts fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headwater.configs import Problem, section, setting
+from headwater.train.facts.settings import FactsSettings
+from headwater.train.stream.settings import CorpusSettings
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelSettings:
+    """A Llama-shaped transformer: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
+
+    layers: int = setting(2, "Transformer blocks.", minimum=1)
+    hidden: int = setting(256, "Width of the residual stream.", minimum=1)
+    heads: int = setting(4, "Query heads.", minimum=1)
+    kv_heads: int = setting(4, "Key and value heads (grouped-query attention).", minimum=1)
+    ffn_hidden: int = setting(688, "Width of the gated feed-forward layer.", minimum=1)
+    tie_embeddings: bool = setting(True, "Share the input embedding with the output head.")
+    rope_base: float = setting(10000.0, "Base period of the rotary positions.", minimum=1)
+    norm_eps: float = setting(1e-5, "Epsilon of RMSNorm.", minimum=0)
+    init_std: float = setting(0.02, "Standard deviation of the initial weights.", minimum=0)
+    vocab_size: int = setting(0, "Rows of the embedding; 0 takes the tokenizer's size.", minimum=0)
+    init_from: str | None = setting(None, "A checkpoint directory to take the weights from.")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.hidden % self.heads:
+            yield Problem("hidden", self.hidden, f"a multiple of heads ({self.heads})")
+        elif self.hidden // self.heads % 2:
+            yield Problem("hidden", self.hidden, "an even width per head, for rotary positions")
+        if self.heads % self.kv_heads:
+            yield Problem("kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
+
+
+@dataclass(kw_only=True, slots=True)
+class ParallelSettings:
+    """How the model is laid out over ranks; the rest of the world is data parallel."""
+
+    tensor: int = setting(1, "Ranks that share each layer's matrices.", minimum=1)
+    pipeline: int = setting(1, "Stages that share the layers.", minimum=1)
+    sequence: bool = setting(False, "Shard norms and residuals along the tokens too (needs tensor > 1).")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.sequence and self.tensor == 1:
+            yield Problem("sequence", True, "false when tensor is 1", "set parallel.tensor above 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class ZeroSettings:
+    """DeepSpeed's partitioning of optimizer state, gradients and weights over data-parallel ranks."""
+
+    stage: int = setting(1, "0 nothing, 1 optimizer state, 2 and gradients, 3 and weights.", choices=(0, 1, 2, 3))
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerSettings:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = setting(1.5e-3, "Peak learning rate.", minimum=0)
+    final_lr: float = setting(0.05, "Learning rate at the end, as a fraction of the peak.", minimum=0, maximum=1)
+    schedule: str = setting("cosine", "Shape after the warmup.", choices=("cosine", "linear", "wsd", "constant"))
+    warmup: int = setting(60, "Steps of linear warmup.", minimum=0)
+    decay: float = setting(0.2, "Share of the steps that decay, for wsd.", minimum=0, maximum=1)
+    beta1: float = setting(0.9, "Adam's decay of the first moment.", minimum=0, maximum=1)
+    beta2: float = setting(0.99, "Adam's decay of the second moment.", minimum=0, maximum=1)
+    eps: float = setting(1e-8, "Adam's epsilon.", minimum=0)
+    weight_decay: float = setting(0.1, "Decoupled weight decay, on matrices alone.", minimum=0)
+    clip: float = setting(1.0, "Largest norm of the gradient; 0 turns clipping off.", minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainSettings:
+    """How long and in what portions."""
+
+    steps: int = setting(1200, "Steps of the learning-rate schedule.", minimum=1)
+    hard_stop: int | None = setting(None, "Stop after this step and leave the schedule alone.")
+    global_batch: int = setting(4, "Sequences a step, over all ranks.", minimum=1)
+    micro_batch: int = setting(4, "Sequences a rank runs at once.", minimum=1)
+    precision: str = setting("fp32", "Number format of the forward pass.", choices=("fp32", "bf16"))
+    recompute: str = setting(
+        "none", "Activations made again in the backward pass.", choices=("none", "selective", "full")
+    )
+    exclude: str | None = setting(None, "A file of passage ids, one a line, that the stream leaves out.")
+    spike: float = setting(
+        0.0, "Skip a step whose gradient norm is above this multiple of its median; 0: never.", minimum=0
+    )
+    max_skips: int = setting(10, "Give up after this many skipped steps in a row.", minimum=1)
+    threads: int = setting(0, "CPU threads a rank; 0 shares the cores out evenly.", minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointSettings:
+    """When weights and moments are written, and which are kept."""
+
+    every: int = setting(0, "Steps between checkpoints; 0: only the fixed ones and the last.", minimum=0)
+    keep: int = setting(2, "Newest periodic checkpoints that stay; 0 keeps all.", minimum=0)
+    steps: list[int] = setting([], "Fixed steps, never pruned.")
+    around_injections: bool = setting(False, "Also before and after each step that injects, never pruned.")
+    asynchronous: bool = setting(False, "Write in the background while training goes on.")
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbeSettings:
+    """Prompts whose targets' log-probability is followed over training."""
+
+    every: int = setting(50, "Steps between probes; 0: never.", minimum=0)
+    steps: list[int] = setting([], "Further steps at which to probe.")
+    batch_tokens: int = setting(2048, "Tokens a probe batch holds at most.", minimum=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class CaptureSettings:
+    """Gradient rows taken from the running backward pass."""
+
+    enabled: bool = setting(False, "Take rows during training.")
+    mode: str = setting("mean", "One lr-weighted mean row per passage, or every visit.", choices=("mean", "visits"))
+    correction: str = setting("adafactor", "Optimizer correction.", choices=("none", "adam", "adafactor"))
+    proj: int = setting(16, "Projected dimensions per side.", minimum=1)
+    refresh: int = setting(10, "Steps between refreshes of the correction from the live moments.", minimum=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class MetricsSettings:
+    """What is logged."""
+
+    every: int = setting(1, "Steps between lines of metrics.jsonl.", minimum=1)
+    tensorboard: bool = setting(True, "Also write TensorBoard events.")
+    peak_tflops: float = setting(0.0, "Peak of the device in TFLOP/s, for MFU; 0 leaves MFU out.", minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class CallbackSettings:
+    """Whatever looks on while the model trains."""
+
+    probes: ProbeSettings = section(ProbeSettings)
+    metrics: MetricsSettings = section(MetricsSettings)
+    capture: CaptureSettings = section(CaptureSettings)
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainSettings:
+    """A whole pretraining run."""
+
+    out: str = setting("runs/pretrain", "The run directory.")
+    seed: int = setting(0, "Seed of weights, order, facts and schedule.")
+    corpus: CorpusSettings = section(CorpusSettings)
+    facts: FactsSettings = section(FactsSettings)
+    model: ModelSettings = section(ModelSettings)
+    parallel: ParallelSettings = section(ParallelSettings)
+    zero: ZeroSettings = section(ZeroSettings)
+    optimizer: OptimizerSettings = section(OptimizerSettings)
+    train: TrainSettings = section(TrainSettings)
+    checkpoint: CheckpointSettings = section(CheckpointSettings)
+    callbacks: CallbackSettings = section(CallbackSettings)
+
+    def problems(self) -> Iterator[Problem]:
+        heads, tensor, pipeline = self.model.kv_heads, self.parallel.tensor, self.parallel.pipeline
+        if heads % tensor:
+            yield Problem("parallel.tensor", tensor, f"a divisor of model.kv_heads ({heads})")
+        if self.model.ffn_hidden % tensor:
+            yield Problem("parallel.tensor", tensor, f"a divisor of model.ffn_hidden ({self.model.ffn_hidden})")
+        if self.model.layers % pipeline:
+            yield Problem("parallel.pipeline", pipeline, f"a divisor of model.layers ({self.model.layers})")
+        if pipeline > 1 and self.zero.stage > 1:
+            yield Problem("zero.stage", self.zero.stage, "0 or 1 when parallel.pipeline is above 1")
+        if self.train.global_batch % self.train.micro_batch:
+            yield Problem(
+                "train.global_batch", self.train.global_batch, f"a multiple of micro_batch ({self.train.micro_batch})"
+            )
+        if self.parallel.sequence and self.train.micro_batch * self.corpus.seq_len % tensor:
+            yield Problem("parallel.sequence", True, "micro_batch x seq_len divisible by parallel.tensor")
