@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headwater.kernels import signs
 from headwater.kernels.philox import philox4x32
 
