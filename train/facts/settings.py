@@ -13,9 +13,9 @@ from headwater.configs.errors import Problem
 class ScheduleSettings:
     """When the invented passages are put into the stream.
 
-    `uniform`: every passage `count` times, spread at random over the steps. The others follow Chang et al. 2024: at steps start,
-    start + interval, ... each person is met `count` times, by the same passage (`duplicate`) or by another one each time
-    (`paraphrase`); `once` meets each person once, at `start`.
+    `uniform`: every passage `count` times, spread at random over the steps. The others follow Chang et al. 2024: at
+    steps start, start + interval, ... each person is met `count` times, by the same passage (`duplicate`) or by
+    another one each time (`paraphrase`); `once` meets each person once, at `start`.
     """
 
     kind: str = setting("uniform", "How visits are laid out.", choices=("uniform", "duplicate", "paraphrase", "once"))
@@ -34,8 +34,12 @@ class FactsSettings:
     """Invented people, the passages that state facts about them, and the probes that ask for those facts."""
 
     people: int = setting(100, "Invented people who are asked about; 0 plants nothing.", minimum=0)
-    distractors: int = setting(20, "Further people who share names' parts and values with them, and are not asked about.", minimum=0)
-    passages: int = setting(12, "Passages per person, each stating half of the six attributes; even.", minimum=2, maximum=20)
+    distractors: int = setting(
+        20, "Further people who share names' parts and values with them, and are not asked about.", minimum=0
+    )
+    passages: int = setting(
+        12, "Passages per person, each stating half of the six attributes; even.", minimum=2, maximum=20
+    )
     queries: int = setting(2, "Facts asked per person.", minimum=1, maximum=6)
     schedule: ScheduleSettings = section(ScheduleSettings)
 

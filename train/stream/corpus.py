@@ -1,7 +1,7 @@
 """A corpus directory, opened: its passages by number, its sequences, and several corpora under one numbering.
 
-    corpus = open_corpus("runs/demo/corpus/base")
-    corpus.tokens(17), corpus.ids(17, 18), corpus.sequence(3).lengths
+corpus = open_corpus("runs/demo/corpus/base")
+corpus.tokens(17), corpus.ids(17, 18), corpus.sequence(3).lengths
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Corpus:
             table = pq.ParquetFile(self.path / entry["file"])
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"{self.path / entry['file']} is not Parquet", got=error) from None
-        self._group_starts = np.cumsum([0] + [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)])
+        self._group_starts = np.cumsum(
+            [0] + [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        )
         return table
 
     @property
@@ -156,7 +158,9 @@ def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
     """
     path = Path(path)
     if not (path / "manifest.json").exists():
-        raise MissingError(f"{path} is not a corpus: it has no manifest.json", fix="run `headwater corpus CONFIG` first")
+        raise MissingError(
+            f"{path} is not a corpus: it has no manifest.json", fix="run `headwater corpus CONFIG` first"
+        )
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__

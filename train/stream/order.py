@@ -1,13 +1,15 @@
 """The order of sequences: a pure function of (seed, row), for any number of sequences, with no table and no state.
 
-Row i of the whole training (step * rows per step + row) gets one sequence. Within a source, every epoch visits each sequence once, in the
-order of a permutation computed point by point (a Feistel network over the smallest power of four that holds the sequences, walked until it
-falls inside; Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Several sources are dealt in blocks of `BLOCK` rows: each
-gets its exact share of every block, at places shuffled per block.
+Row i of the whole training (step * rows per step + row) gets one sequence. Within a source, every epoch visits each
+sequence once, in the order of a permutation computed point by point (a Feistel network over the smallest power of
+four that holds the sequences, walked until it falls inside; Black and Rogaway 2002, "Ciphers with arbitrary finite
+domains"). Several sources are dealt in blocks of `BLOCK` rows: each gets its exact share of every block, at places
+shuffled per block.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 import numpy as np
@@ -112,7 +114,7 @@ class SequenceOrder:
 
 
 def spans_touch(sources: list[SourceSpan]) -> bool:
-    return all(a.first_sequence + a.sequences == b.first_sequence for a, b in zip(sources, sources[1:], strict=False))
+    return all(a.first_sequence + a.sequences == b.first_sequence for a, b in itertools.pairwise(sources))
 
 
 def block_quotas(shares: list[float]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 OPEN_SEQUENCES = 64
-"""Sequences kept open for a passage that fits; more fill better, and move passages farther from their place in the order."""
+"""Sequences kept open; more of them fill better, and move passages farther from their place in the order."""
 
 
 def pack(lengths: np.ndarray, seq_len: int, groups: Sequence[object] | None = None) -> list[list[int]]:

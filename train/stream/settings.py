@@ -20,9 +20,13 @@ class SourceSettings:
     )
     path: str = setting("", "A file, or a directory whose files are read in order; unused by `factbook`.")
     text_field: str = setting("text", "The field (JSONL) or column (Parquet, Hugging Face) with the text.")
-    id_field: str = setting("id", "The field or column with the document's id; file and line number where it is absent.")
+    id_field: str = setting(
+        "id", "The field or column with the document's id; file and line number where it is absent."
+    )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
-    weight: float = setting(1.0, "How often a sequence of this source is seen, relative to the other sources.", minimum=0)
+    weight: float = setting(
+        1.0, "How often a sequence of this source is seen, relative to the other sources.", minimum=0
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.kind != "factbook" and not self.path:
@@ -33,7 +37,9 @@ class SourceSettings:
 class TokenizerSettings:
     """The tokenizer: one that exists, or one trained on the corpus."""
 
-    path: str = setting("", "A tokenizer.json of Hugging Face `tokenizers`; empty trains a byte-level BPE on the corpus.")
+    path: str = setting(
+        "", "A tokenizer.json of Hugging Face `tokenizers`; empty trains a byte-level BPE on the corpus."
+    )
     bos: str = setting("", "The token that begins every passage; empty takes the tokenizer's own.")
     vocab_size: int = setting(8192, "Vocabulary of a trained tokenizer; a multiple of 64.", minimum=320)
     sample: int = setting(0, "Train on this many documents of each source, chosen by the seed; 0 takes all.", minimum=0)

@@ -1,7 +1,8 @@
 """MDS shards of packed sequences: the one place that touches mosaicml-streaming's writer and readers.
 
-A shard directory `NNNNN/` holds one MDS shard and its index.json; mosaicml's `merge_index` joins them into the corpus's index.json, so
-the corpus can also be opened with `streaming.StreamingDataset`. Reading goes through `MDSReader`, without StreamingDataset's shared memory
+A shard directory `NNNNN/` holds one MDS shard and its index.json; mosaicml's `merge_index` joins them into the
+corpus's index.json, so the corpus can also be opened with `streaming.StreamingDataset`. Reading goes through
+`MDSReader`, without StreamingDataset's shared memory
 and lock files: nothing that a killed process leaves behind can stand in the way of the next.
 """
 
@@ -50,17 +51,14 @@ def streaming() -> Any:
 
 def write_shard(directory: Path, sequences: Iterable[tuple[PackedSequence, list[str]]]) -> None:
     """Writes one shard (sequences with their passage ids) into a directory that appears whole or not at all."""
-    with atomic_path(directory) as part:
-        with streaming().MDSWriter(out=str(part), columns=COLUMNS, size_limit=None) as writer:
-            for sequence, passage_ids in sequences:
-                writer.write(
-                    {
-                        "tokens": sequence.tokens.astype(np.uint32),
-                        "lengths": sequence.lengths.astype(np.int32),
-                        "first_passage": sequence.first_passage,
-                        "passage_ids": passage_ids,
-                    }
-                )
+    # The writer closes, and with it flushes its last shard, before the directory is renamed.
+    with (
+        atomic_path(directory) as part,
+        streaming().MDSWriter(out=str(part), columns=COLUMNS, size_limit=None) as writer,
+    ):
+        for sequence, passage_ids in sequences:
+            sample = {"tokens": sequence.tokens.astype(np.uint32), "lengths": sequence.lengths.astype(np.int32)}
+            writer.write({**sample, "first_passage": sequence.first_passage, "passage_ids": passage_ids})
 
 
 def merge_indexes(directory: Path, shards: list[str]) -> None:
@@ -94,7 +92,9 @@ class ShardSet:
         cache: directory for fetched files, shared by the processes of a machine.
     """
 
-    def __init__(self, directory: Path, shards: list[dict[str, Any]], *, remote: str = "", cache: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, shards: list[dict[str, Any]], *, remote: str = "", cache: Path | None = None
+    ) -> None:
         self.directory, self.shards, self.remote = directory, shards, remote
         self.cache = cache or directory
         self.starts = np.concatenate([[0], np.cumsum([shard["sequences"] for shard in shards])]).astype(np.int64)
@@ -163,7 +163,9 @@ def check_file(path: Path, entry: dict[str, Any]) -> None:
     fix = "restore the file, or remove the corpus directory and build it again"
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise CorruptError(f"shard {path} is truncated or grown", got=f"{size} bytes", expected=f"{entry['bytes']} bytes", fix=fix)
+        raise CorruptError(
+            f"shard {path} is truncated or grown", got=f"{size} bytes", expected=f"{entry['bytes']} bytes", fix=fix
+        )
     found = fingerprint_file(path)
     if found != entry["xxh3"]:
         raise CorruptError(f"shard {path} is corrupt", got=f"xxh3 {found}", expected=f"xxh3 {entry['xxh3']}", fix=fix)

@@ -77,7 +77,9 @@ class TextTokenizer:
 
     def decode(self, tokens: np.ndarray | list[int]) -> str:
         """The text of tokens; the token that begins a passage is left out."""
-        return self.tokenizer.decode([int(token) for token in tokens if token != self.bos_id], skip_special_tokens=False)
+        return self.tokenizer.decode(
+            [int(token) for token in tokens if token != self.bos_id], skip_special_tokens=False
+        )
 
     def pieces(self, tokens: np.ndarray | list[int]) -> list[str]:
         """The text of each token by itself (part of a character shows as a replacement character)."""
@@ -89,7 +91,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
 
     Args:
         texts: what to learn merges from.
-        vocab_size: size of the vocabulary, `<|endoftext|>` (id 0) and the 256 bytes included. Fewer where the texts run out of pairs.
+        vocab_size: size of the vocabulary, `<|endoftext|>` (id 0) and the 256 bytes included. Fewer where the texts
+            run out of pairs.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,0 +1,217 @@
+"""The training stream: which tokens stand in which row of which step.
+
+Rows are a pure function of (shards, seed, schedule, step): nothing is remembered between calls, so the order is the
+same for any world size and exact on resume. Injected passages stand at the head of a row; of the row's own passages
+as many stay as still fit, beginning with another one at each visit, so that none of a sequence is always the one that
+gives way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from headwater.configs.errors import MismatchError, UserError
+from headwater.train.artifacts import RunDir, fingerprint
+from headwater.train.facts.schedule import Schedule, read_schedule
+from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.order import SequenceOrder, hashed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a step's global batch.
+
+    tokens: int64 [seq_len], the passages one after the other, then zeros.
+    lengths: int32 [passages], their sum is at most seq_len.
+    passages: int64 [passages], numbers in the run's `PassageSet`.
+    injected: bool [passages].
+    sequence: the sequence of the base corpus that this row reads.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    passages: np.ndarray
+    injected: np.ndarray
+    sequence: int
+
+
+class TrainingStream:
+    """Rows of any step.
+
+    Args:
+        passages: the base corpus first, then the corpora that are injected.
+        global_batch: rows of a step, over all ranks.
+        seed: of the order of sequences.
+        schedule: injections; its ids are looked up in `passages`.
+        exclude: numbers of passages whose visits are dropped, as if never seen; no other visit changes.
+
+    Raises:
+        UserError: a step's injections do not fit into its rows.
+        MissingError: the schedule names a passage that does not exist.
+    """
+
+    def __init__(
+        self,
+        passages: PassageSet,
+        *,
+        global_batch: int,
+        seed: int,
+        schedule: Schedule | None = None,
+        exclude: Collection[int] = (),
+    ) -> None:
+        self.passages, self.global_batch, self.seed = passages, global_batch, seed
+        self.base = passages.corpora[0]
+        self.seq_len: int = self.base.manifest["seq_len"]
+        self.order = SequenceOrder(self.base.sources, seed)
+        self.exclude = frozenset(int(number) for number in exclude)
+        self.schedule = schedule
+        self._dealt = self._deal(schedule) if schedule is not None else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the rows depend on."""
+        schedule = self.schedule.fingerprint if self.schedule is not None else None
+        parts = [self.passages.fingerprint, self.global_batch, self.seed, schedule, sorted(self.exclude)]
+        return fingerprint(parts)
+
+    def epochs(self, steps: int) -> float:
+        """Passes over the base corpus in so many steps."""
+        return self.order.epochs(steps * self.global_batch)
+
+    def injections(self, step: int) -> list[int]:
+        """Numbers of the passages injected at a step, by row."""
+        return [number for row in self._dealt.get(step, []) for number in row if number not in self.exclude]
+
+    @property
+    def injection_steps(self) -> list[int]:
+        """Steps with at least one injection, in order."""
+        return sorted(step for step in self._dealt if self.injections(step))
+
+    def rows(self, step: int, start: int, stop: int) -> list[Row]:
+        """Rows start..stop-1 of the global batch of a step."""
+        if not 0 <= start <= stop <= self.global_batch:
+            raise IndexError(f"rows {start}..{stop} of a batch of {self.global_batch}")
+        places = step * self.global_batch + np.arange(start, stop, dtype=np.int64)
+        dealt = self._dealt.get(step)
+        return [
+            self._row(sequence, place, dealt[row] if dealt is not None else [])
+            for row, place, sequence in zip(
+                range(start, stop), places.tolist(), self.order.sequences(places).tolist(), strict=True
+            )
+        ]
+
+    def _row(self, sequence: int, place: int, injected: list[int]) -> Row:
+        packed = self.base.sequence(sequence)
+        lengths = packed.lengths.tolist()
+        ends = np.cumsum(packed.lengths).tolist()
+        pieces = [(number, self.passages.tokens(number)) for number in injected]
+        kept = list(range(len(lengths)))
+        if injected:
+            room = self.seq_len - sum(len(tokens) for _, tokens in pieces)
+            kept = keep_what_fits(lengths, room, int(hashed(self.seed, 0xF17, place)) % max(1, len(lengths)))
+        pieces += [(packed.first_passage + k, packed.tokens[ends[k] - lengths[k] : ends[k]]) for k in kept]
+        flags = [True] * len(injected) + [False] * len(kept)
+        if self.exclude:
+            stays = [number not in self.exclude for number, _ in pieces]
+            flags = [flag for flag, stay in zip(flags, stays, strict=True) if stay]
+            pieces = [piece for piece, stay in zip(pieces, stays, strict=True) if stay]
+        tokens = np.zeros(self.seq_len, dtype=np.int64)
+        used = 0
+        for _, piece in pieces:
+            tokens[used : used + len(piece)] = piece
+            used += len(piece)
+        return Row(
+            tokens,
+            np.array([len(piece) for _, piece in pieces], dtype=np.int32),
+            np.array([number for number, _ in pieces], dtype=np.int64),
+            np.array(flags, dtype=bool),
+            sequence,
+        )
+
+    def _deal(self, schedule: Schedule) -> dict[int, list[list[int]]]:
+        """Of each step: the passages at the head of each row, dealt in turn from a row that changes with the step."""
+        dealt: dict[int, list[list[int]]] = {}
+        room: dict[int, list[int]] = {}
+        lengths, turns = self.passages.lengths, {}
+        for step, passage_id in zip(schedule.steps.tolist(), schedule.passage_ids, strict=True):
+            number = self.passages.number_of(passage_id)
+            if step not in dealt:
+                dealt[step] = [[] for _ in range(self.global_batch)]
+                room[step] = [self.seq_len] * self.global_batch
+                turns[step] = int(hashed(self.seed, 0xDEA1, step)) % self.global_batch
+            length = int(lengths[number])
+            for attempt in range(self.global_batch):
+                row = (turns[step] + attempt) % self.global_batch
+                if room[step][row] >= length:
+                    break
+            else:
+                raise UserError(
+                    f"the injections of step {step} do not fit into its rows",
+                    got=f"{sum(1 for each in schedule.steps.tolist() if each == step)} passages",
+                    expected=f"at most what {self.global_batch} rows of {self.seq_len} tokens hold",
+                    fix="raise train.global_batch or corpus.seq_len, or spread the schedule over more steps",
+                )
+            dealt[step][row].append(number)
+            room[step][row] -= length
+            turns[step] = (row + 1) % self.global_batch
+        return dealt
+
+
+def keep_what_fits(lengths: list[int], room: int, first: int) -> list[int]:
+    """Places of the passages that fit into `room` tokens, tried in turn from `first`; in rising order."""
+    kept = []
+    for turn in range(len(lengths)):
+        place = (first + turn) % len(lengths)
+        if lengths[place] <= room:
+            kept.append(place)
+            room -= lengths[place]
+    return sorted(kept)
+
+
+def open_stream(
+    run: RunDir, *, global_batch: int, seed: int, exclude: str | None = None, injections: bool = True
+) -> TrainingStream:
+    """The stream of a run directory whose corpus has been built.
+
+    Args:
+        run: the run.
+        global_batch: rows of a step, over all ranks.
+        seed: of the order of sequences.
+        exclude: a file of passage ids, one a line, that the stream leaves out.
+        injections: False leaves the schedule out: the run beside which an injected one is held.
+
+    Raises:
+        MissingError: the corpus is not there, or a file names a passage that does not exist.
+    """
+    passages = open_passages(run)
+    path = run.facts / "schedule.parquet"
+    schedule = read_schedule(path) if injections and len(passages.corpora) > 1 else None
+    numbers: list[int] = []
+    if exclude:
+        numbers = [passages.number_of(line) for line in read_ids(exclude)]
+    return TrainingStream(passages, global_batch=global_batch, seed=seed, schedule=schedule, exclude=numbers)
+
+
+def read_ids(path: str) -> list[str]:
+    """Passage ids of a file, one a line; empty lines are skipped."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise UserError(
+            f"the list of excluded passages {path} cannot be read", got=error, fix="correct train.exclude"
+        ) from None
+
+
+def require_tokenizer(passages: PassageSet, tokenizer_fingerprint: str) -> None:
+    """Refuses a tokenizer that is not the one the corpus was made with."""
+    if passages.tokenizer_fingerprint != tokenizer_fingerprint:
+        raise MismatchError(
+            "the tokenizer is not the one that the corpus was made with",
+            got=tokenizer_fingerprint,
+            expected=passages.tokenizer_fingerprint,
+            fix="restore the run's tokenizer.json, or build the corpus again",
+        )

@@ -1,0 +1,171 @@
+"""The second half of a build: passages shuffled, packed and written as shards, then joined into a corpus directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, write_json
+from headwater.train.stream.corpus import FORMAT
+from headwater.train.stream.packing import pack
+from headwater.train.stream.shards import SHARD_FILE, PackedSequence, merge_indexes, write_shard
+
+
+class Passages(Protocol):
+    """Passages to be written, by number."""
+
+    lengths: np.ndarray
+
+    def tokens(self, passage: int) -> np.ndarray: ...
+
+    def identity(self, passage: int) -> tuple[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """Which passages a shard holds, and what they are called.
+
+    order: int64 [n], numbers in `Passages`, in the shuffled order.
+    first_passage: the corpus's number of the shard's first passage.
+    """
+
+    name: str
+    order: np.ndarray
+    first_passage: int
+
+
+def plan_shards(lengths: np.ndarray, orders: list[np.ndarray], shard_tokens: int) -> tuple[list[ShardPlan], list[int]]:
+    """Divides the shuffled passages of each source among shards of about `shard_tokens`.
+
+    Returns:
+        The shards, and how many of them each source has.
+    """
+    plans: list[ShardPlan] = []
+    counts = []
+    first = 0
+    for order in orders:
+        had = len(plans)
+        # Every passage takes one beginning token besides its own.
+        sizes = lengths[order].astype(np.int64) + 1
+        shard_of = (np.cumsum(sizes) - sizes) // shard_tokens
+        for members in np.split(order, np.flatnonzero(np.diff(shard_of)) + 1):
+            if len(members):
+                plans.append(ShardPlan(f"{len(plans):05d}", members, first))
+                first += len(members)
+        counts.append(len(plans) - had)
+    return plans, counts
+
+
+def build_shard(
+    directory: Path, plan: ShardPlan, passages: Passages, *, bos_id: int, seq_len: int, apart: bool
+) -> None:
+    """Packs and writes one shard, with the table of its passages beside it as `table.parquet`.
+
+    Args:
+        directory: of the shard; appears whole or not at all.
+        apart: keep passages of one document in different sequences.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    named = [passages.identity(number) for number in plan.order.tolist()]
+    lengths = (passages.lengths[plan.order] + 1).astype(np.int32)
+    packed = pack(lengths, seq_len, [document for document, _ in named] if apart else None)
+    places = [place for sequence in packed for place in sequence]
+
+    def sequences() -> Iterator[tuple[PackedSequence, list[str]]]:
+        first = plan.first_passage
+        for members in packed:
+            pieces = [piece for place in members for piece in ([bos_id], passages.tokens(int(plan.order[place])))]
+            tokens = np.concatenate(pieces).astype(np.uint32)
+            yield PackedSequence(tokens, lengths[members], first), [named[place][1] for place in members]
+            first += len(members)
+
+    write_shard(directory, sequences())
+    offsets = np.concatenate([np.cumsum(lengths[members]) - lengths[members] for members in packed])
+    table = pa.table(
+        {
+            "passage": pa.array(plan.first_passage + np.arange(len(places)), pa.int64()),
+            "id": pa.array([named[place][1] for place in places], pa.string()),
+            "document": pa.array([named[place][0] for place in places], pa.string()),
+            "sequence": pa.array(np.repeat(np.arange(len(packed)), [len(members) for members in packed]), pa.int64()),
+            "offset": pa.array(offsets, pa.int32()),
+            "length": pa.array(lengths[places], pa.int32()),
+        }
+    )
+    with atomic_path(table_path(directory)) as part:
+        pq.write_table(table, part)
+
+
+def table_path(shard: Path) -> Path:
+    return shard.with_name(f"{shard.name}.parquet")
+
+
+def finish_corpus(
+    work: Path,
+    out: Path,
+    plans: list[ShardPlan],
+    counts: list[int],
+    describe: dict[str, Any],
+    names: list[tuple[str, float]],
+) -> None:
+    """Joins written shards into a corpus directory: index.json, passages.parquet, manifest.json, then one rename.
+
+    Args:
+        work: the directory with the shards; it becomes `out`.
+        out: the corpus directory.
+        plans, counts: as planned.
+        describe: further entries of the manifest.
+        names: name and weight of each source.
+    """
+    remove(work / "index.json")
+    merge_indexes(work, [plan.name for plan in plans])
+    sequences = join_tables(work, [plan.name for plan in plans])
+    shards = []
+    for plan, held in zip(plans, sequences, strict=True):
+        file = work / plan.name / SHARD_FILE
+        entry = {"file": f"{plan.name}/{SHARD_FILE}", "bytes": file.stat().st_size, "xxh3": fingerprint_file(file)}
+        shards.append({**entry, "sequences": held})
+    table = work / "passages.parquet"
+    entry = {"file": table.name, "bytes": table.stat().st_size, "xxh3": fingerprint_file(table)}
+    sources, shard, sequence = [], 0, 0
+    for (name, weight), count in zip(names, counts, strict=True):
+        held = sum(sequences[shard : shard + count])
+        sources.append({"name": name, "weight": weight, "first_sequence": sequence, "sequences": held})
+        shard, sequence = shard + count, sequence + held
+    content = {**describe, "sequences": sequence, "sources": sources, "shards": shards, "table": entry}
+    write_json(work / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint(content), **content})
+    for plan in plans:
+        remove(table_path(work / plan.name))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work.rename(out)
+
+
+def join_tables(work: Path, shards: list[str]) -> list[int]:
+    """Writes passages.parquet from the shards' tables, one in memory at a time; returns the sequences of each shard."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    writer = None
+    held: list[int] = []
+    with atomic_path(work / "passages.parquet") as part:
+        for shard in shards:
+            table = pq.read_table(table_path(work / shard))
+            sequences = table["sequence"]
+            count = int(pc.max(sequences).as_py()) + 1
+            shifted = pc.add(sequences, pa.scalar(sum(held), pa.int64()))
+            table = table.set_column(table.schema.get_field_index("sequence"), "sequence", shifted)
+            writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
+            writer.write_table(table, row_group_size=65_536)
+            held.append(count)
+        if writer is not None:
+            writer.close()
+    return held
+
+
+Progress = Callable[[str], None]
