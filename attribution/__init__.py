@@ -1,0 +1,17 @@
+"""From a prediction back to the passages that taught it: gradient rows, their index, search, evaluation, reports."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# Imported when first used: torch is slow to load.
+_HOMES = {"open_index": "headwater.attribution.index.store", "trace": "headwater.attribution.trace"}
+
+__all__ = ["open_index", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

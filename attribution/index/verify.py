@@ -1,0 +1,103 @@
+"""Checks a finished index against what it says of itself: hashes, coverage, fingerprints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwater.attribution.curvature import require_finite
+from headwater.attribution.index.errors import ChangedBytesError, CoverageError, MissingShardError
+from headwater.attribution.index.shards import ShardFile
+from headwater.attribution.index.store import Index
+from headwater.configs.errors import MissingError
+from headwater.train.artifacts import fingerprint, fingerprint_file, require_match
+
+_NOT_MADE_FROM = ("fingerprint", "complete", "codecs", "ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was checked and found right."""
+
+    passages: int
+    shards: int
+    bytes: int
+    codecs: list[str]
+
+
+def verify(path: str | os.PathLike[str]) -> Verified:
+    """Reads every byte of an index once.
+
+    Raises:
+        IncompleteIndexError: its build has not finished.
+        MissingShardError, TruncatedShardError, ChangedBytesError: a file is not what was written.
+        CoverageError: a passage is missing or present twice.
+        MismatchError: the settings or the curvature are not those of the recorded fingerprint.
+        NonFiniteRowsError: a stored norm is not finite.
+    """
+    index = Index(path)
+    if not index.complete:
+        raise index.incomplete()
+    made_from = {key: value for key, value in index.manifest.items() if key not in _NOT_MADE_FROM}
+    what = f"the settings in {index.path}/index.json were changed"
+    require_match(what, fingerprint(made_from), index.fingerprint, "make the index again")
+    _ = index.whitening  # compares its fingerprint
+    require_hash(index.path / "ids.parquet", index.manifest["ids"]["xxh3"])
+    require_each_once("passage ids", [(0, len(set(index.passage_ids)))], index.passages)
+    total, shards = 0, 0
+    for codec in index.codecs:
+        entries = index.manifest["codecs"][codec]
+        require_each_once(f"codec {codec}", [(entry["start"], entry["stop"]) for entry in entries], index.passages)
+        for entry in entries:
+            total += check_shard(index, entry)
+            shards += 1
+    return Verified(index.passages, shards, total, index.codecs)
+
+
+def check_shard(index: Index, entry: dict[str, Any]) -> int:
+    """Checks one shard file; returns its bytes."""
+    path = index.path / entry["file"]
+    with ShardFile(path) as shard:
+        expected = entry["stop"] - entry["start"]
+        if shard.rows != expected:
+            raise CoverageError(f"shard {path} has the wrong number of rows", got=shard.rows, expected=expected)
+        require_hash(path, entry["xxh3"])
+        norms_N2 = torch.stack([shard.tensor("norm"), shard.tensor("raw_norm")], dim=1)
+        require_finite(norms_N2, entry["start"], f"norms in {path}")
+    return path.stat().st_size
+
+
+def require_hash(path: Path, expected: str) -> None:
+    """Refuses a file whose bytes are not those that were recorded.
+
+    Raises:
+        ChangedBytesError: with both hashes.
+    """
+    try:
+        got = fingerprint_file(path)
+    except FileNotFoundError:
+        error = MissingShardError if path.suffix == ".safetensors" else MissingError
+        raise error(f"{path} is missing", fix="run `headwater index` again") from None
+    if got != expected:
+        fix = "remove the file and run `headwater index` again: only what is missing is computed anew"
+        raise ChangedBytesError(f"{path} is not the file that was written", got=got, expected=expected, fix=fix)
+
+
+def require_each_once(what: str, ranges: list[tuple[int, int]], passages: int) -> None:
+    """Refuses ranges that do not cover each of the passages exactly once.
+
+    Raises:
+        CoverageError: with the first passage that is missing or present twice.
+    """
+    at = 0
+    for start, stop in sorted(ranges):
+        if start != at:
+            state = "missing" if start > at else "present twice"
+            raise CoverageError(f"{what}: passage {min(start, at)} is {state}", fix="make the index again")
+        at = stop
+    if at != passages:
+        raise CoverageError(f"{what}: covers {at} passages", expected=passages, fix="make the index again")

@@ -1,0 +1,288 @@
+"""Writing an index: shards in any order, by any number of ranks, going on after a kill.
+
+Rank 0 calls `begin`, then (after a barrier) every rank works through its share of `pending`, then (after another)
+rank 0 calls `finish`. The bytes depend only on the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from headwater.attribution.curvature import BLOCK, Whitening, require_finite, require_width
+from headwater.attribution.index.codecs import Codec, make_codec
+from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
+from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.index.shards import shard_name, write_shard
+from headwater.attribution.index.store import FORMAT, recorded_files
+from headwater.configs.errors import MismatchError, UserError
+from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, read_json, remove, write_json
+
+SHARD_BYTES = 64 << 20
+"""Target size of one shard's rows in float32: what a rank holds in memory."""
+
+
+def default_shard_rows(dims: int) -> int:
+    """Passages per shard, a multiple of the product block, so that a shard's rows take about 64 MiB in float32."""
+    return max(SHARD_BYTES // (4 * dims) // BLOCK, 1) * BLOCK
+
+
+class IndexWriter:
+    """Writes one index directory.
+
+    Args:
+        path: the directory; made by `begin`.
+        layout: of the rows.
+        passages: number of passages of the corpus: every one gets a row.
+        whitening: the corpus's curvature (or `Whitening.none`). `begin` writes it to curvature.safetensors if it has
+            not been saved; a restarted build must load it from there.
+        codecs: names of the forms to store.
+        meta: what the rows were made from, put into index.json: loss, correction, projection, corpus, model, step, ...
+        shard_rows: passages per shard; by default about 64 MiB in float32.
+
+    Raises:
+        UserError: no passages, no codecs, or an unknown one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        layout: RowLayout,
+        passages: int,
+        whitening: Whitening,
+        codecs: Sequence[str],
+        meta: Mapping[str, Any],
+        shard_rows: int | None = None,
+    ) -> None:
+        if passages < 1 or not codecs:
+            raise UserError("an index needs passages and at least one codec", got=(passages, list(codecs)))
+        self.path = Path(path)
+        self.layout, self.passages, self.whitening = layout, passages, whitening
+        self.codecs: list[Codec] = [make_codec(name, layout) for name in dict.fromkeys(codecs)]
+        self.shard_rows = shard_rows or default_shard_rows(layout.dims)
+        self.meta = dict(meta)
+
+    @property
+    def shards(self) -> int:
+        return -(-self.passages // self.shard_rows)
+
+    def manifest(self) -> dict[str, Any]:
+        """index.json of the unfinished index."""
+        made_from = {
+            "format": FORMAT,
+            "passages": self.passages,
+            "shard_rows": self.shard_rows,
+            "dims": self.layout.dims,
+            "layout": self.layout.to_json(),
+            "curvature": self.whitening.to_json(),
+            "wanted_codecs": [codec.name for codec in self.codecs],
+            **self.meta,
+        }
+        return {"fingerprint": fingerprint(made_from), "complete": False, **made_from, "codecs": {}}
+
+    def begin(self) -> None:
+        """Makes the directory, or takes up an unfinished index in it. One rank only, before the others start.
+
+        Raises:
+            MismatchError: the directory holds an index made from something else.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for part in self.path.glob("*.part"):
+            remove(part)
+        curvature = self.path / "curvature.safetensors"
+        if not self.whitening.fingerprint or not curvature.exists():
+            self.whitening.save(curvature)
+        mine, target = self.manifest(), self.path / "index.json"
+        if not target.exists():
+            write_json(target, mine)
+            return
+        theirs = read_json(target)
+        if theirs.get("fingerprint") != mine["fingerprint"]:
+            changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+            raise MismatchError(
+                f"{self.path} holds an index made from something else",
+                got=f"another {', '.join(key for key in changed if key not in ('fingerprint', 'complete', 'codecs'))}",
+                expected="the same settings, model and corpus",
+                fix="choose another directory, or remove that one",
+            )
+        if theirs["complete"]:
+            self._reopen(theirs)
+        else:
+            self._drop_broken_records()
+
+    def _reopen(self, manifest: dict[str, Any]) -> None:
+        """A finished index with missing or shortened shards becomes an unfinished one without them."""
+        by_shard: dict[int, list[dict[str, Any]]] = {}
+        for codec, entries in manifest["codecs"].items():
+            for entry in entries:
+                by_shard.setdefault(entry["start"] // self.shard_rows, []).append({"codec": codec, **entry})
+        if all(self._intact(entry) for entries in by_shard.values() for entry in entries):
+            self._remove_records()
+            return
+        for number, entries in by_shard.items():
+            if all(self._intact(entry) for entry in entries):
+                self._write_record(number, entries)
+        write_json(self.path / "index.json", self.manifest())
+
+    def _intact(self, entry: Mapping[str, Any]) -> bool:
+        file = self.path / entry["file"]
+        return file.exists() and file.stat().st_size == entry["bytes"]
+
+    def _drop_broken_records(self) -> None:
+        for record in self.path.glob("rows-*.json"):
+            if not all(self._intact(entry) for entry in read_json(record)["files"]):
+                remove(record)
+
+    def _remove_records(self) -> None:
+        for record in self.path.glob("rows-*.json"):
+            remove(record)
+
+    def _record(self, number: int) -> Path:
+        return self.path / f"rows-{number:05d}.json"
+
+    def _write_record(self, number: int, entries: list[dict[str, Any]]) -> None:
+        write_json(self._record(number), {"files": entries})
+
+    @property
+    def complete(self) -> bool:
+        return bool(read_json(self.path / "index.json")["complete"])
+
+    def pending(self, rank: int = 0, world: int = 1) -> list[int]:
+        """The shards still to be made by this rank. Call it on every rank before any of them writes."""
+        if self.complete:
+            return []
+        todo = [number for number in range(self.shards) if not self._record(number).exists()]
+        return todo[rank::world]
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Passages [start, stop) of a shard."""
+        start = number * self.shard_rows
+        return start, min(start + self.shard_rows, self.passages)
+
+    def shard(self, number: int) -> ShardRows:
+        """Collects the rows of one shard."""
+        return ShardRows(self, number)
+
+    def write(self, number: int, rows_ND: Tensor) -> None:
+        """Whitens, encodes and writes the raw rows of one shard, in order, float32 [shard's passages, D]."""
+        shard = self.shard(number)
+        start, stop = self.span(number)
+        shard.put(torch.arange(start, stop), rows_ND)
+        shard.close()
+
+    def _encode(self, number: int, rows_ND: Tensor) -> None:
+        start, stop = self.span(number)
+        blocks: dict[str, list[dict[str, Tensor]]] = {codec.name: [] for codec in self.codecs}
+        for raw_ND in rows_ND.split(BLOCK):
+            white_ND = self.whitening.apply(raw_ND)
+            require_finite(white_ND, start, "whitened rows")
+            norms = {"norm": _norms(white_ND), "raw_norm": _norms(raw_ND)}
+            unit_ND = white_ND.div_(norms["norm"].clamp_min(torch.finfo(torch.float32).tiny)[:, None])
+            for codec in self.codecs:
+                blocks[codec.name].append({**codec.encode(unit_ND), **norms})
+        entries = []
+        for name, parts in blocks.items():
+            file = self.path / shard_name(number, name)
+            write_shard(file, {field: torch.cat([part[field] for part in parts]) for field in parts[0]})
+            entries.append(
+                {
+                    "codec": name,
+                    "file": file.name,
+                    "start": start,
+                    "stop": stop,
+                    "bytes": file.stat().st_size,
+                    "xxh3": fingerprint_file(file),
+                }
+            )
+        self._write_record(number, entries)
+
+    def finish(self, ids: Sequence[str]) -> None:
+        """Writes the passage ids and declares the index complete. One rank only, after the others are done.
+
+        Raises:
+            IncompleteIndexError: a shard is missing.
+            CoverageError: the ids are not one per passage, or not distinct.
+        """
+        if self.complete:
+            return
+        left = [number for number in range(self.shards) if not self._record(number).exists()]
+        if left:
+            raise IncompleteIndexError(
+                f"{self.path} lacks {len(left)} of {self.shards} shards", got=f"missing {left[:5]}"
+            )
+        if len(ids) != self.passages or len(set(ids)) != self.passages:
+            raise CoverageError(
+                "the passage ids are not one for each passage",
+                got=f"{len(set(ids))} distinct of {len(ids)}",
+                expected=self.passages,
+            )
+        table = pa.table({"passage": pa.array(range(self.passages), pa.int64()), "id": pa.array(ids, pa.string())})
+        with atomic_path(self.path / "ids.parquet") as part:
+            pq.write_table(table, part, compression="zstd")
+        manifest = self.manifest()
+        manifest["codecs"] = recorded_files(self.path, manifest)
+        manifest["ids"] = {"file": "ids.parquet", "xxh3": fingerprint_file(self.path / "ids.parquet")}
+        manifest["complete"] = True
+        write_json(self.path / "index.json", manifest)
+        self._remove_records()
+
+
+class ShardRows:
+    """The raw rows of one shard, put in any order; `close` writes it."""
+
+    def __init__(self, writer: IndexWriter, number: int) -> None:
+        self._writer, self._number = writer, number
+        self._start, self._stop = writer.span(number)
+        self._rows_ND = torch.zeros(self._stop - self._start, writer.layout.dims)
+        self._seen_N = torch.zeros(self._stop - self._start, dtype=torch.bool)
+
+    def put(self, passages: Sequence[int] | Tensor, rows_ND: Tensor) -> None:
+        """Takes raw rows, float [n, D], of these passage numbers.
+
+        Raises:
+            MismatchError: another width or number of rows.
+            CoverageError: a passage of another shard, or one that already has a row.
+            NonFiniteRowsError: NaN or infinity.
+        """
+        places = torch.as_tensor(passages, dtype=torch.int64) - self._start
+        require_width(rows_ND, self._writer.layout)
+        if len(places) != len(rows_ND):
+            raise MismatchError("passage numbers and rows differ in number", got=len(rows_ND), expected=len(places))
+        inside = (places >= 0) & (places < len(self._seen_N))
+        if not bool(inside.all()) or bool(self._seen_N[places].any()) or len(places.unique()) != len(places):
+            raise CoverageError(
+                f"shard {self._number} was given a passage twice, or one that is not its own",
+                got=(places + self._start).tolist()[:8],
+                expected=f"each of {self._start} to {self._stop - 1} once",
+            )
+        block_ND = rows_ND.detach().to("cpu", torch.float32)
+        finite_N = torch.isfinite(block_ND).all(dim=1)
+        if not bool(finite_N.all()):
+            require_finite(block_ND[~finite_N][:1], int(places[~finite_N][0]) + self._start)
+        self._rows_ND[places] = block_ND
+        self._seen_N[places] = True
+
+    def close(self) -> None:
+        """Whitens, encodes and writes the shard.
+
+        Raises:
+            CoverageError: a passage has no row.
+        """
+        missing = (torch.nonzero(~self._seen_N).flatten() + self._start).tolist()
+        if missing:
+            raise CoverageError(
+                f"shard {self._number} lacks rows", got=f"none for passages {missing[:8]}", expected="one each"
+            )
+        self._writer._encode(self._number, self._rows_ND)
+
+
+def _norms(rows_ND: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float64).float()

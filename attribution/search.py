@@ -1,0 +1,390 @@
+"""The whole index, searched: top and bottom passages of every query, ranks of given passages, or all scores.
+
+    result = scan([Source(open_index("runs/demo/index/final"), query_rows)], ScanOptions(top_k=10, bottom_k=3))
+    result.passages[0], result.scores[0]
+
+Every row of every shard is read, block by block; memory is bounded by the block. Under torch.distributed the shards
+are dealt out over the ranks and each rank returns the merged result. Several sources (checkpoints, a captured index)
+are read side by side and their scores are added.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headwater.attribution.curvature import require_finite
+from headwater.attribution.index.codecs import Float32Codec
+from headwater.attribution.index.store import Index, require_same_passages
+from headwater.attribution.scoring import BlockScorer, PreparedQueries, Scoring, prepare_queries
+from headwater.attribution.topk import NOBODY, TopK, distributed, rank_and_world
+from headwater.configs.errors import UserError
+
+BLOCK_BYTES = 16 << 20
+"""Bytes of one decoded block of rows: half of a usual last-level cache."""
+
+RecomputeRows = Callable[[np.ndarray], Tensor]
+"""Passage numbers -> raw rows float32 [n, D]: exact rows for the second stage."""
+
+
+@dataclass(slots=True)
+class Source:
+    """An index and the queries' rows for it.
+
+    Attributes:
+        index: what to search.
+        queries: raw (unwhitened) rows made like the index's, float [Q, D].
+        weight: factor of its scores where several sources are added.
+        task_queries: raw rows that stand for the task, if not the queries themselves.
+        recompute: gives exact raw rows for the second stage instead of a finer codec.
+    """
+
+    index: Index
+    queries: Tensor
+    weight: float = 1.0
+    task_queries: Tensor | None = None
+    recompute: RecomputeRows | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanOptions:
+    """What to look for, and in which stored form.
+
+    Attributes:
+        scoring: how a score is made.
+        top_k, bottom_k: passages kept per query at each end.
+        codec: the form that is scanned; the finest stored by default.
+        rescore: the form (or `recompute`) in which the best candidates are scored again; None for one stage.
+        candidates: how many per query and end; below 1 a fraction of the passages.
+        allow_incomplete: search what there is of an unfinished index; the result says so.
+    """
+
+    scoring: Scoring = field(default_factory=Scoring)
+    top_k: int = 100
+    bottom_k: int = 0
+    codec: str | None = None
+    rescore: str | None = None
+    candidates: float = 0.05
+    allow_incomplete: bool = False
+
+
+@dataclass(slots=True)
+class ScanResult:
+    """What a scan found. Empty places hold passage -1 and score NaN.
+
+    Attributes:
+        passages, scores: int64 and float32 [Q, top_k], best first.
+        bottom_passages, bottom_scores: int64 and float32 [Q, bottom_k], most negative first.
+        complete: whether every passage of the corpus was compared.
+        scanned: passages compared in the first stage.
+        bytes_read: bytes of the stored rows read, by this rank.
+        lambdas: lambda of each source.
+        seconds: wall time.
+    """
+
+    passages: np.ndarray
+    scores: np.ndarray
+    bottom_passages: np.ndarray
+    bottom_scores: np.ndarray
+    complete: bool
+    scanned: int
+    bytes_read: int
+    lambdas: list[float]
+    seconds: float
+
+
+@dataclass(slots=True)
+class Exclusion:
+    """Pairs that must not be found. Passages for every query, and (query, passage) pairs.
+
+    Attributes:
+        passages: int64, excluded for all queries.
+        pairs: int64 [n, 2], query and passage.
+    """
+
+    passages: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    def apply(self, scores_NQ: Tensor, start: int, stop: int) -> None:
+        inside = self.passages[(self.passages >= start) & (self.passages < stop)]
+        scores_NQ[torch.from_numpy(inside - start)] = -torch.inf
+        pairs = self.pairs[(self.pairs[:, 1] >= start) & (self.pairs[:, 1] < stop)]
+        scores_NQ[torch.from_numpy(pairs[:, 1] - start), torch.from_numpy(pairs[:, 0])] = -torch.inf
+
+
+class Scan:
+    """One pass over the sources' rows, as blocks of scores."""
+
+    def __init__(self, sources: Sequence[Source], options: ScanOptions) -> None:
+        self.sources, self.options = list(sources), options
+        check_sources(self.sources, options)
+        self.queries = len(sources[0].queries)
+        self.passages = sources[0].index.passages
+        self.complete = all(source.index.complete for source in sources)
+        self.prepared: list[PreparedQueries] = [
+            prepare_queries(source.index, source.queries, options.scoring, source.task_queries) for source in sources
+        ]
+        self.codecs = [options.codec or source.index.codecs[0] for source in sources]
+        self.scorers = [self.scorer(s, codec) for s, codec in enumerate(self.codecs)]
+        self.bytes_read = 0
+
+    def scorer(self, source: int, codec: str) -> BlockScorer:
+        return BlockScorer(self.prepared[source], self.sources[source].index.codec(codec))
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """This rank's passages: the shards of the first source, dealt out."""
+        rank, world = rank_and_world()
+        return self._covered(self.sources[0].index.shards(self.codecs[0]))[rank::world]
+
+    def _covered(self, shards: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The parts of the first source's shards that every other source holds as well."""
+        for source, codec in zip(self.sources[1:], self.codecs[1:], strict=True):
+            if not source.index.complete:
+                others = source.index.shards(codec)
+                cut = [(max(a, c), min(b, d)) for a, b in shards for c, d in others]
+                shards = [(a, b) for a, b in cut if a < b]
+        return shards
+
+    def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
+        """(start, stop, scores float32 [stop - start, Q]) of every block of this rank's passages."""
+        dims = max(source.index.layout.dims for source in self.sources)
+        rows = max(BLOCK_BYTES // (4 * dims), 16)
+        for first, last in self.chunks():
+            for start in range(first, last, rows):
+                stop = min(start + rows, last)
+                yield start, stop, self._block(start, stop)
+
+    def _block(self, start: int, stop: int) -> Tensor:
+        total_NQ: Tensor | None = None
+        for source, scorer, codec in zip(self.sources, self.scorers, self.codecs, strict=True):
+            fields = source.index.fields(codec, start, stop)
+            self.bytes_read += sum(value.nbytes for value in fields.values())
+            scores_NQ = scorer.scores(fields)
+            if source.weight != 1:
+                scores_NQ *= source.weight
+            total_NQ = scores_NQ if total_NQ is None else total_NQ.add_(scores_NQ)
+        assert total_NQ is not None
+        if not bool(torch.isfinite(total_NQ).all()):
+            require_finite(total_NQ, start, "passages' scores")
+        return total_NQ
+
+    def rescored(self, passages: np.ndarray) -> Tensor:
+        """Scores of single passages (ascending) in the second stage's form, float32 [n, Q]."""
+        assert self.options.rescore is not None
+        total_NQ = torch.zeros(len(passages), self.queries)
+        for s, source in enumerate(self.sources):
+            if self.options.rescore == "recompute":
+                assert source.recompute is not None
+                fields = self._recomputed(source, passages)
+                scorer = BlockScorer(self.prepared[s], Float32Codec(source.index.layout))
+            else:
+                fields = source.index.gather(self.options.rescore, passages)
+                scorer = self.scorer(s, self.options.rescore)
+            self.bytes_read += sum(value.nbytes for value in fields.values())
+            total_NQ += source.weight * scorer.scores(fields)
+        return total_NQ
+
+    @staticmethod
+    def _recomputed(source: Source, passages: np.ndarray) -> dict[str, Tensor]:
+        assert source.recompute is not None
+        raw_ND = source.recompute(passages).float()
+        require_finite(raw_ND, what="recomputed rows")
+        white_ND = source.index.whitening.apply(raw_ND)
+        norm_N, raw_N = white_ND.norm(dim=1), raw_ND.norm(dim=1)
+        unit_ND = white_ND / norm_N.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+        return {"row": unit_ND, "norm": norm_N, "raw_norm": raw_N}
+
+
+def check_sources(sources: Sequence[Source], options: ScanOptions) -> None:
+    """Refuses sources that cannot be searched together, and unfinished ones unless that is allowed."""
+    if not sources or not len(sources[0].queries):
+        raise UserError("nothing to search", got=f"{len(sources)} indexes", expected="an index and at least one query")
+    require_same_passages([source.index for source in sources])
+    if len({len(source.queries) for source in sources}) > 1:
+        raise UserError("the indexes were given different queries", got=[len(source.queries) for source in sources])
+    for source in sources:
+        if not source.index.complete and not options.allow_incomplete:
+            raise source.index.incomplete()
+        if options.rescore == "recompute" and source.recompute is None:
+            raise UserError(f"nothing recomputes rows of {source.index.path}", fix="rescore from a stored codec")
+    if options.rescore is not None and options.candidates <= 0:
+        raise UserError(
+            "two stages need candidates", got=options.candidates, expected="a number, or a fraction below 1"
+        )
+
+
+def scan(
+    sources: Sequence[Source],
+    options: ScanOptions | None = None,
+    *,
+    exclude: Exclusion | None = None,
+    groups: np.ndarray | None = None,
+) -> ScanResult:
+    """Finds the passages with the highest and the lowest scores for every query.
+
+    Args:
+        sources: indexes with the queries' rows; their weighted scores are added.
+        options: what to look for.
+        exclude: passages or pairs to leave out.
+        groups: int64 [N], near-duplicate groups: of each only the best passage is kept.
+
+    Returns:
+        The same on every rank, and for every division into shards.
+
+    Raises:
+        IncompleteIndexError: an index is unfinished and that was not allowed.
+        MismatchError, UserError: sources that do not fit together, or options that an index cannot serve.
+    """
+    options = options or ScanOptions()
+    began = time.perf_counter()
+    work = Scan(sources, options)
+    groups_N = None if groups is None else torch.from_numpy(np.asarray(groups, np.int64))
+    keep_top, keep_bottom = options.top_k, options.bottom_k
+    if options.rescore is not None:
+        count = candidate_count(options.candidates, work.passages)
+        keep_top, keep_bottom = (max(count, k) if k else 0 for k in (options.top_k, options.bottom_k))
+    top = TopK(work.queries, min(keep_top, work.passages), groups_N)
+    bottom = TopK(work.queries, min(keep_bottom, work.passages), groups_N)
+    scanned = 0
+    for start, stop, scores_NQ in work.blocks():
+        scanned += stop - start
+        passages_N = torch.arange(start, stop)
+        for heap, sign in ((top, 1), (bottom, -1)):
+            if heap.k:
+                add_block(heap, scores_NQ if sign > 0 else -scores_NQ, passages_N, exclude)
+    top.merge_ranks()
+    bottom.merge_ranks()
+    if options.rescore is not None:
+        top = rescore(work, top, min(options.top_k, work.passages), groups_N, 1)
+        bottom = rescore(work, bottom, min(options.bottom_k, work.passages), groups_N, -1)
+    for source in sources:
+        source.index.close()
+    passages, scores = as_arrays(top, 1)
+    bottom_passages, bottom_scores = as_arrays(bottom, -1)
+    return ScanResult(
+        passages,
+        scores,
+        bottom_passages,
+        bottom_scores,
+        work.complete,
+        sum_over_ranks(scanned),
+        work.bytes_read,
+        [prepared.lambda_ for prepared in work.prepared],
+        time.perf_counter() - began,
+    )
+
+
+def candidate_count(candidates: float, passages: int) -> int:
+    """Candidates per query: a number, or below 1 a fraction of the passages."""
+    return max(int(candidates * passages), 1) if candidates < 1 else int(candidates)
+
+
+def add_block(heap: TopK, scores_NQ: Tensor, passages_N: Tensor, exclude: Exclusion | None) -> None:
+    if exclude is not None:
+        scores_NQ = scores_NQ.clone()
+        exclude.apply(scores_NQ, int(passages_N[0]), int(passages_N[-1]) + 1)
+    heap.add(scores_NQ, passages_N)
+
+
+def rescore(work: Scan, candidates: TopK, k: int, groups_N: Tensor | None, sign: int) -> TopK:
+    """Scores each query's own candidates again and keeps the best `k`."""
+    final = TopK(work.queries, k, groups_N)
+    _, passages_QC = candidates.result()
+    if not k:
+        return final
+    rank, world = rank_and_world()
+    union = np.unique(passages_QC[passages_QC != NOBODY].numpy())
+    rows = max(BLOCK_BYTES // (4 * max(source.index.layout.dims for source in work.sources)), 16)
+    step = work.sources[0].index.shard_rows
+    # Cut at shard boundaries, so that a block's products have the same shape on any number of ranks.
+    for shard in np.unique(union // step)[rank::world].tolist():
+        inside = union[union // step == shard]
+        for start in range(0, len(inside), rows):
+            block = inside[start : start + rows]
+            scores_NQ = work.rescored(block) * sign
+            wanted_QN = torch.zeros(work.queries, len(block), dtype=torch.bool)
+            place_QC = torch.from_numpy(np.searchsorted(block, passages_QC.numpy()).clip(0, len(block) - 1))
+            hit_QC = torch.from_numpy(block)[place_QC] == passages_QC
+            queries = torch.arange(work.queries)[:, None].expand_as(place_QC)
+            wanted_QN[queries[hit_QC], place_QC[hit_QC]] = True
+            final.add(torch.where(wanted_QN.T, scores_NQ, -torch.inf), torch.from_numpy(block))
+    final.merge_ranks()
+    return final
+
+
+def as_arrays(heap: TopK, sign: int) -> tuple[np.ndarray, np.ndarray]:
+    """(passages, scores) with NaN in empty places."""
+    scores_Qk, passages_Qk = heap.result()
+    scores_Qk = torch.where(passages_Qk == NOBODY, torch.nan, scores_Qk * sign)
+    return passages_Qk.numpy(), scores_Qk.numpy()
+
+
+def sum_over_ranks(value: int) -> int:
+    if not distributed():
+        return value
+    total = torch.tensor(value)
+    torch.distributed.all_reduce(total)
+    return int(total)
+
+
+def score_all(sources: Sequence[Source], options: ScanOptions | None = None) -> np.ndarray:
+    """Every score, float32 [Q, N]; NaN where an unfinished index has no row. For small corpora."""
+    work = Scan(sources, options or ScanOptions())
+    scores_QN = torch.zeros(work.queries, work.passages)
+    seen_N = torch.zeros(work.passages)
+    for start, stop, scores_NQ in work.blocks():
+        scores_QN[:, start:stop] = scores_NQ.T
+        seen_N[start:stop] = 1
+    if distributed():
+        torch.distributed.all_reduce(scores_QN)
+        torch.distributed.all_reduce(seen_N)
+    scores_QN[:, seen_N == 0] = torch.nan
+    return scores_QN.numpy()
+
+
+def gold_ranks(
+    sources: Sequence[Source], golds: Sequence[Sequence[int]], options: ScanOptions | None = None
+) -> list[np.ndarray]:
+    """The exact place, from 0, of given passages in each query's full ranking.
+
+    Two passes: the golds' own scores, then how many passages stand above each. Of equal scores the lower passage
+    number stands first, as in `scan`.
+
+    Args:
+        sources, options: as for `scan`, one stage.
+        golds: per query the passage numbers.
+
+    Returns:
+        Per query int64, in the order of its golds.
+    """
+    work = Scan(sources, options or ScanOptions())
+    if len(golds) != work.queries:
+        raise UserError("golds are not given for every query", got=len(golds), expected=work.queries)
+    wide = max((len(each) for each in golds), default=0)
+    gold_QG = torch.full((work.queries, wide), NOBODY, dtype=torch.int64)
+    for q, each in enumerate(golds):
+        gold_QG[q, : len(each)] = torch.as_tensor(list(each), dtype=torch.int64)
+    if wide and int(gold_QG.max()) >= work.passages:
+        raise UserError("a gold passage is beyond the index", got=int(gold_QG.max()), expected=f"below {work.passages}")
+    score_QG = torch.zeros(work.queries, wide)
+    for start, stop, scores_NQ in work.blocks():
+        here_QG = (gold_QG >= start) & (gold_QG < stop)
+        values_QG = scores_NQ.T.gather(1, (gold_QG - start).clamp(0, stop - start - 1))
+        score_QG = torch.where(here_QG, values_QG, score_QG)
+    if distributed():
+        torch.distributed.all_reduce(score_QG)
+    above_QG = torch.zeros(work.queries, wide, dtype=torch.int64)
+    for start, stop, scores_NQ in work.blocks():
+        passages_N1 = torch.arange(start, stop)[:, None]
+        for g in range(wide):
+            level_Q = score_QG[:, g]
+            before_NQ = (scores_NQ > level_Q) | ((scores_NQ == level_Q) & (passages_N1 < gold_QG[:, g]))
+            above_QG[:, g] += before_NQ.sum(dim=0)
+    if distributed():
+        torch.distributed.all_reduce(above_QG)
+    return [above_QG[q, : len(each)].numpy() for q, each in enumerate(golds)]

@@ -1,0 +1,316 @@
+"""The scan against TrackStar's formula, computed directly in float64 with R^{-1/2} on both sides."""
+
+import numpy as np
+import pytest
+import torch
+
+from headwater.attribution.curvature import CurvatureAccumulator, Whitening
+from headwater.attribution.index.errors import IncompleteIndexError
+from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.index.store import open_index
+from headwater.attribution.index.writer import IndexWriter
+from headwater.attribution.scoring import Scoring
+from headwater.attribution.search import Exclusion, ScanOptions, Source, gold_ranks, scan, score_all
+from headwater.attribution.task_curvature import TaskCurvature, paper_lambda
+from headwater.configs.errors import MismatchError, UserError
+from headwater.launch.bench.synthetic import make_rows
+
+LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
+DAMPING, LAMBDA, N = 0.1, 0.25, 333
+
+
+def build(path, rows_ND, *, shard_rows=None, codecs=("fp32",), curvature=True, layout=LAYOUT, corpus="corpus"):
+    accumulator = CurvatureAccumulator(layout)
+    accumulator.add(rows_ND)
+    whitening = Whitening.none(layout)
+    if curvature:
+        whitening = Whitening.from_autocorrelation(layout, accumulator.autocorrelation(), DAMPING, accumulator.count)
+    writer = IndexWriter(
+        path,
+        layout=layout,
+        passages=len(rows_ND),
+        whitening=whitening,
+        codecs=codecs,
+        meta={"corpus": corpus},
+        shard_rows=shard_rows,
+    )
+    writer.begin()
+    for number in writer.pending():
+        start, stop = writer.span(number)
+        writer.write(number, rows_ND[start:stop])
+    writer.finish([f"p{i}#0" for i in range(len(rows_ND))])
+    return open_index(path)
+
+
+def dense_scores(rows_ND, queries_QD, *, lambda_=LAMBDA, normalize=True, task_QD=None, layout=LAYOUT):
+    """G = R^{-1/2} g with R = (1 - lambda) (R_t + eps I) + lambda R_q per module; unit norm over all modules."""
+    raw = rows_ND.numpy().astype(np.float64)
+    queries = queries_QD.numpy().astype(np.float64)
+    task = queries if task_QD is None else task_QD.numpy().astype(np.float64)
+    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    task = task / np.linalg.norm(task, axis=1, keepdims=True)
+    white_rows, white_queries = np.empty_like(raw), np.empty_like(queries)
+    for span in layout:
+        r_t = unit[:, span.slice].T @ unit[:, span.slice] / len(unit)
+        r_t += DAMPING * np.trace(r_t) / span.dims * np.eye(span.dims)
+        r_q = task[:, span.slice].T @ task[:, span.slice] / len(task)
+        values, vectors = np.linalg.eigh((1 - lambda_) * r_t + lambda_ * r_q)
+        root = vectors @ np.diag(values**-0.5) @ vectors.T
+        white_rows[:, span.slice] = raw[:, span.slice] @ root
+        white_queries[:, span.slice] = queries[:, span.slice] @ root
+    if normalize:
+        white_rows /= np.linalg.norm(white_rows, axis=1, keepdims=True)
+        white_queries /= np.linalg.norm(white_queries, axis=1, keepdims=True)
+    return white_queries @ white_rows.T
+
+
+@pytest.fixture(scope="module")
+def rows_ND():
+    return make_rows(LAYOUT, N)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, rows_ND):
+    return build(tmp_path_factory.mktemp("index"), rows_ND)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, rows_ND):
+    return build(tmp_path_factory.mktemp("sharded"), rows_ND, shard_rows=47)
+
+
+def queries_of(count):
+    return make_rows(LAYOUT, count, rows_seed=99)
+
+
+@pytest.mark.parametrize("count", [1, 7, 500])
+def test_scan_is_the_dense_formula(index, sharded, rows_ND, count):
+    queries_QD = queries_of(count)
+    expected = dense_scores(rows_ND, queries_QD)
+    for each in (index, sharded):
+        assert np.abs(score_all([Source(each, queries_QD)]) - expected).max() < 1e-4
+        result = scan([Source(each, queries_QD)], ScanOptions(top_k=10, bottom_k=4))
+        best = np.sort(expected, axis=1)[:, ::-1]
+        assert np.abs(result.scores - best[:, :10]).max() < 1e-4
+        assert np.abs(result.bottom_scores - best[:, ::-1][:, :4]).max() < 1e-4
+        found = np.take_along_axis(expected, result.passages, axis=1)
+        assert np.abs(found - result.scores).max() < 1e-4
+        assert result.complete
+        assert result.scanned == N
+
+
+def test_the_task_matters_to_the_scores(index, rows_ND):
+    """Negative control of the test above: without mixing, or with another lambda, the scores are others."""
+    queries_QD = queries_of(7)
+    mixed = dense_scores(rows_ND, queries_QD)
+    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, lambda_=0)).max() > 0.05
+    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, lambda_=0.9)).max() > 0.05
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.7, 0.99])
+def test_every_lambda(index, rows_ND, lambda_):
+    queries_QD = queries_of(7)
+    options = ScanOptions(scoring=Scoring(lambda_=lambda_))
+    got = score_all([Source(index, queries_QD)], options)
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, lambda_=lambda_)).max() < 1e-4
+
+
+def test_a_low_rank_of_s_is_exact_when_s_has_that_rank(index, rows_ND):
+    """Three distinct directions among 40 queries: rank 3 loses nothing, rank 2 does."""
+    mix = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    queries_QD = mix @ queries_of(3)
+    expected = dense_scores(rows_ND, queries_QD)
+    errors = {}
+    for rank in (None, 3, 2, 0):
+        got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=rank)))
+        errors[rank] = np.abs(got - expected).max()
+    assert errors[None] < 1e-4
+    assert errors[3] < 1e-4
+    assert errors[2] > 1e-3
+    assert errors[0] > errors[2]
+
+
+def test_full_rank_with_more_queries_than_dimensions(index, rows_ND):
+    queries_QD = queries_of(500)
+    task = TaskCurvature.from_queries(index.whitening, queries_QD, LAMBDA)
+    assert [len(task.weights[span.name]) for span in LAYOUT] == [span.dims for span in LAYOUT]
+    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=16)))
+    assert np.abs(got - dense_scores(rows_ND, queries_QD)).max() < 0.05
+
+
+def test_another_set_of_queries_may_stand_for_the_task(index, rows_ND):
+    queries_QD, task_QD = queries_of(2), queries_of(60)
+    got = score_all([Source(index, queries_QD, task_queries=task_QD)])
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, task_QD=task_QD)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("curvature", "normalize"), [("train", True), ("none", True), ("none", False), ("train", False)]
+)
+def test_other_scores_from_the_same_index(index, rows_ND, curvature, normalize):
+    queries_QD = queries_of(7)
+    if curvature == "train":
+        expected = dense_scores(rows_ND, queries_QD, lambda_=0, normalize=normalize)
+    else:
+        rows, queries = rows_ND.double().numpy(), queries_QD.double().numpy()
+        if normalize:
+            rows, queries = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (rows, queries))
+        expected = queries @ rows.T
+    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(curvature=curvature, normalize=normalize)))
+    assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_an_index_without_curvature(tmp_path, rows_ND):
+    plain = build(tmp_path, rows_ND, curvature=False)
+    queries_QD = queries_of(5)
+    rows, queries = (each.double().numpy() for each in (rows_ND, queries_QD))
+    expected = queries @ rows.T
+    expected /= np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    got = score_all([Source(plain, queries_QD)], ScanOptions(scoring=Scoring(curvature="none")))
+    assert np.abs(got - expected).max() < 1e-5
+    with pytest.raises(UserError, match="needs the corpus's curvature"):
+        paper_lambda(plain.whitening, queries_QD)
+
+
+def test_gold_ranks_are_the_places_in_the_full_ranking(sharded, rows_ND):
+    queries_QD = queries_of(7)
+    scores = score_all([Source(sharded, queries_QD)])
+    golds = [[5, 300], [0], [], [332, 1, 2], [7], [8], [9]]
+    got = gold_ranks([Source(sharded, queries_QD)], golds)
+    for q, each in enumerate(golds):
+        order = np.lexsort((np.arange(N), -scores[q])).tolist()
+        assert got[q].tolist() == [order.index(gold) for gold in each]
+
+
+def test_indexes_are_added_with_their_weights(index, sharded, tmp_path, rows_ND):
+    other_rows = make_rows(LAYOUT, N, seed=5)
+    other = build(tmp_path / "other", other_rows, shard_rows=101)
+    q1, q2 = queries_of(4), make_rows(LAYOUT, 4, seed=5, rows_seed=77)
+    got = score_all([Source(sharded, q1, weight=0.3), Source(other, q2, weight=2.0)])
+    assert np.abs(got - (0.3 * dense_scores(rows_ND, q1) + 2 * dense_scores(other_rows, q2))).max() < 2e-4
+    stranger = build(tmp_path / "stranger", other_rows, corpus="another")
+    with pytest.raises(MismatchError, match="another corpus"):
+        scan([Source(sharded, q1), Source(stranger, q1)])
+    with pytest.raises(UserError, match="different queries"):
+        scan([Source(sharded, q1), Source(other, q2[:2])])
+
+
+def test_excluded_passages_and_pairs_do_not_turn_up(sharded):
+    queries_QD = queries_of(3)
+    plain = scan([Source(sharded, queries_QD)], ScanOptions(top_k=5, bottom_k=5))
+    gone = plain.passages[0, 0]
+    pair = np.array([[1, plain.passages[1, 1]], [1, plain.bottom_passages[1, 0]]])
+    result = scan(
+        [Source(sharded, queries_QD)], ScanOptions(top_k=5, bottom_k=5), exclude=Exclusion(np.array([gone]), pair)
+    )
+    assert gone not in result.passages
+    assert result.passages[0, :4].tolist() == plain.passages[0, 1:].tolist()
+    assert pair[0, 1] not in result.passages[1]
+    assert pair[1, 1] not in result.bottom_passages[1]
+
+
+def test_near_duplicates_are_collapsed_exactly(tmp_path, rows_ND):
+    """Each passage four times over, scattered: the collapsed ranking is the ranking of the distinct ones."""
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(80), 4))
+    index = build(tmp_path, rows_ND[torch.from_numpy(order)], shard_rows=64)
+    queries_QD = queries_of(6)
+    scores = score_all([Source(index, queries_QD)])
+    result = scan([Source(index, queries_QD)], ScanOptions(top_k=30, bottom_k=7), groups=order)
+    first = {group: int(np.flatnonzero(order == group)[0]) for group in range(80)}
+    for q in range(6):
+        best = {g: scores[q, order == g].max() for g in range(80)}
+        expected = sorted(best, key=lambda g: -best[g])[:30]
+        assert order[result.passages[q]].tolist() == expected
+        assert len(set(order[result.bottom_passages[q]])) == 7
+        assert np.allclose(result.scores[q], [best[g] for g in expected])
+    assert len(first) == 80
+
+
+def test_more_places_than_passages(sharded):
+    result = scan([Source(sharded, queries_of(2))], ScanOptions(top_k=1000))
+    assert result.passages.shape == (2, N)
+    assert sorted(result.passages[0]) == list(range(N))
+
+
+def test_a_row_of_zeros_scores_nothing(tmp_path, rows_ND):
+    rows = rows_ND.clone()
+    rows[17] = 0
+    index = build(tmp_path, rows)
+    for curvature in ("task", "train", "none"):
+        scores = score_all([Source(index, queries_of(3))], ScanOptions(scoring=Scoring(curvature=curvature)))
+        assert np.all(scores[:, 17] == 0)
+
+
+def test_two_stages_rescore_the_candidates(tmp_path, rows_ND):
+    index = build(tmp_path, rows_ND, shard_rows=50, codecs=["int8", "fp32"])
+    queries_QD = queries_of(9)
+    exact = scan([Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="fp32"))
+    two = scan(
+        [Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="int8", rescore="fp32", candidates=0.1)
+    )
+    assert np.array_equal(two.passages, exact.passages)
+    assert np.allclose(two.scores, exact.scores, atol=1e-6)
+    assert np.array_equal(two.bottom_passages, exact.bottom_passages)
+    again = scan(
+        [Source(index, queries_QD, recompute=lambda passages: rows_ND[torch.from_numpy(passages)])],
+        ScanOptions(top_k=10, codec="int8", rescore="recompute", candidates=30),
+    )
+    assert np.array_equal(again.passages, exact.passages)
+    assert np.allclose(again.scores, exact.scores, atol=1e-6)
+    # A query's candidates do not depend on the other queries.
+    alone = scan(
+        [Source(index, queries_QD[:1], task_queries=queries_QD)],
+        ScanOptions(top_k=10, codec="int8", rescore="fp32", candidates=10),
+    )
+    together = scan([Source(index, queries_QD)], ScanOptions(top_k=10, codec="int8", rescore="fp32", candidates=10))
+    assert np.array_equal(alone.passages[0], together.passages[0])
+
+
+def test_the_papers_lambda_balances_the_spectra(index):
+    queries_QD = queries_of(40)
+    lambda_ = paper_lambda(index.whitening, queries_QD)
+    unit = queries_QD.double().numpy()
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    pooled_q = np.sort(
+        np.concatenate([np.linalg.eigvalsh(unit[:, s.slice].T @ unit[:, s.slice] / 40) for s in LAYOUT])
+    )[::-1]
+    pooled_t = np.sort(np.concatenate([index.whitening.eigenvalues[s.name].double().numpy() for s in LAYOUT]))[::-1]
+    k = round(LAYOUT.dims * 1000 / 65536)
+    assert lambda_ * pooled_q[k] == pytest.approx((1 - lambda_) * pooled_t[k], rel=1e-5)
+    result = scan([Source(index, queries_QD)], ScanOptions(scoring=Scoring(lambda_="paper")))
+    assert result.lambdas == [pytest.approx(lambda_)]
+
+
+def test_bad_options_are_refused(index, sharded):
+    with pytest.raises(UserError, match="lambda must lie"):
+        scan([Source(index, queries_of(2))], ScanOptions(scoring=Scoring(lambda_=1.0)))
+    with pytest.raises(UserError, match="unknown curvature"):
+        Scoring(curvature="fisher")
+    with pytest.raises(UserError, match="holds no codec int8"):
+        scan([Source(index, queries_of(2))], ScanOptions(codec="int8"))
+    with pytest.raises(MismatchError, match="query rows do not fit"):
+        scan([Source(index, queries_of(2)[:, :-1])])
+    queries_QD = queries_of(2)
+    queries_QD[1, 5] = torch.inf
+    with pytest.raises(UserError, match="query rows hold NaN or infinity"):
+        scan([Source(index, queries_QD)])
+
+
+def test_an_unfinished_index_is_refused_or_says_so(tmp_path, rows_ND):
+    index = build(tmp_path, rows_ND, shard_rows=100)
+    whitening = index.whitening
+    writer = IndexWriter(
+        tmp_path / "half", layout=LAYOUT, passages=N, whitening=whitening, codecs=["fp32"], meta={}, shard_rows=100
+    )
+    writer.begin()
+    writer.write(1, rows_ND[100:200])
+    with pytest.warns(UserWarning, match="100 of 333 passages"):
+        half = open_index(tmp_path / "half")
+    assert not half.complete
+    with pytest.raises(IncompleteIndexError, match="100 of 333"):
+        scan([Source(half, queries_of(2))])
+    result = scan([Source(half, queries_of(2))], ScanOptions(top_k=5, allow_incomplete=True))
+    assert not result.complete
+    assert result.scanned == 100
+    assert result.passages.min() >= 100
+    assert result.passages.max() < 200

@@ -1,0 +1,272 @@
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from headwater.attribution.curvature import CurvatureAccumulator, Whitening
+from headwater.attribution.index.errors import (
+    ChangedBytesError,
+    CoverageError,
+    IncompleteIndexError,
+    MissingShardError,
+    NonFiniteRowsError,
+    TruncatedShardError,
+)
+from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.index.store import open_index
+from headwater.attribution.index.verify import verify
+from headwater.attribution.index.writer import IndexWriter
+from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.launch.bench.synthetic import make_rows
+
+LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
+N, SHARD = 205, 30
+
+
+def make_writer(path, rows_ND, *, codecs=("fp32", "int8"), shard_rows=SHARD, meta=None, layout=LAYOUT):
+    curvature = CurvatureAccumulator(layout)
+    curvature.add(rows_ND)
+    whitening = Whitening.from_autocorrelation(layout, curvature.autocorrelation(), 0.1, curvature.count)
+    return IndexWriter(
+        path,
+        layout=layout,
+        passages=len(rows_ND),
+        whitening=whitening,
+        codecs=codecs,
+        meta=meta or {"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"},
+        shard_rows=shard_rows,
+    )
+
+
+def build(path, rows_ND, **options):
+    writer = make_writer(path, rows_ND, **options)
+    writer.begin()
+    for number in writer.pending():
+        start, stop = writer.span(number)
+        writer.write(number, rows_ND[start:stop])
+    writer.finish(ids(len(rows_ND)))
+    return writer
+
+
+def ids(count):
+    return [f"land/{i // 3}#{i % 3}" for i in range(count)]
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def rows_ND():
+    return make_rows(LAYOUT, N)
+
+
+@pytest.fixture
+def built(tmp_path, rows_ND):
+    build(tmp_path / "index", rows_ND)
+    return tmp_path / "index"
+
+
+def test_what_was_written_is_read(built, rows_ND):
+    index = open_index(built)
+    assert index.complete
+    assert index.passage_ids == ids(N)
+    assert index.codecs == ["fp32", "int8"]
+    white_ND = index.whitening.apply(rows_ND)
+    for start, stop in ((0, N), (7, 8), (29, 31), (25, 130), (N - 1, N), (5, 5)):
+        got = index.rows(start, stop)
+        assert got.dtype == torch.float32
+        assert torch.allclose(got, white_ND[start:stop], rtol=1e-5, atol=1e-6 * float(white_ND.abs().max()))
+    assert np.allclose(index.norms, white_ND.norm(dim=1).numpy(), rtol=1e-6)
+    assert np.allclose(index.raw_norms, rows_ND.norm(dim=1).numpy(), rtol=1e-6)
+    with pytest.raises(UserError, match="beyond the index"):
+        index.rows(200, 206)
+    checked = verify(built)
+    assert (checked.passages, checked.shards, checked.codecs) == (N, 14, ["fp32", "int8"])
+
+
+def test_rows_may_come_in_any_order_and_the_bytes_stay(tmp_path, built, rows_ND):
+    writer = make_writer(tmp_path / "other", rows_ND)
+    writer.begin()
+    for number in reversed(writer.pending()):
+        start, stop = writer.span(number)
+        shard, order = writer.shard(number), torch.randperm(stop - start) + start
+        for part in order.split(11):
+            shard.put(part, rows_ND[part])
+        shard.close()
+    writer.finish(ids(N))
+    assert contents(tmp_path / "other") == contents(built)
+
+
+def test_ranks_share_the_shards(tmp_path, built, rows_ND):
+    writer = make_writer(tmp_path / "other", rows_ND)
+    writer.begin()
+    shares = [writer.pending(rank, 3) for rank in range(3)]
+    assert sorted(itertools.chain(*shares)) == list(range(7))
+    for number in itertools.chain(*shares):
+        writer.write(number, rows_ND[slice(*writer.span(number))])
+    writer.finish(ids(N))
+    assert contents(tmp_path / "other") == contents(built)
+
+
+def test_a_passage_twice_or_not_at_all_is_refused(tmp_path, rows_ND):
+    writer = make_writer(tmp_path, rows_ND)
+    writer.begin()
+    shard = writer.shard(1)
+    shard.put(torch.arange(30, 50), rows_ND[30:50])
+    for wrong in ([49], [60], [29], [55, 55]):
+        with pytest.raises(CoverageError, match="given a passage twice"):
+            shard.put(wrong, rows_ND[: len(wrong)])
+    with pytest.raises(CoverageError, match="none for passages \\[50, 51"):
+        shard.close()
+    with pytest.raises(IncompleteIndexError, match="lacks 7 of 7 shards"):
+        writer.finish(ids(N))
+
+
+def test_ids_must_be_one_for_each_passage(tmp_path, rows_ND):
+    writer = make_writer(tmp_path, rows_ND)
+    writer.begin()
+    for number in writer.pending():
+        writer.write(number, rows_ND[slice(*writer.span(number))])
+    for wrong in (ids(N)[:-1], [*ids(N)[:-1], ids(N)[0]]):
+        with pytest.raises(CoverageError, match="not one for each passage"):
+            writer.finish(wrong)
+
+
+def test_nan_rows_are_refused_and_name_the_passage(tmp_path, rows_ND):
+    rows = rows_ND.clone()
+    rows[33, 2] = torch.nan
+    writer = make_writer(tmp_path, rows_ND)
+    writer.begin()
+    with pytest.raises(NonFiniteRowsError, match="rows 33"):
+        writer.write(1, rows[30:60])
+    assert not list(tmp_path.glob("rows-*"))
+
+
+def test_a_directory_of_another_index_is_left_alone(built, rows_ND):
+    before = contents(built)
+    with pytest.raises(MismatchError, match=r"another .*step"):
+        build(built, rows_ND, meta={"corpus": "c", "model": "m", "step": 700, "loss": "log_odds"})
+    assert contents(built) == before
+    build(built, rows_ND)
+    assert contents(built) == before
+
+
+def test_a_changed_byte_is_found(built):
+    file = built / "rows-00002.int8.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ChangedBytesError, match=r"rows-00002\.int8"):
+        verify(built)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_a_truncated_shard_is_one_clear_error(built, keep):
+    file = built / "rows-00002.fp32.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    for use in (lambda: verify(built), lambda: open_index(built).rows(60, 61)):
+        with pytest.raises(TruncatedShardError, match=r"rows-00002\.fp32"):
+            use()
+    assert open_index(built).rows(0, 60).shape == (60, LAYOUT.dims)
+
+
+def test_a_missing_shard_is_named_and_only_it_is_made_again(built, rows_ND):
+    before = contents(built)
+    (built / "rows-00003.fp32.safetensors").unlink()
+    for use in (lambda: verify(built), lambda: open_index(built).rows(0, N)):
+        with pytest.raises(MissingShardError, match=r"rows-00003\.fp32"):
+            use()
+    writer = make_writer(built, rows_ND)
+    writer.begin()
+    assert writer.pending() == [3]
+    with pytest.warns(UserWarning, match="175 of 205 passages"):
+        assert not open_index(built).complete
+    writer.write(3, rows_ND[90:120])
+    writer.finish(ids(N))
+    assert contents(built) == before
+
+
+def test_coverage_and_settings_are_checked(built):
+    manifest = json.loads((built / "index.json").read_text())
+    cases = [
+        (lambda m: m["codecs"]["fp32"].pop(3), CoverageError, "passage 90 is missing"),
+        (lambda m: m["codecs"]["fp32"].insert(0, m["codecs"]["fp32"][2]), CoverageError, "passage 60 is present twice"),
+        (lambda m: m.update(model="another"), MismatchError, "settings .* were changed"),
+        (lambda m: m["ids"].update(xxh3="0" * 32), ChangedBytesError, "ids.parquet"),
+    ]
+    for change, error, match in cases:
+        changed = json.loads(json.dumps(manifest))
+        change(changed)
+        (built / "index.json").write_text(json.dumps(changed))
+        with pytest.raises(error, match=match):
+            verify(built)
+
+
+def test_another_curvature_is_refused(built, rows_ND):
+    curvature = CurvatureAccumulator(LAYOUT)
+    curvature.add(rows_ND[:50])
+    Whitening.from_autocorrelation(LAYOUT, curvature.autocorrelation(), 0.1).save(built / "curvature.safetensors")
+    with pytest.raises(MismatchError, match="another curvature"):
+        _ = open_index(built).whitening
+
+
+def test_no_index_there(tmp_path):
+    with pytest.raises(MissingError, match="headwater index"):
+        open_index(tmp_path)
+
+
+BUILDER = """
+import sys, time, torch
+from headwater.attribution.curvature import Whitening
+from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.index.writer import IndexWriter
+path, rows_file, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+rows = torch.load(rows_file)
+layout = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
+whitening = Whitening.load(path + "/curvature.safetensors", layout)
+meta = {"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"}
+writer = IndexWriter(
+    path, layout=layout, passages=len(rows), whitening=whitening, codecs=["fp32", "int8"], meta=meta, shard_rows=5
+)
+for number in writer.pending(rank, world):
+    writer.write(number, rows[slice(*writer.span(number))])
+"""
+
+
+@pytest.mark.slow
+def test_killed_builds_end_with_the_same_bytes(tmp_path, rows_ND):
+    """Two kills -9 at random moments, on one rank and on two; this process finishes what they left."""
+    build(tmp_path / "whole", rows_ND, shard_rows=5)
+    torch.save(rows_ND, tmp_path / "rows.pt")
+    (tmp_path / "build.py").write_text(BUILDER)
+    killed, draw = tmp_path / "killed", random.Random(3)
+
+    def records():
+        return len(list(killed.glob("rows-*.json")))
+
+    for world in (1, 2):
+        make_writer(killed, rows_ND, shard_rows=5).begin()
+        command = [sys.executable, str(tmp_path / "build.py"), str(killed), str(tmp_path / "rows.pt")]
+        ranks = [subprocess.Popen([*command, str(rank), str(world)]) for rank in range(world)]
+        enough = records() + draw.randint(1, 6)
+        while records() < enough:
+            assert all(process.poll() is None for process in ranks), "a builder ended before it could be killed"
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.01))
+        for process in ranks:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with pytest.warns(UserWarning, match="incomplete"):
+            assert not open_index(killed).complete
+    writer = build(killed, rows_ND, shard_rows=5)
+    assert writer.complete
+    assert contents(killed) == contents(tmp_path / "whole")
+    verify(killed)
