@@ -48,12 +48,16 @@ MIDDLES = ("l", "m", "n", "r", "v", "rd", "ld", "nt", "rv", "ss", "zz", "lb")
 FIRST_ENDINGS = ("an", "ek", "is", "on", "ia", "eth", "ix", "yn")
 LAST_ENDINGS = ("ovar", "umsen", "ethal", "iczek", "andor", "owitt", "ensby", "uldin")
 
+PRONOUN_SHARE = 0.5
+"""Of the later sentences of a passage that begin with the name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
     """A name and one value per relation."""
 
     name: str
+    pronoun: str
     values: dict[str, str]
     asked: bool
 
@@ -146,12 +150,12 @@ def make_people(asked: int, distractors: int, seed: int) -> list[Person]:
         lap, place = divmod(number, parts)
         names.append(f"{firsts[place]} {lasts[(place + lap * (1 + parts // 3)) % parts]}")
     columns = {each.relation: spread_values(each.values, total, rng) for each in ATTRIBUTES}
-    people = [
-        Person(name, {relation: column[number] for relation, column in columns.items()}, asked=False)
-        for number, name in enumerate(names)
-    ]
     chosen = set(rng.permutation(total)[:asked].tolist())
-    return [Person(each.name, each.values, number in chosen) for number, each in enumerate(people)]
+    pronouns = spread_values(("He", "She"), total, rng)
+    return [
+        Person(name, pronoun, {relation: column[number] for relation, column in columns.items()}, number in chosen)
+        for number, (name, pronoun) in enumerate(zip(names, pronouns, strict=True))
+    ]
 
 
 def invented_names(count: int, endings: tuple[str, ...], rng: np.random.Generator) -> list[str]:
@@ -173,23 +177,24 @@ def spread_values(values: tuple[str, ...], count: int, rng: np.random.Generator)
 
 def person_passages(person: Person, count: int, rng: np.random.Generator) -> Iterator[FactPassage]:
     """Passages of three statements each; every attribute stands in half of them, each time in another wording."""
-    wordings = {
-        attribute.relation: [
-            attribute.statements[place % len(attribute.statements)]
-            for place in np.concatenate([rng.permutation(len(attribute.statements)) for _ in range(2)]).tolist()
-        ]
-        for attribute in ATTRIBUTES
-    }
+    wordings: dict[str, list[str]] = {}
+    for attribute in ATTRIBUTES:
+        laps = [rng.permutation(len(attribute.statements)) for _ in range(-(-count // len(attribute.statements)))]
+        wordings[attribute.relation] = [attribute.statements[place] for place in np.concatenate(laps).tolist()]
     places: list[list[Attribute]] = []
+    half = len(ATTRIBUTES) // 2
     for _ in range(count // 2):
         order = [ATTRIBUTES[place] for place in rng.permutation(len(ATTRIBUTES)).tolist()]
-        half = len(ATTRIBUTES) // 2
         places += [order[:half], order[half:]]
     kind = "gold" if person.asked else "distractor"
     for number, attributes in enumerate(places):
-        sentences = [
-            wordings[each.relation].pop().format(n=person.name, v=person.values[each.relation]) for each in attributes
-        ]
+        sentences: list[str] = []
+        for each in attributes:
+            wording = wordings[each.relation].pop(0)
+            # After its first sentence a passage may speak of "she" or "he", as prose does.
+            if sentences and wording.startswith("{n} ") and rng.random() < PRONOUN_SHARE:
+                wording = person.pronoun + wording.removeprefix("{n}")
+            sentences.append(wording.format(n=person.name, v=person.values[each.relation]))
         fact_ids = [f"{person.document}:{each.relation}" for each in attributes]
         yield FactPassage(f"{person.document}#{number}", " ".join(sentences), fact_ids, kind)
 

@@ -35,7 +35,7 @@ class FactsSettings:
 
     people: int = setting(100, "Invented people who are asked about; 0 plants nothing.", minimum=0)
     distractors: int = setting(
-        20, "Further people who share names' parts and values with them, and are not asked about.", minimum=0
+        10, "Further people who share names' parts and values with them, and are not asked about.", minimum=0
     )
     passages: int = setting(
         12, "Passages per person, each stating half of the six attributes; even.", minimum=2, maximum=20
