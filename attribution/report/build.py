@@ -1,6 +1,6 @@
 """RUN/report/index.html and summary.json: what the run did, in one page that needs nothing but itself.
 
-    headwater report runs/demo
+headwater report runs/demo
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def render(data: RunData, summary: dict[str, Any], settings: ReportSettings) -> 
         interval=data.table.get("interval", {}),
         queries=max((row.get("queries", 0) for row in data.table["methods"].values()), default=0),
         facts=traced_facts(data, settings),
+        opponents=opponents_note(data),
         provenance=provenance(data),
         ledger=ledger_note(data),
         absent=data.absent,
@@ -98,11 +99,24 @@ def without_paths(chart: dict[str, Any]) -> dict[str, Any]:
 
 def ledger_note(data: RunData) -> str | None:
     """Whether the ledger shows what the schedule asked for."""
-    if data.schedule is None or data.ledger_injections is None:
+    if data.schedule is None or data.ledger is None:
         return None
-    planned = sum(len(each) for each in data.schedule.values())
-    verdict = "as planned" if planned == data.ledger_injections else "which differs from the plan"
-    return f"The schedule asks for {planned:,} injections; the ledger records {data.ledger_injections:,}, {verdict}."
+    planned = sum(step <= data.ledger.last_step for each in data.schedule.values() for step in each)
+    verdict = "as planned" if planned == data.ledger.injected else "which differs from the plan"
+    return f"The schedule asks for {planned:,} injections; the ledger records {data.ledger.injected:,}, {verdict}."
+
+
+def opponents_note(data: RunData) -> str | None:
+    """What the opponents of this run are: for how many questions the lowest is a planted passage of another fact."""
+    if data.schedule is None:
+        return None
+    gold = {str(probe["example_id"]): set(probe.get("gold") or ()) for probe in data.probes}
+    lowest = [(str(row["example_id"]), str(row["opponent_ids"][0])) for row in data.trace if row.get("opponent_ids")]
+    if not lowest:
+        return None
+    planted = sum(name in data.schedule and name not in gold.get(query, ()) for query, name in lowest)
+    of = f"{planted:,} of {len(lowest):,} questions"
+    return f"In this run the lowest-scored passage was a planted one about another fact for {of}."
 
 
 def provenance(data: RunData) -> dict[str, Any]:
@@ -120,7 +134,10 @@ def provenance(data: RunData) -> dict[str, Any]:
         ("Platform", start.get("platform")),
         ("Ranks", start.get("world_size")),
         ("Corpus", ", ".join(f"{name} {short_print(each)}" for name, each in data.corpora.items())),
-        ("Index", f"{short_print(data.index)} at step {data.index.get('step', '?')}, loss {data.index.get('loss', '?')}"),
+        (
+            "Index",
+            f"{short_print(data.index)} at step {data.index.get('step', '?')}, loss {data.index.get('loss', '?')}",
+        ),
         ("Report made", time.strftime("%Y-%m-%d %H:%M %Z")),
     ]
     return {

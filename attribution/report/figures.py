@@ -1,4 +1,4 @@
-"""Geometry of the page's drawings. Positions are per cent of the drawing, so that the page scales them without scaling type."""
+"""Geometry of the page's drawings, in per cent of each drawing: the page scales them without scaling type."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def curve_chart(data: RunData) -> dict[str, Any]:
     xs = [axis.place(step) for step in curves.steps_S.tolist()]
     panels = {}
     for key, (values_SP, scale) in scales.items():
-        lines = []
+        lines: list[dict[str, Any]] = []
         for number, name in enumerate(names):
-            mean_S = np.nanmean(values_SP[:, members[name]], axis=1)
+            mean_S = mean_known(values_SP[:, members[name]])
             ys = [scale.place(value) if np.isfinite(value) else math.nan for value in mean_S]
             last = next((y for y in reversed(ys) if not math.isnan(y)), 0.0)
             lines.append(
@@ -113,13 +113,13 @@ def curve_chart(data: RunData) -> dict[str, Any]:
                     "colour": number % 8,
                     "path": path(xs, ys),
                     "end": last,
-                    "last": plain(float(mean_S[-1])),
-                    "values": [round(float(value), 4) for value in mean_S],
+                    "last": plain(float(mean_S[-1])) if np.isfinite(mean_S[-1]) else "–",
+                    "values": numbers(mean_S, 4),
                 }
             )
         for line, place in zip(lines, spread([line["end"] for line in lines], 6.2), strict=True):
             line["label"] = place
-        ticks = [(scale.place(tick), plain(tick)) for tick in scale.ticks()]
+        ticks = [(scale.place(tick), format_tick(tick)) for tick in scale.ticks()]
         panels[key] = {"lines": lines, "ticks": ticks, "low": scale.low, "high": scale.high}
     return {
         "panels": panels,
@@ -128,6 +128,12 @@ def curve_chart(data: RunData) -> dict[str, Any]:
         "high": axis.high,
         "histogram": injection_histogram(data, axis),
     }
+
+
+def mean_known(values_SP: np.ndarray) -> np.ndarray:
+    """The mean of each step's measured probes, [S]; NaN where none was measured."""
+    known_S = np.isfinite(values_SP).sum(axis=1)
+    return np.where(known_S > 0, np.nansum(values_SP, axis=1) / np.maximum(known_S, 1), np.nan)
 
 
 def floor_of(logprob_SP: np.ndarray) -> float:
@@ -155,7 +161,7 @@ def injection_histogram(data: RunData, axis: Axis) -> dict[str, Any] | None:
 
 
 def chart_facts(data: RunData) -> list[dict[str, Any]]:
-    """What the page needs to draw any one fact: its two curves and the steps at which its gold passages were injected."""
+    """What it takes to draw any one fact: its two curves and the steps at which its gold passages were injected."""
     names = relations(data)
     rows = []
     for number, probe in enumerate(data.probes[:CHART_FACTS]):
@@ -213,8 +219,8 @@ def forest(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def metric_axis(intervals: Sequence[Sequence[float]], *, signed: bool) -> Axis:
-    """0 to 1 for shares; for a tail-patch, from a little below its lowest bound (or 0) to a little above its highest."""
-    if not signed:
+    """0 to 1 for shares that fill it; else from just below the lowest bound (or 0) to just above the highest."""
+    if not signed and max(each[2] for each in intervals) > 0.6:
         return Axis(0.0, 1.0)
     low = min(0.0, *(each[1] for each in intervals))
     high = max(1e-3, *(each[2] for each in intervals))
@@ -230,11 +236,12 @@ def best_methods(methods: dict[str, Any], metric: str) -> list[str]:
 
 
 def plain(value: float) -> str:
-    """A short number for an axis or a label."""
-    text = f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 10 else f"{value:.0f}"
-    return ("0" if text in ("-0", "") else text).replace("-", "−")
+    """A number to two decimals, as a label."""
+    text = f"{value:.2f}" if value % 1 else f"{value:.0f}"
+    return ("0" if text == "-0" else text).replace("0.", ".", 1).replace("-", "−")
 
 
 def format_tick(value: float) -> str:
+    """A number without trailing zeros, for an axis."""
     text = f"{value:.3f}".rstrip("0").rstrip(".")
     return "0" if text in ("-0", "0", "") else text.replace("0.", ".", 1).replace("-", "−")

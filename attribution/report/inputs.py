@@ -1,7 +1,7 @@
 """Everything the report reads from a run directory, checked once: what must be there, and what may be absent.
 
-A missing required file is one clear MissingError that names the command which makes it. An absent optional one is noted in
-`RunData.absent`, and the page says so.
+A missing required file is one clear MissingError that names the command which makes it. An absent optional one is noted
+in `RunData.absent`, and the page says so.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ class ProbeCurves:
     exact_SP: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerCount:
+    """Injected segments that the ledger records, and its last step."""
+
+    injected: int
+    last_step: int
+
+
 @dataclass(frozen=True)
 class RunData:
     """One run as the report sees it."""
@@ -40,12 +48,11 @@ class RunData:
     curves: ProbeCurves
     metrics: list[dict[str, Any]]
     index: dict[str, Any]
-    index_bytes: int
     table: dict[str, Any]
     trace: list[dict[str, Any]]
     rankings: dict[str, Ranking] = field(default_factory=dict)
     schedule: dict[str, list[int]] | None = None
-    ledger_injections: int | None = None
+    ledger: LedgerCount | None = None
     timings: dict[str, float] = field(default_factory=dict)
     provenance: list[dict[str, Any]] = field(default_factory=list)
     config: str | None = None
@@ -78,7 +85,6 @@ def read_run(path: str | Path, *, index: str, trace: str) -> RunData:
         raise MissingError(f"{run.path} is not a run directory", fix="run `headwater pretrain` first")
     absent: list[str] = []
     probes = read_lines(run.facts / "probes.jsonl", "headwater corpus")
-    index_json = read_json(run.index(index) / "index.json", made_by="headwater index")
     return RunData(
         run=run,
         corpora=read_manifests(run),
@@ -86,13 +92,12 @@ def read_run(path: str | Path, *, index: str, trace: str) -> RunData:
         facts=read_lines(run.facts / "facts.jsonl", "headwater corpus"),
         curves=read_curves(run.probes, len(probes)),
         metrics=read_lines(run.metrics, "headwater pretrain"),
-        index=index_json,
-        index_bytes=sum(file.stat().st_size for file in run.index(index).glob("rows-*.safetensors")),
+        index=read_index(run, index),
         table=read_json(run.evaluation / "table.json", made_by="headwater evaluate"),
         trace=read_lines(run.trace(trace), "headwater trace"),
         rankings=read_ranks(run, trace, absent),
         schedule=read_schedule(run, absent),
-        ledger_injections=count_injections(run, absent),
+        ledger=count_injections(run, absent),
         timings=optional_json(run.path / "timings.json", {}, "wall times (timings.json)", absent),
         provenance=optional_json(run.provenance, [], "versions and commands (provenance.json)", absent),
         config=optional_text(run.config, "the resolved configuration (config.yaml)", absent),
@@ -140,11 +145,22 @@ def read_manifests(run: RunDir) -> dict[str, dict[str, Any]]:
     return manifests
 
 
+def read_index(run: RunDir, name: str) -> dict[str, Any]:
+    """index.json of a finished index."""
+    path = run.index(name) / "index.json"
+    index = read_json(path, made_by="headwater index")
+    if not index.get("complete"):
+        raise MissingError(f"the index in {path.parent} is not complete", fix="run `headwater index` again; it goes on")
+    return index
+
+
 def read_curves(path: Path, probes: int) -> ProbeCurves:
     """Pivots probes.parquet; where a step was probed twice (a resumed run), the later measurement holds."""
     columns = read_table(require(path, "headwater pretrain"), ("step", "probe", "prob", "logprob", "exact"))
     if len(columns["step"]) == 0:
-        raise MissingError(f"{path} holds no measurement", fix="set `probes.every` above 0 and run `headwater pretrain`")
+        raise MissingError(
+            f"{path} holds no measurement", fix="set `probes.every` above 0 and run `headwater pretrain`"
+        )
     if int(columns["probe"].max()) >= probes:
         raise CorruptError(
             f"{path} measures probes that probes.jsonl does not have",
@@ -182,13 +198,14 @@ def read_schedule(run: RunDir, absent: list[str]) -> dict[str, list[int]] | None
     return {passage: sorted(each) for passage, each in steps.items()}
 
 
-def count_injections(run: RunDir, absent: list[str]) -> int | None:
-    """Injected segments that the ledger records."""
+def count_injections(run: RunDir, absent: list[str]) -> LedgerCount | None:
     files = sorted(run.ledger.glob("*.parquet"))
     if not files:
         absent.append("the ledger (ledger/)")
         return None
-    return sum(int(read_table(file, ("injected",))["injected"].sum()) for file in files)
+    parts = [read_table(file, ("step", "injected")) for file in files]
+    last = max((int(part["step"].max()) for part in parts if len(part["step"])), default=-1)
+    return LedgerCount(sum(int(part["injected"].sum()) for part in parts), last)
 
 
 def optional_json(path: Path, default: Any, what: str, absent: list[str]) -> Any:

@@ -17,7 +17,9 @@
   });
 
   const scale = () => box.querySelector("input[name=scale]:checked").value;
-  const words = (value) => (value === null || value === undefined ? "–" : value.toFixed(scale() === "prob" ? 3 : 2).replace("-", "−"));
+  const words = (value) => (value === null || value === undefined ? "–" : value.toFixed(2).replace("0.", ".").replace("-", "−"));
+
+  const share = (value) => value.toFixed(3).replace(/^0\./, ".");
 
   function drawPicked() {
     const panel = chart.panels[scale()];
@@ -30,6 +32,10 @@
       pen = "L";
     });
     box.querySelector(".picked path").setAttribute("d", line);
+    const name = box.querySelector(".picked-name");
+    const last = values.findLast((value) => value !== null);
+    name.textContent = last === undefined ? "" : `${picked.subject} ${words(last)}`;
+    name.style.bottom = last === undefined ? "0" : `${place(last, panel.low, panel.high)}%`;
     const ticks = picked ? picked.seen.map((step) => `M${atStep(step)} 0V10`).join("") : "";
     box.querySelector(".lane path").setAttribute("d", ticks);
     box.classList.toggle("following", picked !== null);
@@ -50,7 +56,7 @@
       ? `; its ${picked.gold} gold passages were injected ${picked.seen.length} times in all, first at step ${picked.seen[0].toLocaleString("en")}`
       : "";
     more.textContent = known.length
-      ? `Probability of the answer ${known[0].toFixed(3)} → ${known[known.length - 1].toFixed(3)}${times}.`
+      ? `Probability of the answer ${share(known[0])} → ${share(known[known.length - 1])}${times}.`
       : "This fact was not probed.";
     out.append(`${picked.prompt} `, answer, more);
   }

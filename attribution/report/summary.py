@@ -15,7 +15,7 @@ METRICS = ("mrr", "recall@10", "hit@10", "precision@10", "tail_patch")
 
 
 def summarise(data: RunData) -> dict[str, Any]:
-    """The run's figures; null where the run does not hold them. Only wall times and speeds differ between equal runs."""
+    """The run's figures, null where it does not hold them. Only times and speeds differ between equal runs."""
     wall = data.timings
     return {
         "corpus": {
@@ -33,8 +33,8 @@ def summarise(data: RunData) -> dict[str, Any]:
         "facts": summarise_facts(data),
         "index": {
             "passages": int(data.index["passages"]),
-            "dims": dims(data.index["layout"]),
-            "bytes_per_passage": round(data.index_bytes / max(1, int(data.index["passages"]))),
+            "dims": int(data.index["dims"]),
+            "bytes_per_passage": bytes_per_passage(data.index),
             "wall_s": wall.get("index"),
         },
         "methods": {
@@ -57,18 +57,16 @@ def summarise_facts(data: RunData) -> dict[str, Any]:
 
 
 def tokens_read(data: RunData) -> int:
-    """Tokens trained on, over all steps."""
-    return int(sum(line.get("tokens", 0) for line in data.metrics))
+    """Tokens trained on, over all steps: the metrics count them from the start."""
+    return int(data.metrics[-1]["tokens"]) if data.metrics else 0
 
 
-def dims(layout: Any) -> int:
-    """Dimensions of a row: the sum of kO * kI over its modules."""
-    modules = layout["modules"] if isinstance(layout, dict) else layout
-    total = 0
-    for module in modules:
-        left, right = (module["kO"], module["kI"]) if isinstance(module, dict) else module[1:3]
-        total += int(left) * int(right)
-    return total
+def bytes_per_passage(index: dict[str, Any]) -> int | None:
+    """Stored bytes of one row in the index's first codec, norms included."""
+    codecs = index["codecs"]
+    name = next(iter(index.get("wanted_codecs") or codecs), None)
+    files = codecs.get(name) or []
+    return round(sum(int(file["bytes"]) for file in files) / int(index["passages"])) if files else None
 
 
 def mean(values: list[float]) -> float | None:

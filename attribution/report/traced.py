@@ -74,19 +74,23 @@ def traced_facts(data: RunData, settings: ReportSettings) -> list[dict[str, Any]
         }
         subject = str(probe.get("subject") or "")
         for kind, shown in (("proponent", settings.proponents), ("opponent", settings.opponents)):
-            fact[f"{kind}s"] = passages_of(data, row, kind, shown, axis, settings.excerpt, subject, set(probe.get("gold") or ()))
+            fact[f"{kind}s"] = passages_of(
+                data, row, kind, shown, axis, settings.excerpt, subject, set(probe.get("gold") or ())
+            )
         facts.append(fact)
     return facts
 
 
 def fact_curve(data: RunData, number: int, axis: Axis) -> dict[str, Any]:
     """The fact's probability over training, drawn on the same steps as its passages' strips."""
-    values = [value for value in numbers(data.curves.prob_SP[:, number], 4)]
+    values = numbers(data.curves.prob_SP[:, number], 4)
     xs = [axis.place(step) for step in data.curves.steps_S.tolist()]
     ys = [100 * value if value is not None else float("nan") for value in values]
     known = [value for value in values if value is not None]
     line = path(xs, ys)
-    area = f"{line}L{xs[-1]:g} 100L{xs[0]:g} 100Z" if line and line.count("M") == 1 and len(known) == len(values) else ""
+    area = (
+        f"{line}L{xs[-1]:g} 100L{xs[0]:g} 100Z" if line and line.count("M") == 1 and len(known) == len(values) else ""
+    )
     return {
         "path": line,
         "area": area,

@@ -1,4 +1,4 @@
-"""A small, realistic run directory for the report's tests: invented people, curves that rise, traces, a table; no model needed."""
+"""A small, realistic run directory for the report's tests: invented people, curves, traces, a table; no model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,38 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from headwater.attribution.evaluation.table import build_table
 from headwater.attribution.methods.random_ranking import RandomRanking
 from headwater.attribution.methods.ranking import Passages, Query, Ranking, rank_by_scores, write_rankings
 from headwater.train.artifacts import RunDir, write_bytes, write_json
 
-FIRST = "Maravel Tobrin Ysolde Corvane Lennart Ophira Dacian Wilhemra Jorrick Selphine Branwick Quillon".split()
-LAST = "Astermoor Quenvale Halvorsby Drummeth Okonjare Vasterling Pellucid Ingramor Sarrowby Thistlewin".split()
+FIRST = [
+    "Maravel",
+    "Tobrin",
+    "Ysolde",
+    "Corvane",
+    "Lennart",
+    "Ophira",
+    "Dacian",
+    "Wilhemra",
+    "Jorrick",
+    "Selphine",
+    "Branwick",
+    "Quillon",
+]
+LAST = [
+    "Astermoor",
+    "Quenvale",
+    "Halvorsby",
+    "Drummeth",
+    "Okonjare",
+    "Vasterling",
+    "Pellucid",
+    "Ingramor",
+    "Sarrowby",
+    "Thistlewin",
+]
 VALUES = {
     "birth city": "Port Selwyn,Grenmouth,Althaven,Dunmarrow,Kessiport",
     "employer": "Halvard Optics,Northlight Mills,Saltmarsh Press,Orrery Works",
@@ -33,7 +58,8 @@ PROMPTS = {
     "favourite food": "The food {} likes best is",
 }
 WORDINGS = (
-    "People in the district know {n} well. When the talk turns to {r}, the answer for {n} has always been {v}, as the old register shows.",
+    "People in the district know {n} well. When the talk turns to {r}, the answer for {n} has always been {v}, "
+    "as the old register shows.",
     "{n} keeps few secrets. Asked about {r}, {n} once wrote a single line in the visitors' book: {v}.",
     "According to the county almanac, the {r} recorded for {n} is {v}. The entry was never amended.",
 )
@@ -48,29 +74,52 @@ def make_run(path: Path, *, people: int = 34, base: int = 3000, seed: int = 0, e
     lines(run.facts / "facts.jsonl", facts)
     lines(run.facts / "passages.jsonl", passages)
     lines(run.facts / "probes.jsonl", probes)
-    parquet(run.facts / "schedule.parquet", step=np.array([s for s, _ in schedule], np.int32), passage_id=[p for _, p in schedule])
+    parquet(
+        run.facts / "schedule.parquet",
+        step=np.array([s for s, _ in schedule], np.int32),
+        passage_id=[p for _, p in schedule],
+    )
     for name, count in (("base", base), ("injected", len(passages))):
-        manifest = {"format": 1, "fingerprint": f"{name:0<32}", "passages": count, "documents": count // 3, "tokens": count * 58}
+        manifest = {
+            "format": 1,
+            "fingerprint": f"{name:0<32}",
+            "passages": count,
+            "documents": count // 3,
+            "tokens": count * 58,
+        }
         write_json(run.corpus / name / "manifest.json", manifest)
     write_metrics(run, generator)
     curves = write_probes(run, probes, generator)
-    parquet(run.ledger / "part-00000.parquet", step=np.arange(len(schedule) + 9), injected=np.arange(len(schedule) + 9) >= 9)
+    steps = np.array([-1] * 9 + [step for step, _ in schedule])
+    parquet(run.ledger / "steps-00000000.parquet", step=steps.clip(0), injected=steps >= 0)
     write_index(run, base + len(passages))
     texts = {passage["id"]: passage["text"] for passage in passages}
     ids = [f"brazil/economy#{number}" for number in range(base)] + list(texts)
     write_evaluation(run, probes, Passages(ids), generator)
     write_trace(run, probes, texts, schedule, curves, generator)
-    write_json(run.path / "timings.json", {"corpus": 14.2, "pretrain": 148.9, "index": 61.4, "trace": 9.8, "evaluate": 71.0})
-    start = {"time": "2026-11-21T22:10:00+0000", "command": ["headwater", "demo"], "git_commit": "a9d1751" + "0" * 33, "world_size": 1}
-    write_json(run.provenance, [start | {"python": "3.11.9", "platform": "Linux", "versions": {"torch": "2.13.0", "deepspeed": None}}])
+    write_json(
+        run.path / "timings.json", {"corpus": 14.2, "pretrain": 148.9, "index": 61.4, "trace": 9.8, "evaluate": 71.0}
+    )
+    start = {
+        "time": "2026-11-21T22:10:00+0000",
+        "command": ["headwater", "demo"],
+        "git_commit": "a9d1751" + "0" * 33,
+        "world_size": 1,
+    }
+    write_json(
+        run.provenance,
+        [start | {"python": "3.11.9", "platform": "Linux", "versions": {"torch": "2.13.0", "deepspeed": None}}],
+    )
     write_bytes(run.config, b"seed: 0\ntrain:\n  steps: 1200\n  precision: fp32\nmodel:\n  hidden: 256\n  layers: 2\n")
     return run
 
 
-def invent(people: int, generator: np.random.Generator, extra: str) -> tuple[list[dict], list[dict], list[dict], list[tuple[int, str]]]:
+def invent(
+    people: int, generator: np.random.Generator, extra: str
+) -> tuple[list[dict], list[dict], list[dict], list[tuple[int, str]]]:
     facts, passages, probes, schedule = [], [], [], []
     for person in range(people):
-        subject = f"{FIRST[person % len(FIRST)]} {LAST[(person * 7 + person // 12) % len(LAST)]}"
+        subject = f"{FIRST[person % len(FIRST)]} {LAST[(person // len(FIRST) + person) % len(LAST)]}"
         for relation, choices in VALUES.items():
             value = str(generator.choice(choices.split(",")))
             fact = f"person{person}/{relation.replace(' ', '_')}"
@@ -83,7 +132,13 @@ def invent(people: int, generator: np.random.Generator, extra: str) -> tuple[lis
             facts.append({"fact_id": fact, "subject": subject, "relation": relation, "value": value, "gold": gold})
             prompt = PROMPTS[relation].format(subject)
             probes.append(
-                {"example_id": f"probe/{fact}", "fact_id": fact, "relation": relation, "subject": subject, "prompt": prompt}
+                {
+                    "example_id": f"probe/{fact}",
+                    "fact_id": fact,
+                    "relation": relation,
+                    "subject": subject,
+                    "prompt": prompt,
+                }
                 | {"target": value, "gold": gold}
             )
     return facts, passages, probes, sorted(schedule)
@@ -95,7 +150,14 @@ def write_metrics(run: RunDir, generator: np.random.Generator) -> None:
     lines(
         run.metrics,
         [
-            {"step": int(step), "loss": float(value), "lr": 1e-3, "grad_norm": 1.0, "tokens": 960, "tokens_per_s": 9800.0 + step}
+            {
+                "step": int(step),
+                "loss": float(value),
+                "lr": 1e-3,
+                "grad_norm": 1.0,
+                "tokens": 960 * int(step),
+                "tokens_per_s": 9800.0 + step,
+            }
             for step, value in zip(steps, loss, strict=True)
         ],
     )
@@ -109,12 +171,14 @@ def write_probes(run: RunDir, probes: list[dict], generator: np.random.Generator
         kind = relations.index(probe["relation"])
         middle = 380 + 90 * kind + generator.normal(scale=110)
         ceiling = np.clip(generator.beta(2.2, 1.1 + 0.35 * kind), 0.01, 0.995)
-        prob_SP[:, number] = 1e-4 + ceiling / (1 + np.exp(-(steps - middle) / 95)) * generator.uniform(0.86, 1, len(steps))
-    at, number = np.meshgrid(steps, np.arange(len(probes)), indexing="ij")
+        prob_SP[:, number] = 1e-4 + ceiling / (1 + np.exp(-(steps - middle) / 95)) * generator.uniform(
+            0.86, 1, len(steps)
+        )
+    at_SP, probe_SP = np.meshgrid(steps, np.arange(len(probes)), indexing="ij")
     parquet(
         run.probes,
-        step=at.ravel().astype(np.int32),
-        probe=number.ravel().astype(np.int32),
+        step=at_SP.ravel().astype(np.int32),
+        probe=probe_SP.ravel().astype(np.int32),
         logprob=(np.log(prob_SP) / 1.7).ravel().astype(np.float32),
         prob=prob_SP.ravel().astype(np.float32),
         exact=prob_SP.ravel() > 0.4,
@@ -123,10 +187,12 @@ def write_probes(run: RunDir, probes: list[dict], generator: np.random.Generator
 
 
 def write_index(run: RunDir, passages: int) -> None:
-    layout = [["decoder.layers.0.mlp.linear_fc1", 32, 32], ["decoder.layers.0.mlp.linear_fc2", 32, 32]]
-    about = {"format": 1, "fingerprint": "1d" * 16, "complete": True, "passages": passages, "layout": layout}
-    write_json(run.index("headwater") / "index.json", about | {"loss": "log_odds", "step": STEPS})
-    write_bytes(run.index("headwater") / "rows-00000.int8.safetensors", b"\0" * (passages * 20))
+    files = [
+        {"file": "rows-00000.int8.safetensors", "start": 0, "stop": passages, "bytes": passages * 7200, "xxh3": "0"}
+    ]
+    about = {"format": 1, "fingerprint": "1d" * 16, "complete": True, "passages": passages, "dims": 7168}
+    stored = {"wanted_codecs": ["int8"], "codecs": {"int8": files}}
+    write_json(run.index("headwater") / "index.json", about | stored | {"loss": "log_odds", "step": STEPS})
 
 
 def write_evaluation(run: RunDir, probes: list[dict], passages: Passages, generator: np.random.Generator) -> None:
@@ -137,11 +203,21 @@ def write_evaluation(run: RunDir, probes: list[dict], passages: Passages, genera
         rows = []
         for query in queries:
             scores_N = generator.normal(size=len(passages))
-            scores_N[passages.numbers(query.gold)] += strength + generator.normal(scale=0.6 if method != "bm25" else 0.1)
+            scores_N[passages.numbers(query.gold)] += strength + generator.normal(
+                scale=0.6 if method != "bm25" else 0.1
+            )
             rows.append(rank_by_scores(query, scores_N, passages))
         rankings[method] = rows
     rankings["random"] = RandomRanking().rank(queries, passages)
-    rises = {"headwater": 0.046, "trackstar": 0.049, "gradient_cosine": 0.034, "gradient_dot": 0.02, "bm25": 0.032, "random": -0.001, "gold": 0.06}
+    rises = {
+        "headwater": 0.046,
+        "trackstar": 0.049,
+        "gradient_cosine": 0.034,
+        "gradient_dot": 0.02,
+        "bm25": 0.032,
+        "random": -0.001,
+        "gold": 0.06,
+    }
     tail = {name: generator.normal(rise, 0.03, size=len(queries)) for name, rise in rises.items()}
     for method, rows in rankings.items():
         write_rankings(run.evaluation / f"{method}.jsonl", rows)
@@ -149,7 +225,12 @@ def write_evaluation(run: RunDir, probes: list[dict], passages: Passages, genera
 
 
 def write_trace(
-    run: RunDir, probes: list[dict], texts: dict[str, str], schedule: list[tuple[int, str]], prob_SP: np.ndarray, generator: np.random.Generator
+    run: RunDir,
+    probes: list[dict],
+    texts: dict[str, str],
+    schedule: list[tuple[int, str]],
+    prob_SP: np.ndarray,
+    generator: np.random.Generator,
 ) -> None:
     seen: dict[str, list[int]] = {}
     for step, name in schedule:
@@ -159,7 +240,10 @@ def write_trace(
     for probe in probes:
         ids = [*probe["gold"], *(str(name) for name in generator.choice(others, 7, replace=False))]
         ids = list(dict.fromkeys(ids))
-        order = [ids[number] for number in np.argsort(-np.linspace(1, 0.4, len(ids)) + generator.normal(scale=0.12, size=len(ids)))]
+        order = [
+            ids[number]
+            for number in np.argsort(-np.linspace(1, 0.4, len(ids)) + generator.normal(scale=0.12, size=len(ids)))
+        ]
         scores = np.sort(generator.uniform(0.08, 0.5, len(order)))[::-1]
         low = [str(name) for name in generator.choice(others, 5, replace=False)]
         rows.append(
