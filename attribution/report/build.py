@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headwater.attribution.report import prose
-from headwater.attribution.report.figures import chart_facts, curve_chart, forest
+from headwater.attribution.report.figures import chart_facts, curve_chart, forest, left_out, thinned
 from headwater.attribution.report.inputs import RunData, read_run
 from headwater.attribution.report.settings import ReportSettings
 from headwater.attribution.report.summary import summarise
@@ -60,7 +60,8 @@ def render(data: RunData, summary: dict[str, Any], settings: ReportSettings) -> 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    chart = curve_chart(data)
+    drawn = thinned(data)
+    chart = curve_chart(drawn)
     return environment.get_template("page.html").render(
         name=data.run.path.resolve().name,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
@@ -69,14 +70,15 @@ def render(data: RunData, summary: dict[str, Any], settings: ReportSettings) -> 
         deck=prose.deck(summary),
         figures=prose.key_figures(summary),
         chart=chart,
-        chart_data={"steps": data.curves.steps_S.tolist(), "chart": without_paths(chart), "facts": chart_facts(data)},
+        chart_data={"steps": drawn.curves.steps_S.tolist(), "chart": without_paths(chart), "facts": chart_facts(drawn)},
         panels=forest(data.table),
         states=prose.states_it(data.table["methods"]),
         moves=prose.moves_it(data.table),
         better=prose.where_better(data.table),
         interval=data.table.get("interval", {}),
         queries=max((row.get("queries", 0) for row in data.table["methods"].values()), default=0),
-        facts=traced_facts(data, settings),
+        left_out=left_out(data),
+        facts=traced_facts(drawn, settings),
         opponents=opponents_note(data),
         provenance=provenance(data),
         ledger=ledger_note(data),

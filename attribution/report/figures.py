@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from headwater.attribution.evaluation.table import COLUMNS, LABELS, format_value, ordered
-from headwater.attribution.report.inputs import RunData
+from headwater.attribution.report.inputs import ProbeCurves, RunData
 
 BINS = 120
 """Bars of the injection histogram at most."""
 
 CHART_FACTS = 600
 """Facts that can be picked in the chart at most; more would only make the page heavy."""
+
+CHART_STEPS = 240
+"""Probed steps drawn at most, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,27 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 def relations(data: RunData) -> list[str]:
     """Relations in the order in which the probes name them."""
     return list(dict.fromkeys(str(probe.get("relation", "fact")) for probe in data.probes))
+
+
+def thinned(data: RunData) -> RunData:
+    """The run with at most `CHART_STEPS` probed steps, evenly taken, the first and the last among them."""
+    curves = data.curves
+    steps = len(curves.steps_S)
+    if steps <= CHART_STEPS:
+        return data
+    kept = np.unique(np.linspace(0, steps - 1, CHART_STEPS).round().astype(int))
+    parts = (curves.steps_S, curves.prob_SP, curves.logprob_SP, curves.exact_SP)
+    return replace(data, curves=ProbeCurves(*(part[kept] for part in parts)))
+
+
+def left_out(data: RunData) -> str | None:
+    """What the chart does not draw of the run, in words."""
+    steps, facts = len(data.curves.steps_S), len(data.probes)
+    parts = [
+        f"{CHART_STEPS:,} of {steps:,} probed steps" if steps > CHART_STEPS else "",
+        f"the first {CHART_FACTS:,} of {facts:,} facts" if facts > CHART_FACTS else "",
+    ]
+    return " and ".join(part for part in parts if part) or None
 
 
 def step_axis(data: RunData) -> Axis:

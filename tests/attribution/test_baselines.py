@@ -63,6 +63,23 @@ def test_bm25_ranks_as_the_formula_does() -> None:
         assert got.gold_ranks == tuple(int(np.flatnonzero(order == int(name[3]))[0]) for name in query.gold)
 
 
+def test_bm25_weighs_repetition_and_length_as_the_formula_does() -> None:
+    generator = np.random.default_rng(0)
+    vocabulary = [
+        first + second + "o" for first in ("bra", "kel", "mut", "dov") for second in ("z", "x", "q", "v", "w")
+    ]
+    texts = [" ".join(generator.choice(vocabulary, size=size)) for size in generator.integers(3, 60, size=83)]
+    passages = Passages([f"d#{number}" for number in range(83)], texts)
+    queries = [
+        Query(f"q{number}", " ".join(generator.choice(vocabulary, 3, replace=False)), "kelqo") for number in range(9)
+    ]
+    for query, got in zip(queries, BM25().rank(queries, passages), strict=True):
+        scores = lucene_bm25(words(f"{query.prompt} {query.target}"), [words(text) for text in texts])
+        along_ranking = scores[passages.numbers(got.ranking)]
+        assert len(got.ranking) == 83
+        assert (np.diff(along_ranking) < 1e-5).all()
+
+
 def test_bm25_reads_prompt_and_target() -> None:
     rankings = BM25().rank(
         [Query("a", "Mara Quill", "geology", ("doc0#0",)), Query("b", "Mara Quill", "Port Selwyn", ("doc2#0",))],

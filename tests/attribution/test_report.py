@@ -331,6 +331,18 @@ def test_steps_at_which_a_relation_was_not_probed_leave_a_gap(copy: Path) -> Non
     assert "employer <b>–</b>" in page
 
 
+def test_a_long_run_is_thinned_for_the_chart_alone(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "CHART_STEPS", 7)
+    monkeypatch.setattr(figures, "CHART_FACTS", 10)
+    page = build_report(ReportSettings(run=str(copy))).read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data["steps"] == [0, 200, 400, 600, 800, 1000, 1200]
+    assert len(data["facts"]) == 10
+    assert len(data["facts"][0]["prob"]) == 7
+    assert "Drawn: 7 of 25 probed steps and the first 10 of 84 facts" in page
+    assert json.loads((copy / "report" / "summary.json").read_text())["facts"]["queries"] == 84
+
+
 def chromium() -> str | None:
     return next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
