@@ -24,7 +24,7 @@ LABELS = {
     "headwater": "Headwater",
     "trackstar": "TrackStar",
     "gradient_cosine": "Gradient cosine",
-    "gradient_dot": "Gradient dot product",
+    "gradient_dot": "Gradient dot",
     "bm25": "BM25",
     "random": "Random",
     "gold": "Gold passages",
@@ -144,23 +144,37 @@ def format_value(metric: str, value: float) -> str:
     return text.replace("0.", ".", 1).replace("-", "−")
 
 
-def console_table(table: Mapping[str, Any]) -> Table:
-    """The table for the terminal, with its number of queries and how the intervals were made."""
+def console_table(table: Mapping[str, Any], width: int = 160) -> Table:
+    """The table for a terminal of `width` columns: below 150, each interval stands under its mean."""
+    from rich import box
     from rich.table import Table
 
     methods = table["methods"]
     columns = [metric for metric in COLUMNS if any(metric in row for row in methods.values())]
-    columns += sorted({key for row in methods.values() for key in row if isinstance(row[key], list)} - set(columns))
     about = table.get("interval", {})
-    level = f"{about.get('level', 0.95):.0%}"
-    caption = f"mean [{level} bootstrap interval over queries]; tail-patch: mean rise of the target's probability"
-    view = Table(title="Methods", caption=caption, title_justify="left", caption_justify="left", pad_edge=False)
+    queries = max((row["queries"] for row in methods.values()), default=0)
+    caption = f"mean and {about.get('level', 0.95):.0%} bootstrap interval over {queries:,} queries"
+    if "tail_patch" in columns:
+        caption += "; tail-patch: mean rise of the target's probability"
+    compact = width < 150
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0) if compact else (0, 1), "pad_edge": False}
+    view = Table(title="Methods", caption=caption, title_justify="left", caption_justify="left", **style)
     view.add_column("method", no_wrap=True)
     for metric in columns:
-        view.add_column(COLUMNS.get(metric, metric), justify="right", no_wrap=True)
-    view.add_column("queries", justify="right", no_wrap=True)
+        view.add_column(COLUMNS[metric], justify="right", no_wrap=True)
+    if not compact:
+        view.add_column("queries", justify="right", no_wrap=True)
+    cell = stacked_interval if compact else format_interval
     for name in ordered(list(methods)):
         row = methods[name]
-        cells = [format_interval(metric, row.get(metric)) for metric in columns]
-        view.add_row(LABELS.get(name, name), *cells, f"{row['queries']:,}")
+        cells = [cell(metric, row.get(metric)) for metric in columns]
+        view.add_row(LABELS.get(name, name), *cells, *([] if compact else [f"{row['queries']:,}"]))
     return view
+
+
+def stacked_interval(metric: str, values: Sequence[float] | None) -> str:
+    """The mean, and its interval on the line below."""
+    if values is None:
+        return "–"
+    mean, low, high = (format_value(metric, value) for value in values)
+    return f"{mean}\n{low}–{high}".replace("1.000–", "1–").replace("–1.000", "–1")

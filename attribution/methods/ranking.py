@@ -13,12 +13,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import atomic_path
+
+if TYPE_CHECKING:
+    from headwater.train.stream.corpus import PassageSet
+    from headwater.train.stream.tokenizer import TextTokenizer
 
 DEPTH = 100
 """How many of the best passages a ranking names, unless told otherwise."""
@@ -54,6 +58,12 @@ class Passages:
         if len(self.texts) not in (0, len(self.ids)):
             raise ValueError(f"{len(self.texts)} texts for {len(self.ids)} passage ids")
         object.__setattr__(self, "_numbers", numbers)
+
+    @classmethod
+    def read(cls, corpus: PassageSet, tokenizer: TextTokenizer) -> Passages:
+        """All passages of a run, as `open_passages` opens them, held in memory."""
+        texts = [corpus.text(number, tokenizer) for number in range(len(corpus))]
+        return cls(corpus.ids(0, len(corpus)), texts)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -85,6 +85,11 @@ def relations(data: RunData) -> list[str]:
     return list(dict.fromkeys(str(probe.get("relation", "fact")) for probe in data.probes))
 
 
+def spoken(relation: str) -> str:
+    """A relation as the page prints it."""
+    return relation.replace("_", " ")
+
+
 def thinned(data: RunData) -> RunData:
     """The run with at most `CHART_STEPS` probed steps, evenly taken, the first and the last among them."""
     curves = data.curves
@@ -133,7 +138,7 @@ def curve_chart(data: RunData) -> dict[str, Any]:
             last = next((y for y in reversed(ys) if not math.isnan(y)), 0.0)
             lines.append(
                 {
-                    "name": name,
+                    "name": spoken(name),
                     "colour": number % 8,
                     "path": path(xs, ys),
                     "end": last,

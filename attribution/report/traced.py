@@ -8,7 +8,7 @@ from typing import Any
 
 import xxhash
 
-from headwater.attribution.report.figures import Axis, numbers, path, relations, step_axis
+from headwater.attribution.report.figures import Axis, numbers, path, relations, spoken, step_axis
 from headwater.attribution.report.inputs import RunData
 from headwater.attribution.report.settings import ReportSettings
 
@@ -66,7 +66,7 @@ def traced_facts(data: RunData, settings: ReportSettings) -> list[dict[str, Any]
             "id": name,
             "prompt": row["inputs_plaintext"],
             "target": row["targets_plaintext"],
-            "relation": relation,
+            "relation": spoken(relation),
             "colour": names.index(relation) % 8 if relation in names else 7,
             "worst": name == worst,
             "rank": min(data.rankings[name].gold_ranks) + 1 if ranked(data, name) else None,

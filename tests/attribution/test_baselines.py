@@ -134,6 +134,22 @@ def test_gold_that_is_not_in_the_corpus_is_refused_by_name() -> None:
         Passages(["a", "a"])
 
 
+def test_passages_are_read_from_a_corpus_in_its_order() -> None:
+    class Corpus:
+        def __len__(self) -> int:
+            return 3
+
+        def ids(self, start: int, stop: int) -> list[str]:
+            return [f"doc#{number}" for number in range(start, stop)]
+
+        def text(self, passage: int, tokenizer: str) -> str:
+            return f"{tokenizer} {passage}"
+
+    passages = Passages.read(Corpus(), "text")  # type: ignore[arg-type]
+    assert list(passages.ids) == ["doc#0", "doc#1", "doc#2"]
+    assert list(passages.texts) == ["text 0", "text 1", "text 2"]
+
+
 def test_a_probe_becomes_a_query() -> None:
     probe = {
         "example_id": "p1",

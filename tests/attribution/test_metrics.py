@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -138,12 +139,24 @@ def test_table_has_order_intervals_counts_and_comparisons(tmp_path) -> None:
     write_table(tmp_path / "table.json", table)
     assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(table))
 
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(console_table(table))
-    text = console.export_text()
+    text = printed(table, 160)
     assert text.index("Headwater") < text.index("BM25") < text.index("Random") < text.index("Gold")
     assert ".833 [" in text
     assert "+.060 [+.050, +.070]" in text
+
+    wide = dict.fromkeys(("mrr", "recall@10", "hit@10", "precision@10"), [0.5, 0.125, 0.875])
+    wide_row = {**wide, "tail_patch": [-0.05, -0.062, -0.043], "queries": 3}
+    narrow = printed({"methods": {**table["methods"], "gradient_cosine": wide_row}}, 80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    for words in ("+.060", "+.050–+.070", "−.062–−.043", ".125–.875", "Recall@10", "Tail-patch", "over 3 queries"):
+        assert words in narrow
+    assert "…" not in narrow
+
+
+def printed(table: dict, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(console_table(table, console.width))
+    return console.export_text()
 
 
 def test_table_refuses_methods_that_answered_different_queries() -> None:
