@@ -144,7 +144,7 @@ def test_table_has_order_intervals_counts_and_comparisons(tmp_path) -> None:
     assert ".833 [" in text
     assert "+.060 [+.050, +.070]" in text
 
-    wide = dict.fromkeys(("mrr", "recall@10", "hit@10", "precision@10"), [0.5, 0.125, 0.875])
+    wide = {key: [0.5, 0.125, 0.875] for key in ("mrr", "recall@10", "hit@10", "precision@10")}
     wide_row = {**wide, "tail_patch": [-0.05, -0.062, -0.043], "queries": 3}
     narrow = printed({"methods": {**table["methods"], "gradient_cosine": wide_row}}, 80)
     assert max(map(len, narrow.splitlines())) <= 80
