@@ -134,6 +134,7 @@ def provenance(data: RunData) -> dict[str, Any]:
         ("Commit", start.get("git_commit")),
         ("Python", start.get("python")),
         ("Platform", start.get("platform")),
+        ("Machine", f"{start['cpus']} CPU cores" if start.get("cpus") else None),
         ("Ranks", start.get("world_size")),
         ("Corpus", ", ".join(f"{name} {short_print(each)}" for name, each in data.corpora.items())),
         (

@@ -108,7 +108,10 @@ def make_run(path: Path, *, people: int = 34, base: int = 3000, seed: int = 0, e
     }
     write_json(
         run.provenance,
-        [start | {"python": "3.11.9", "platform": "Linux", "versions": {"torch": "2.13.0", "deepspeed": None}}],
+        [
+            start
+            | {"python": "3.11.9", "cpus": 2, "platform": "Linux", "versions": {"torch": "2.13.0", "deepspeed": None}}
+        ],
     )
     write_bytes(run.config, b"seed: 0\ntrain:\n  steps: 1200\n  precision: fp32\nmodel:\n  hidden: 256\n  layers: 2\n")
     return run
