@@ -32,13 +32,20 @@ class _NotGiven:
         return "(not given)"
 
 
-def load_config(schema: type[S], path: str | os.PathLike[str] | None = None, overrides: Iterable[str] = ()) -> S:
+def load_config(
+    schema: type[S],
+    path: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    cross_checks: bool = True,
+) -> S:
     """Builds a checked settings object.
 
     Args:
         schema: the settings dataclass.
         path: a YAML file or the name of a packaged preset; None for the defaults alone.
         overrides: `key=value` strings, applied last, in order; values are YAML (`[1, 2]`, `null`, `1e-3`).
+        cross_checks: False leaves out the `problems()` of the sections, for a caller with checks of its own.
 
     Raises:
         ConfigError: with every problem: unknown keys, wrong types, values not allowed, missing ones, cross-field ones.
@@ -48,7 +55,7 @@ def load_config(schema: type[S], path: str | os.PathLike[str] | None = None, ove
     tree = read_with_bases(find_config(path)) if path is not None else {}
     problems: list[Problem] = []
     tree = _apply_overrides(schema, tree, overrides, problems)
-    loader = _Loader(schema)
+    loader = _Loader(schema, cross_checks)
     loader.lay(loader.config, tree, schema, "")
     settings = loader.finish()
     problems += loader.problems
@@ -128,8 +135,8 @@ def _hint_at(schema: Any, key: str) -> Any:
 class _Loader:
     """One load: the structured config being filled and the problems found so far."""
 
-    def __init__(self, schema: type) -> None:
-        self.schema = schema
+    def __init__(self, schema: type, cross_checks: bool) -> None:
+        self.schema, self.cross_checks = schema, cross_checks
         self.config: DictConfig = OmegaConf.structured(schema)
         self.problems: list[Problem] = []
         self.broken: set[str] = set()
@@ -273,7 +280,7 @@ class _Loader:
         self._cross_check(settings, type(settings), prefix)
 
     def _cross_check(self, settings: Any, schema: type, prefix: str) -> None:
-        if hasattr(schema, "problems"):
+        if self.cross_checks and hasattr(schema, "problems"):
             own = {field.name for field in dataclasses.fields(schema)}
             for problem in settings.problems():
                 relative = problem.key.split(".")[0] in own

@@ -163,8 +163,11 @@ def pretrain(
     """Train; a run that was stopped goes on where it was."""
     settings = _settings("headwater.train.settings:PretrainSettings", arguments, keys)
     if nproc == 1:
-        _load("headwater.train.__main__:pretrain")(settings)
-        return
+        raise typer.Exit(_load("headwater.train.__main__:pretrain")(settings))
+    if split_arguments(arguments)[0] is None:
+        raise UserError(
+            "several processes need a configuration", expected="a YAML file or a preset before the overrides"
+        )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc), "-m", "headwater.train"]
     sys.stdout.flush()
     # Replacing this process lets signals reach torchrun, and its exit status reach the caller.
