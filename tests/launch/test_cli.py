@@ -1,0 +1,196 @@
+"""The `headwater` command: how fast it answers, where it dispatches, and how it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from headwater.configs import UserError, setting
+from headwater.launch import cli
+
+COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
+
+
+def run(*arguments: str) -> SimpleNamespace:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    return SimpleNamespace(status=result.exit_code, out=result.stdout, err=result.stderr, exception=result.exception)
+
+
+def commands() -> list[str]:
+    """Every command, and its subcommands."""
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    for group in cli.app.registered_groups:
+        names.append(group.name)
+        names += [f"{group.name} {command.name}" for command in group.typer_instance.registered_commands]
+    return names
+
+
+@dataclass(kw_only=True, slots=True)
+class FakeSettings:
+    steps: int = setting(3, "Steps of the thing.", minimum=1)
+    out: str = setting("runs/fake", "Where it goes.")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Stands in for every stage: settings classes become FakeSettings, entry points record how they were called."""
+    made: list = []
+
+    def load(target: str):
+        if target.endswith("Settings"):
+            return FakeSettings
+
+        def entry(*arguments, **options):
+            made.append((target, arguments, options))
+
+        return entry
+
+    monkeypatch.setattr(cli, "_load", load)
+    return made
+
+
+def test_help_of_everything_works_without_the_heavy_libraries():
+    assert {"demo", "pretrain", "index verify", "corpus inspect"} <= set(commands())
+    for name in commands():
+        if name.startswith("bench "):
+            continue  # a benchmark parses its own options
+        assert run(*name.split(), "--help").status == 0, name
+    code = (
+        "import sys; from typer.testing import CliRunner; from headwater.launch import cli;"
+        "result = CliRunner().invoke(cli.app, ['pretrain', '--help']); assert result.exit_code == 0;"
+        "heavy = {'torch', 'numpy', 'deepspeed', 'megatron', 'transformers', 'pyarrow'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_answers_in_under_a_second():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([*COMMAND, "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    # The best of a few: the machine may be busy with other tests.
+    assert min(seconds() for _ in range(5)) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target"),
+    [
+        (["demo"], "headwater.launch.demo:run_demo"),
+        (["corpus"], "headwater.train.stream.build:build_corpus"),
+        (["corpus", "run"], "headwater.train.stream.build:build_corpus"),
+        (["index"], "headwater.attribution.index.build:build_index"),
+        (["evaluate"], "headwater.attribution.evaluation.run:evaluate"),
+        (["report"], "headwater.attribution.report.build:build_report"),
+    ],
+)
+def test_stages_get_their_settings(calls: list, tmp_path: Path, arguments: list[str], target: str):
+    config = tmp_path / "a.yaml"
+    config.write_text("steps: 5\n")
+    result = run(*arguments, str(config), "out=x")
+    assert result.status == 0, result.err
+    assert calls == [(target, (FakeSettings(steps=5, out="x"),), {})]
+
+
+def test_a_configuration_may_be_left_out(calls: list):
+    assert run("evaluate", "steps=9").status == 0
+    assert calls[0][1] == (FakeSettings(steps=9),)
+
+
+def test_trace_takes_a_prompt_and_its_target_together(calls: list):
+    assert run("trace", "steps=2", "--prompt", "a b", "--target", "c").status == 0
+    assert calls == [
+        ("headwater.attribution.trace:run_trace", (FakeSettings(steps=2),), {"prompt": "a b", "target": "c"})
+    ]
+    result = run("trace", "--prompt", "a")
+    assert result.status == 2
+    assert "--target" in result.err
+
+
+def test_index_verify_is_not_taken_for_a_configuration(calls: list, tmp_path: Path):
+    assert run("index", "verify", str(tmp_path)).status == 0
+    assert calls[0][1] == (tmp_path,)
+    assert "verify" in calls[0][0]
+
+
+def test_pretrain_returns_the_trainers_status_or_becomes_torchrun(
+    calls: list, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    config = tmp_path / "a.yaml"
+    config.write_text("steps: 5\n")
+    assert run("pretrain", str(config)).status == 0
+    assert calls[0][0] == "headwater.train.__main__:pretrain"
+    executed: list = []
+    monkeypatch.setattr(cli.os, "execv", lambda path, command: executed.append(command))
+    run("pretrain", "--nproc", "2", str(config), "steps=7")
+    assert executed[0][1:4] == ["-m", "torch.distributed.run", "--standalone"]
+    assert executed[0][-4:] == ["-m", "headwater.train", str(config), "steps=7"]
+    assert executed[0][executed[0].index("--nproc-per-node") + 1] == "2"
+    assert run("pretrain", "--nproc", "2", "steps=7").status == 2
+    assert run("pretrain", "--nproc", "2", str(config), "stesp=7").status == 2, "checked before any process is started"
+    assert len(executed) == 1
+
+
+def test_keys_lists_every_setting(calls: list):
+    result = run("evaluate", "--keys")
+    assert result.status == 0
+    assert "steps" in result.out
+    assert "Steps of the thing" in result.out
+    assert calls == []
+
+
+def test_what_a_user_can_mend_is_printed_without_a_traceback():
+    result = subprocess.run(
+        [*COMMAND, "pretrain", "train.stops=3", "model.layers=x", "no_value"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: the configuration has 3 problems:")
+    assert "did you mean train.steps?" in result.stderr
+    missing = run("pretrain", "nowhere.yaml")
+    assert missing.status == 2
+    assert "nowhere.yaml" in missing.err
+
+
+def test_a_bug_keeps_its_traceback_and_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def fails_with(error: BaseException):
+        def entry(*_):
+            raise error
+
+        monkeypatch.setattr(cli, "_load", lambda target: FakeSettings if target.endswith("Settings") else entry)
+        return run("evaluate")
+
+    interrupted = fails_with(KeyboardInterrupt())
+    assert interrupted.status == 130
+    assert interrupted.err.count("\n") == 1
+    mended = fails_with(UserError("the thing [bold]", got="[/x]", fix="do it"))
+    assert mended.status == 2
+    assert "the thing [bold]" in mended.err, "brackets are text, not markup"
+    assert isinstance(fails_with(ZeroDivisionError()).exception, ZeroDivisionError)
+
+
+def test_benchmarks_parse_their_own_options(monkeypatch: pytest.MonkeyPatch):
+    seen: list = []
+    module = ModuleType("headwater.launch.bench.search")
+    module.main = seen.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "headwater.launch.bench.search", module)
+    assert run("bench", "search", "--rows", "20", "--help", "x").status == 0
+    assert seen == [["--rows", "20", "--help", "x"]]
+
+
+def test_unknown_commands_and_options_are_refused():
+    assert run("pretrian").status == 2
+    assert run("pretrain", "--nprocs", "2").status == 2
+    assert run("--version").out.startswith("headwater ")
