@@ -35,7 +35,9 @@
     const name = box.querySelector(".picked-name");
     const last = values.findLast((value) => value !== null);
     name.textContent = last === undefined ? "" : `${picked.subject} ${words(last)}`;
-    name.style.bottom = last === undefined ? "0" : `${place(last, panel.low, panel.high)}%`;
+    // A curve that starts high would run through a name set above it.
+    const start = values.find((value) => value !== null) ?? panel.low;
+    name.classList.toggle("below", place(start, panel.low, panel.high) > 70);
     const ticks = picked ? picked.seen.map((step) => `M${atStep(step)} 0V10`).join("") : "";
     box.querySelector(".lane path").setAttribute("d", ticks);
     box.classList.toggle("following", picked !== null);
