@@ -1,4 +1,10 @@
-"""Configurations: settings dataclasses, YAML presets, `key=value` overrides, and every problem reported at once."""
+"""Configurations: settings dataclasses, YAML presets, `key=value` overrides, and every problem reported at once.
+
+What loads them is imported on first use: OmegaConf would be half of the time that `headwater --help` takes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from headwater.configs.errors import (
     ConfigError,
@@ -8,9 +14,11 @@ from headwater.configs.errors import (
     Problem,
     UserError,
 )
-from headwater.configs.loader import load_config, save_config, to_yaml
 from headwater.configs.settings import MISSING, describe, section, setting
-from headwater.configs.sources import find_config, preset_names
+
+if TYPE_CHECKING:
+    from headwater.configs.loader import load_config, save_config, to_yaml
+    from headwater.configs.sources import find_config, preset_names
 
 __all__ = [
     "MISSING",
@@ -29,3 +37,17 @@ __all__ = [
     "setting",
     "to_yaml",
 ]
+
+_LAZY = {
+    "find_config": "sources",
+    "load_config": "loader",
+    "preset_names": "sources",
+    "save_config": "loader",
+    "to_yaml": "loader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"headwater.configs.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,13 +13,10 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 from typer.core import TyperGroup
 
 from headwater.configs.errors import UserError
@@ -57,6 +54,9 @@ class StageGroup(TyperGroup):
 
 
 def _say(label: str, message: str, style: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((f"{label}: ", style), message))
 
 
@@ -101,7 +101,9 @@ def _settings(schema: str, arguments: list[str] | None, keys: bool) -> Any:
 
 
 def _print_keys(schema: type) -> None:
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from headwater.configs import describe
 
@@ -122,6 +124,8 @@ def front(
 ) -> None:
     """Train a language model on a stream of documents, plant facts in it, and trace what it knows to its source."""
     if show_version:
+        from importlib.metadata import version
+
         typer.echo(f"headwater {version('headwater')}")
         raise typer.Exit(OK)
 
