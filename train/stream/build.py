@@ -29,9 +29,17 @@ from headwater.train.stream.documents import describe_source
 from headwater.train.stream.parts import Gathered, batches, chosen_documents, write_part
 from headwater.train.stream.passages import PassageCutter
 from headwater.train.stream.settings import CorpusSettings
-from headwater.train.stream.shards import file_lock, upload
+from headwater.train.stream.shards import file_lock
 from headwater.train.stream.tokenizer import TextTokenizer, train_tokenizer
-from headwater.train.stream.writing import Progress, ShardPlan, build_shard, finish_corpus, plan_shards, table_path
+from headwater.train.stream.writing import (
+    Progress,
+    ShardPlan,
+    build_shard,
+    join_corpus,
+    plan_shards,
+    publish_corpus,
+    table_path,
+)
 
 if TYPE_CHECKING:
     from headwater.train.settings import PretrainSettings
@@ -134,7 +142,9 @@ def tokenizer_texts(corpus: CorpusSettings, facts: FactSet) -> Iterator[str]:
 def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, origin: str, progress: Progress) -> None:
     """The base corpus, in three steps that each keep what they have finished: parts, shards, the joined directory."""
     out = run.corpus / "base"
+    parts_directory, work = run.corpus / "base.parts", run.corpus / "base.shards"
     if (out / "manifest.json").exists():
+        remove(parts_directory)  # left by a build killed at its very end
         found = read_json(out / "manifest.json")
         if found.get("tokenizer") != tokenizer.fingerprint:
             raise MismatchError(
@@ -144,7 +154,6 @@ def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, o
                 fix=f"restore {run.tokenizer}, or remove {run.path} and build again",
             )
         return
-    parts_directory, work = run.corpus / "base.parts", run.corpus / "base.shards"
     require_same_work(parts_directory, work, fingerprint([origin, tokenizer.fingerprint]))
     sources = write_parts(parts_directory, corpus, tokenizer, progress)
     paths = [path for source in sources for path in source]
@@ -160,19 +169,12 @@ def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, o
     run_jobs(shard_job, jobs, corpus.workers)
     tokens = sum(int(gathered.lengths[plan.order].sum()) + len(plan.order) for plan in plans)
     describe = {**manifest_head(corpus, tokenizer), "documents": gathered.documents, "tokens": tokens}
-    describe |= {"passages": sum(len(plan.order) for plan in plans), "origin": origin, "remote": corpus.remote}
+    describe["passages"] = sum(len(plan.order) for plan in plans)
     names = [
         (f"{source.kind}:{source.path}" if source.path else source.kind, source.weight) for source in corpus.sources
     ]
-    if corpus.remote:
-        upload(
-            work, [f"{plan.name}/{name}" for plan in plans for name in ("shard.00000.mds", "index.json")], corpus.remote
-        )
-    finish_corpus(work, out, plans, counts, describe, names)
-    if corpus.remote:
-        upload(out, ["index.json", "passages.parquet", "manifest.json"], corpus.remote)
-        for plan in plans:
-            remove(out / plan.name)
+    join_corpus(work, plans, counts, describe, names, origin=origin, remote=corpus.remote)
+    publish_corpus(work, out, plans, corpus.remote)
     remove(parts_directory)
 
 
@@ -346,4 +348,5 @@ def write_injected(run: RunDir, corpus: CorpusSettings, facts: FactSet, tokenize
         "tokens": int(passages.lengths.sum()) + len(facts.passages),
         "passages": len(facts.passages),
     }
-    finish_corpus(work, out, plans, counts, describe, [("facts", 1.0)])
+    join_corpus(work, plans, counts, describe, [("facts", 1.0)])
+    publish_corpus(work, out, plans)

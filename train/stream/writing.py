@@ -12,7 +12,7 @@ import numpy as np
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, write_json
 from headwater.train.stream.corpus import FORMAT
 from headwater.train.stream.packing import pack
-from headwater.train.stream.shards import SHARD_FILE, PackedSequence, merge_indexes, write_shard
+from headwater.train.stream.shards import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
 
 
 class Passages(Protocol):
@@ -105,22 +105,22 @@ def table_path(shard: Path) -> Path:
     return shard.with_name(f"{shard.name}.parquet")
 
 
-def finish_corpus(
+def join_corpus(
     work: Path,
-    out: Path,
     plans: list[ShardPlan],
     counts: list[int],
     describe: dict[str, Any],
     names: list[tuple[str, float]],
+    **unmarked: Any,
 ) -> None:
-    """Joins written shards into a corpus directory: index.json, passages.parquet, manifest.json, then one rename.
+    """Joins written shards: index.json, passages.parquet and manifest.json.
 
     Args:
-        work: the directory with the shards; it becomes `out`.
-        out: the corpus directory.
+        work: the directory with the shards.
         plans, counts: as planned.
         describe: further entries of the manifest.
         names: name and weight of each source.
+        unmarked: entries that the corpus's fingerprint does not cover.
     """
     remove(work / "index.json")
     merge_indexes(work, [plan.name for plan in plans])
@@ -138,9 +138,22 @@ def finish_corpus(
         sources.append({"name": name, "weight": weight, "first_sequence": sequence, "sequences": held})
         shard, sequence = shard + count, sequence + held
     content = {**describe, "sequences": sequence, "sources": sources, "shards": shards, "table": entry}
-    write_json(work / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint(content), **content})
+    write_json(work / "manifest.json", {"format": FORMAT, "fingerprint": fingerprint(content), **content, **unmarked})
+
+
+def publish_corpus(work: Path, out: Path, plans: list[ShardPlan], remote: str = "") -> None:
+    """Makes a joined directory the corpus: uploaded if there is a remote, then renamed.
+
+    With a remote, `out` keeps the manifest and the tables; shards come back into the cache when they are read.
+    """
+    if remote:
+        shards = [f"{plan.name}/{name}" for plan in plans for name in (SHARD_FILE, "index.json")]
+        # The manifest comes last: whoever finds it finds everything.
+        upload(work, [*shards, "index.json", "passages.parquet", "manifest.json"], remote)
     for plan in plans:
         remove(table_path(work / plan.name))
+        if remote:
+            remove(work / plan.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     work.rename(out)
 

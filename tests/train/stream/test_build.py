@@ -1,0 +1,200 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headwater.configs.errors import CorruptError, MismatchError, UserError
+from headwater.train.artifacts import RunDir
+from headwater.train.stream.build import build_corpus
+from headwater.train.stream.corpus import open_corpus
+from headwater.train.stream.settings import SourceSettings
+
+from .conftest import make_texts, settings_for, write_jsonl
+
+
+def content(out) -> dict[str, bytes]:
+    """Every file that a build leaves, but for locks."""
+    root = Path(out)
+    files = [path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def times(out) -> dict[str, int]:
+    return {path: (Path(out) / path).stat().st_mtime_ns for path in content(out)}
+
+
+def test_a_build_leaves_what_a_run_needs_and_no_work(built):
+    names = content(built.out)
+    for name in (
+        "tokenizer.json",
+        "corpus/base/manifest.json",
+        "corpus/base/passages.parquet",
+        "corpus/base/index.json",
+    ):
+        assert name in names
+    for name in ("passages.jsonl", "facts.jsonl", "probes.jsonl", "schedule.parquet"):
+        assert f"facts/{name}" in names
+    assert "corpus/injected/manifest.json" in names
+    assert not [name for name in names if ".part" in name or ".shards" in name]
+
+
+def test_a_complete_build_is_left_alone(built):
+    before = times(built.out)
+    build_corpus(built)
+    assert times(built.out) == before
+
+
+@pytest.mark.slow
+def test_the_same_configuration_gives_the_same_bytes_with_any_number_of_workers(built, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path(built.corpus.sources[0].path))
+    cfg.corpus.workers = 2
+    build_corpus(cfg)
+    assert content(cfg.out) == content(built.out)
+
+
+def test_another_configuration_is_refused_and_nothing_changes(built):
+    before = times(built.out)
+    other = settings_for(Path(built.out), Path(built.corpus.sources[0].path))
+    other.corpus.max_tokens = 50
+    with pytest.raises(MismatchError, match="max_tokens") as caught:
+        build_corpus(other)
+    assert "50" in str(caught.value)
+    assert "61" in str(caught.value)
+    seeded = replace(built, seed=1)
+    with pytest.raises(MismatchError, match="facts"):
+        build_corpus(seeded)
+    assert times(built.out) == before
+
+
+def test_a_changed_source_is_refused(tmp_path):
+    write_jsonl(tmp_path / "texts.jsonl", make_texts(20))
+    cfg = settings_for(tmp_path / "run", tmp_path / "texts.jsonl", people=0)
+    build_corpus(cfg)
+    write_jsonl(tmp_path / "texts.jsonl", make_texts(21))
+    with pytest.raises(MismatchError, match="sources"):
+        build_corpus(cfg)
+
+
+def test_without_people_there_is_nothing_injected(tmp_path):
+    write_jsonl(tmp_path / "texts.jsonl", make_texts(20))
+    cfg = settings_for(tmp_path / "run", tmp_path / "texts.jsonl", people=0)
+    build_corpus(cfg)
+    assert not (RunDir.at(cfg.out).corpus / "injected").exists()
+    assert (RunDir.at(cfg.out).facts / "probes.jsonl").read_text() == ""
+    # The schedule is what depends on the steps, and there is none.
+    cfg.train.steps += 1
+    build_corpus(cfg)
+
+
+def test_a_choice_of_passages_and_documents_is_the_seeds(tmp_path):
+    write_jsonl(tmp_path / "texts.jsonl", make_texts(60))
+    chosen = []
+    for seed in (0, 0, 1):
+        cfg = settings_for(tmp_path / f"run{len(chosen)}", tmp_path / "texts.jsonl", people=0)
+        cfg.corpus.seed, cfg.corpus.passages, cfg.corpus.sources[0].documents = seed, 40, 20
+        build_corpus(cfg)
+        corpus = open_corpus(RunDir.at(cfg.out).corpus / "base")
+        assert (corpus.passages, corpus.manifest["documents"]) == (40, 20)
+        chosen.append(corpus.ids(0, 40))
+    assert chosen[0] == chosen[1]
+    assert set(chosen[0]) != set(chosen[2])
+
+
+def test_several_sources_keep_their_own_sequences_and_weights(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", make_texts(40), "a")
+    write_jsonl(tmp_path / "b.jsonl", make_texts(20, seed=1), "b")
+    cfg = settings_for(tmp_path / "run", tmp_path / "a.jsonl", people=0)
+    cfg.corpus.sources.append(SourceSettings(kind="jsonl", path=str(tmp_path / "b.jsonl"), weight=2.5))
+    build_corpus(cfg)
+    corpus = open_corpus(RunDir.at(cfg.out).corpus / "base")
+    assert [span.weight for span in corpus.sources] == [1.0, 2.5]
+    for span, prefix in zip(corpus.sources, "ab", strict=True):
+        for number in range(span.first_sequence, span.first_sequence + span.sequences):
+            packed = corpus.sequence(number)
+            ids = corpus.ids(packed.first_passage, packed.first_passage + len(packed.lengths))
+            assert all(each.startswith(prefix) for each in ids)
+    assert sum(span.sequences for span in corpus.sources) == corpus.sequences
+
+
+def test_two_documents_of_one_id_are_refused(tmp_path):
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"id": "same", "text": "a river of stone"}) + "\n")
+    cfg = settings_for(tmp_path / "run", tmp_path / "texts.jsonl", people=0)
+    cfg.corpus.sources *= 2
+    with pytest.raises(UserError, match="'same'"):
+        build_corpus(cfg)
+
+
+def test_a_corpus_without_text_is_refused(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": " "}\n')
+    with pytest.raises(UserError, match="no text"):
+        build_corpus(settings_for(tmp_path / "run", tmp_path / "texts.jsonl", people=0))
+
+
+def test_a_damaged_tokenizer_is_not_used(built, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path(built.corpus.sources[0].path))
+    build_corpus(cfg)
+    path = RunDir.at(cfg.out).tokenizer
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(CorruptError, match=r"tokenizer\.json"):
+        build_corpus(cfg)
+
+
+def test_a_given_tokenizer_is_taken(built, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path(built.corpus.sources[0].path), people=0)
+    cfg.corpus.tokenizer.path = str(RunDir.at(built.out).tokenizer)
+    build_corpus(cfg)
+    corpora = [open_corpus(RunDir.at(each.out).corpus / "base") for each in (cfg, built)]
+    assert corpora[0].manifest["tokenizer"] == corpora[1].manifest["tokenizer"]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from conftest import settings_for
+from headwater.train.stream.build import build_corpus
+
+if __name__ == "__main__":
+    cfg = settings_for(Path(sys.argv[1]), Path(sys.argv[2]))
+    cfg.corpus.workers = int(sys.argv[3])
+    build_corpus(cfg, lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_and_ends_the_same(built, tmp_path):
+    """Killed with -9 as each artifact appears; what is finished is kept, the result is that of an unbroken build."""
+    script = tmp_path / "build.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    out = tmp_path / "run"
+    command = [sys.executable, str(script), str(out), built.corpus.sources[0].path]
+    for number, awaited in enumerate(
+        ("tokenizer.json", "corpus/base.shards/00001.parquet", "corpus/base/manifest.json")
+    ):
+        process = subprocess.Popen([*command, str(1 + number % 2)], start_new_session=True, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 50
+        while not (out / awaited).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert (out / awaited).exists() or (out / "corpus/base/manifest.json").exists()
+    subprocess.run([*command, "1"], check=True)
+    assert content(out) == content(built.out)
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_at_once(built, tmp_path):
+    script = tmp_path / "build.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, str(script), str(tmp_path / "run"), built.corpus.sources[0].path, "1"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(map(bool, said)) == [False, True]  # one of them found everything done
+    assert content(tmp_path / "run") == content(built.out)

@@ -1,0 +1,150 @@
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.train.stream.corpus import PassageSet, open_corpus, open_passages
+from headwater.train.stream.documents import read_documents
+from headwater.train.stream.tokenizer import TextTokenizer
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A base corpus that a test may damage."""
+    shutil.copytree(run.corpus / "base", tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_every_token_of_every_document_is_in_exactly_one_passage(built, run):
+    tokenizer = TextTokenizer.from_file(run.tokenizer)
+    corpus = open_corpus(run.corpus / "base")
+    pieces = {}
+    for number, passage_id in enumerate(corpus.ids(0, corpus.passages)):
+        document, _, place = passage_id.rpartition("#")
+        tokens = corpus.tokens(number)
+        assert tokens[0] == tokenizer.bos_id
+        assert len(tokens) == corpus.lengths[number] <= built.corpus.max_tokens
+        pieces.setdefault(document, {})[int(place)] = tokens[1:]
+    documents = list(read_documents(built.corpus.sources[0]))
+    assert len(documents) == len(pieces) == corpus.manifest["documents"]
+    for document in documents:
+        parts = pieces[document.id]
+        joined = np.concatenate([parts[place] for place in range(len(parts))])
+        assert joined.tolist() == tokenizer.encode(document.text).tolist()
+    assert corpus.manifest["tokens"] == sum(len(part) + 1 for parts in pieces.values() for part in parts.values())
+
+
+def test_passages_are_numbered_in_the_order_of_the_shards(run):
+    corpus = open_corpus(run.corpus / "base")
+    assert len(corpus.manifest["shards"]) > 2
+    number = 0
+    for place in range(corpus.sequences):
+        packed, ids = corpus.shards.read(place)
+        assert packed.first_passage == number
+        assert ids == corpus.ids(number, number + len(ids))
+        assert packed.lengths.tolist() == corpus.lengths[number : number + len(ids)].tolist()
+        assert packed.lengths.sum() == len(packed.tokens) <= corpus.manifest["seq_len"]
+        assert corpus.sequence_of[number : number + len(ids)].tolist() == [place] * len(ids)
+        number += len(ids)
+    assert number == corpus.passages
+
+
+def test_passages_are_shuffled_before_packing(run):
+    corpus = open_corpus(run.corpus / "base")
+    documents = [passage_id.rpartition("#")[0] for passage_id in corpus.ids(0, corpus.passages)]
+    neighbours = sum(a == b for a, b in itertools.pairwise(documents))
+    assert neighbours < 0.05 * corpus.passages
+
+
+def test_mosaicml_can_open_the_shards(run):
+    corpus = open_corpus(run.corpus / "base")
+    index = json.loads((run.corpus / "base" / "index.json").read_text())
+    assert sum(shard["samples"] for shard in index["shards"]) == corpus.sequences
+    assert [shard["raw_data"]["basename"] for shard in index["shards"]] == [
+        shard["file"] for shard in corpus.manifest["shards"]
+    ]
+
+
+def test_a_set_numbers_base_first(run):
+    passages = open_passages(run)
+    base, injected = passages.corpora
+    assert passages.passages == base.passages + injected.passages
+    assert passages.ids(base.passages - 2, base.passages + 2) == [
+        *base.ids(base.passages - 2, base.passages),
+        *injected.ids(0, 2),
+    ]
+    for number in (0, base.passages - 1, base.passages, passages.passages - 1):
+        assert passages.number_of(passages.ids(number, number + 1)[0]) == number
+        assert len(passages.tokens(number)) == passages.lengths[number]
+    assert passages.tokens(base.passages + 3).tolist() == injected.tokens(3).tolist()
+    for wrong in (-1, passages.passages):
+        with pytest.raises(IndexError):
+            passages.tokens(wrong)
+    with pytest.raises(MissingError, match="nobody#0"):
+        passages.number_of("nobody#0")
+
+
+def test_a_truncated_shard_is_named(copied):
+    shard = copied / "00001" / "shard.00000.mds"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(CorruptError, match=f"{shard} is truncated"):
+        open_corpus(copied).verify()
+
+
+def test_a_changed_byte_is_found_before_anything_is_read_from_its_shard(copied):
+    shard = copied / "00001" / "shard.00000.mds"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    corpus = open_corpus(copied)
+    corpus.sequence(0)  # the first shard is whole
+    with pytest.raises(CorruptError, match=f"{shard} is corrupt"):
+        corpus.sequence(corpus.manifest["shards"][0]["sequences"])
+
+
+def test_missing_and_foreign_files_are_named(copied, tmp_path):
+    (copied / "00001" / "shard.00000.mds").unlink()
+    with pytest.raises(MissingError, match="00001"):
+        open_corpus(copied).verify()
+    table = copied / "passages.parquet"
+    table.write_bytes(table.read_bytes()[:-8])
+    with pytest.raises(CorruptError, match=r"passages\.parquet"):
+        open_corpus(copied).ids(0, 1)
+    with pytest.raises(MissingError, match=r"no manifest\.json"):
+        open_corpus(tmp_path)
+    (copied / "manifest.json").write_text('{"format": "something-else"}')
+    with pytest.raises(CorruptError, match="headwater-corpus-1"):
+        open_corpus(copied)
+
+
+def test_corpora_of_different_tokenizers_are_not_put_together(run, copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": "0" * 32}))
+    with pytest.raises(MismatchError, match="different tokenizers"):
+        PassageSet([open_corpus(run.corpus / "base"), open_corpus(copied)])
+
+
+def test_memory_of_decoded_sequences_is_bounded(run, monkeypatch):
+    monkeypatch.setattr("headwater.train.stream.corpus.CACHED_TOKENS", 500)
+    corpus = open_corpus(run.corpus / "base")
+    first = corpus.sequence(0).tokens.tolist()
+    for number in range(corpus.sequences):
+        corpus.sequence(number)
+        assert sum(len(packed.tokens) for packed in corpus._cached.values()) <= 500
+    assert corpus.sequence(0).tokens.tolist() == first
+
+
+def test_the_table_has_the_promised_columns(run):
+    schema = pq.read_schema(run.corpus / "base" / "passages.parquet")
+    assert {field.name: str(field.type) for field in schema} == {
+        "passage": "int64",
+        "id": "string",
+        "document": "string",
+        "sequence": "int64",
+        "offset": "int32",
+        "length": "int32",
+    }

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+
+from headwater.configs.errors import MissingError, UserError
+from headwater.train.facts.schedule import Schedule, read_schedule
+from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.stream import TrainingStream, keep_what_fits, open_stream
+
+ROWS, STEPS = 3, 40
+
+
+@pytest.fixture
+def stream(run):
+    return open_stream(run, global_batch=ROWS, seed=0)
+
+
+def visits(stream, steps=STEPS):
+    """(step, row, passage, injected) of everything seen."""
+    seen = []
+    for step in range(steps):
+        for number, row in enumerate(stream.rows(step, 0, stream.global_batch)):
+            seen += [(step, number, int(p), bool(i)) for p, i in zip(row.passages, row.injected, strict=True)]
+    return seen
+
+
+def test_rows_hold_the_passages_they_name(stream):
+    for step in range(STEPS):
+        for row in stream.rows(step, 0, ROWS):
+            assert row.tokens.dtype == np.int64
+            assert row.tokens.shape == (stream.seq_len,)
+            assert len(row.lengths) == len(row.passages) == len(row.injected)
+            used = int(row.lengths.sum())
+            expected = np.concatenate([stream.passages.tokens(int(number)) for number in row.passages])
+            assert row.tokens[:used].tolist() == expected.tolist()
+            assert not row.tokens[used:].any()
+            # Injected passages stand at the head.
+            assert row.injected.tolist() == sorted(row.injected.tolist(), reverse=True)
+
+
+def test_any_world_size_sees_the_same_rows(stream, run):
+    def dump(rows):
+        return [(row.tokens.tolist(), row.passages.tolist(), row.sequence) for row in rows]
+
+    other = open_stream(run, global_batch=ROWS, seed=0)
+    for step in (31, 2, 17):  # in any order: there is no state
+        whole = dump(stream.rows(step, 0, ROWS))
+        assert whole == [each for row in range(ROWS) for each in dump(other.rows(step, row, row + 1))]
+    assert stream.fingerprint == other.fingerprint
+
+
+def test_the_seed_changes_the_order(stream, run):
+    other = open_stream(run, global_batch=ROWS, seed=1)
+    sequences = [[row.sequence for step in range(20) for row in each.rows(step, 0, ROWS)] for each in (stream, other)]
+    assert sequences[0] != sequences[1]
+    assert stream.fingerprint != other.fingerprint
+
+
+def test_the_schedule_happens_as_compiled(stream, run):
+    schedule = read_schedule(run.facts / "schedule.parquet")
+    planned = sorted(
+        (step, stream.passages.number_of(each))
+        for step, each in zip(schedule.steps.tolist(), schedule.passage_ids, strict=True)
+    )
+    assert planned
+    assert sorted((step, passage) for step, _, passage, injected in visits(stream) if injected) == planned
+
+
+def test_a_run_without_injections_is_aligned_step_by_step(stream, run):
+    bare = open_stream(run, global_batch=ROWS, seed=0, injections=False)
+    displaced = 0
+    for step in range(STEPS):
+        for with_them, without in zip(stream.rows(step, 0, ROWS), bare.rows(step, 0, ROWS), strict=True):
+            own = with_them.passages[~with_them.injected].tolist()
+            assert with_them.sequence == without.sequence
+            assert not without.injected.any()
+            assert set(own) <= set(without.passages.tolist())
+            assert own == sorted(own)
+            displaced += len(without.passages) - len(own)
+    assert displaced > 0
+
+
+def test_no_passage_of_a_sequence_always_gives_way(stream):
+    injected = stream.base.passages
+    room = stream.seq_len - int(stream.passages.lengths[injected])
+    crowded = 0
+    for sequence in range(stream.base.sequences):
+        packed = stream.base.sequence(sequence)
+        fits = {packed.first_passage + place for place, length in enumerate(packed.lengths) if length <= room}
+        rows = [stream._row(sequence, place, [injected]) for place in range(64)]
+        assert set(np.concatenate([row.passages[~row.injected] for row in rows]).tolist()) == fits
+        crowded += min(len(row.passages) - 1 for row in rows) < len(fits)
+    assert crowded > 0
+
+
+def test_excluding_a_passage_drops_its_visits_and_nothing_else(stream, run):
+    seen = visits(stream)
+    base, injected = seen[0][2], next(each[2] for each in seen if each[3])
+    base = next(each[2] for each in seen if not each[3])
+    less = TrainingStream(
+        stream.passages, global_batch=ROWS, seed=0, schedule=stream.schedule, exclude=[base, injected]
+    )
+    assert visits(less) == [each for each in seen if each[2] not in (base, injected)]
+    assert less.fingerprint != stream.fingerprint
+
+
+def test_exclusions_are_read_from_a_file(run, tmp_path):
+    passages = open_passages(run)
+    path = tmp_path / "out.txt"
+    path.write_text("\n".join(passages.ids(4, 6)) + "\n\n")
+    assert open_stream(run, global_batch=ROWS, seed=0, exclude=str(path)).exclude == {4, 5}
+    path.write_text("no-such-document#0\n")
+    with pytest.raises(MissingError, match="no-such-document#0"):
+        open_stream(run, global_batch=ROWS, seed=0, exclude=str(path))
+    with pytest.raises(UserError, match="cannot be read"):
+        open_stream(run, global_batch=ROWS, seed=0, exclude=str(tmp_path / "none"))
+
+
+def test_injections_that_do_not_fit_are_refused_before_training(stream):
+    ids = stream.passages.ids(stream.base.passages, stream.passages.passages)
+    crowded = Schedule(np.full(len(ids), 7, dtype=np.int32), ids)
+    with pytest.raises(UserError, match="step 7 do not fit"):
+        TrainingStream(stream.passages, global_batch=1, seed=0, schedule=crowded)
+    unknown = Schedule(np.zeros(1, dtype=np.int32), ["person/nobody#0"])
+    with pytest.raises(MissingError, match="nobody"):
+        TrainingStream(stream.passages, global_batch=1, seed=0, schedule=unknown)
+
+
+def test_what_fits_is_kept_whole():
+    assert keep_what_fits([5, 5, 5], 10, 0) == [0, 1]
+    assert keep_what_fits([5, 5, 5], 10, 2) == [0, 2]
+    assert keep_what_fits([9, 3, 4], 8, 0) == [1, 2]
+    assert keep_what_fits([9], 8, 0) == []
+
+
+def test_rows_outside_the_batch_are_an_error(stream):
+    with pytest.raises(IndexError):
+        stream.rows(0, 2, 4)
