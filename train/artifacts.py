@@ -108,7 +108,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if part.is_dir() and target.exists():
             remove(target)
         os.replace(part, target)
-        sync(target.parent)
+        _flush(target.parent)
     finally:
         remove(part)
 
@@ -122,15 +122,19 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flushes a file, or a directory and the files directly in it, to disk."""
-    for each in [*path.iterdir(), path] if path.is_dir() else [path]:
-        if each.is_dir() and each != path:
-            continue
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Flushes a file, or a directory tree, to disk."""
+    if path.is_dir():
+        for each in path.iterdir():
+            sync(each)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -301,7 +301,6 @@ class CheckpointWriter:
         sync(part)
         remove(final)
         os.replace(part, final)
-        sync(final.parent)
 
 
 def prune(directory: Path, keep: int, fixed: Iterable[int]) -> None:

@@ -20,6 +20,7 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import Tensor
 
 from headwater.train.attention import SegmentAttention, SegmentRotary, Segments
@@ -129,6 +130,12 @@ class PackedGPT(GPTModel):
             first_row=parallel_state.get_tensor_model_parallel_rank() * weight_Vd.shape[0],
         )
 
+    def setup_embeddings_and_output_layer(self) -> None:
+        """Marks the copies of a tied embedding. Megatron would also make them equal here, through CUDA memory;
+        `initialize` draws both from the same key."""
+        if self.tied and self.pre_process != self.post_process and (self.pre_process or self.post_process):
+            self.shared_embedding_or_output_weight().shared_embedding = True
+
     @property
     def tied(self) -> bool:
         return bool(self.share_embeddings_and_output_weights)
@@ -141,7 +148,7 @@ def build_model(
     config = transformer_config(model, train, world, sequence)
     gpt = PackedGPT(
         config=config,
-        transformer_layer_spec=_layer_spec(),
+        transformer_layer_spec=_block_spec(config),
         vocab_size=model.vocab_size,
         max_sequence_length=1 << 30,
         pre_process=world.first_stage,
@@ -193,14 +200,15 @@ def transformer_config(
     )
 
 
-def _layer_spec() -> Any:
+def _block_spec(config: TransformerConfig) -> Any:
     if use_transformer_engine():
         return gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec()
     spec = gpt_layer_specs.get_gpt_layer_local_spec(normalization="RMSNorm")
     spec.submodules.input_layernorm = RMSNorm
     spec.submodules.pre_mlp_layernorm = RMSNorm
     spec.submodules.self_attention.submodules.core_attention = SegmentAttention
-    return spec
+    # The block is spelled out for the sake of its last norm, which would be Megatron's own otherwise.
+    return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +294,8 @@ def initialize(gpt: PackedGPT, model: ModelSettings, seed: int) -> None:
     if copy is not None:
         targets.append(Shard(EMBEDDING, copy, (copy.shape[0] * size, copy.shape[1]), 0, False))
     for shard in targets:
+        # Megatron sets this while it initialises; whoever sums a gradient norm over ranks asks for it.
+        shard.parameter.tensor_model_parallel = shard.dim is not None  # type: ignore[attr-defined]
         if len(shard.shape) == 1:
             shard.parameter.fill_(1.0)
             continue
