@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.curvature import require_finite, require_width, unit_rows
-from headwater.attribution.index.codecs import Codec, Fields
+from headwater.attribution.index.codec import Codec, Fields
 from headwater.attribution.index.store import Index
 from headwater.attribution.products import products
 from headwater.attribution.task_curvature import TaskCurvature, paper_lambda

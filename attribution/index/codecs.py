@@ -1,63 +1,14 @@
-"""How a row is stored: codecs of fixed width behind one interface.
-
-A codec stores the direction of a whitened row; its exact norm is kept beside it in float32. Legend: N rows, D dims,
-M modules, B bytes.
-"""
+"""The codecs: floating point, int8, and (packed.py) int4 and sign. Legend: N rows, D dims, M modules."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from headwater.attribution.index.codec import Codec, Fields
 from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.index.packed import Int4Codec, SignCodec
 from headwater.configs.errors import UserError
-
-Fields = Mapping[str, Tensor]
-"""The stored tensors of a block of rows, first axis N."""
-
-
-class Codec(ABC):
-    """One way to store rows.
-
-    A codec may keep rows in coordinates of its own, reached by an orthogonal map: `block` gives rows in them and
-    `rotate` takes other vectors there, so that inner products need no way back. `decode` gives the true coordinates.
-    """
-
-    name: str
-    #: number format in which the scan multiplies by default
-    compute: torch.dtype = torch.bfloat16
-
-    def __init__(self, layout: RowLayout) -> None:
-        self.layout = layout
-
-    @property
-    @abstractmethod
-    def fields(self) -> dict[str, tuple[torch.dtype, int]]:
-        """Name -> (dtype, numbers per row) of the stored tensors, norms aside."""
-
-    @abstractmethod
-    def encode(self, unit_ND: Tensor) -> dict[str, Tensor]:
-        """Stored tensors of rows of unit norm, float32 [N, D]."""
-
-    @abstractmethod
-    def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
-        """Rows of about unit norm in the codec's own coordinates, dtype [N, D]."""
-
-    def rotate(self, vectors_ND: Tensor) -> Tensor:
-        """Takes true vectors [n, D] into the codec's own coordinates."""
-        return vectors_ND
-
-    def decode(self, fields: Fields) -> Tensor:
-        """Rows of about unit norm in the true coordinates, float32 [N, D]."""
-        return self.block(fields, torch.float32)
-
-    @property
-    def bytes_per_row(self) -> int:
-        """Bytes of one stored row without its norms."""
-        return sum(dtype.itemsize * width for dtype, width in self.fields.values())
 
 
 class PlainCodec(Codec):
@@ -112,7 +63,9 @@ class Int8Codec(Codec):
         return out_ND
 
 
-CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, BFloat16Codec, Int8Codec)}
+CODECS: dict[str, type[Codec]] = {
+    codec.name: codec for codec in (Float32Codec, BFloat16Codec, Int8Codec, Int4Codec, SignCodec)
+}
 
 
 def make_codec(name: str, layout: RowLayout) -> Codec:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.curvature import Whitening
-from headwater.attribution.index.codecs import Codec, make_codec
+from headwater.attribution.index.codec import Codec
+from headwater.attribution.index.codecs import make_codec
 from headwater.attribution.index.errors import IncompleteIndexError, MissingShardError, TruncatedShardError
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.shards import ShardFile, shard_name

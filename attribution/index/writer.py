@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.curvature import BLOCK, Whitening, require_finite, require_width
-from headwater.attribution.index.codecs import Codec, make_codec
+from headwater.attribution.index.codec import Codec
+from headwater.attribution.index.codecs import make_codec
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.shards import shard_name, write_shard

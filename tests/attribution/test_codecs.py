@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from headwater.attribution.curvature import unit_rows
+from headwater.attribution.index.codecs import CODECS, make_codec
+from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.index.rotation import rotation
+from headwater.configs.errors import UserError
+from headwater.launch.bench.synthetic import make_rows
+
+ODD = RowLayout([("a", 6, 7), ("b", 9, 5), ("c", 1, 1), ("d", 4, 8), ("e", 3, 43)])
+EVEN = RowLayout([("a", 16, 16), ("b", 8, 32), ("c", 32, 32)])
+
+LARGEST_ERROR = {"fp32": 0.0, "bf16": 0.003, "int8": 0.02, "int4": 0.13, "sign": 0.63}
+"""Root of the mean squared error of a unit row. A Gaussian's are .107 (4 bits) and .603 (1 bit)."""
+
+
+@pytest.mark.parametrize("layout", [ODD, EVEN], ids=["odd", "even"])
+@pytest.mark.parametrize("name", list(CODECS))
+def test_decoded_rows_are_within_the_codecs_error(name, layout):
+    unit_ND = unit_rows(make_rows(layout, 400))
+    codec = make_codec(name, layout)
+    fields = codec.encode(unit_ND)
+    got_ND = codec.decode(fields)
+    assert got_ND.dtype == torch.float32
+    error = float((got_ND - unit_ND).square().sum(dim=1).mean().sqrt())
+    assert error <= LARGEST_ERROR[name]
+    assert {key: (value.dtype, value.shape[1]) for key, value in fields.items()} == codec.fields
+    assert sum(value[0].nbytes for value in fields.values()) == codec.bytes_per_row
+
+
+@pytest.mark.parametrize("name", list(CODECS))
+def test_products_in_the_codecs_own_coordinates_are_products(name):
+    unit_ND, queries_QD = unit_rows(make_rows(ODD, 60)), make_rows(ODD, 5, rows_seed=9)
+    codec = make_codec(name, ODD)
+    fields = codec.encode(unit_ND)
+    own = codec.block(fields, torch.float32) @ codec.rotate(queries_QD).T
+    assert torch.allclose(own, codec.decode(fields) @ queries_QD.T, atol=1e-5 * float(queries_QD.norm(dim=1).max()))
+
+
+@pytest.mark.parametrize("name", list(CODECS))
+def test_rows_are_coded_one_by_one(name):
+    unit_ND = unit_rows(make_rows(ODD, 40))
+    codec = make_codec(name, ODD)
+    together, alone = codec.encode(unit_ND), codec.encode(unit_ND[7:9])
+    for key, value in together.items():
+        same = value[7:9] == alone[key]
+        assert float(same.float().mean()) > 0.99  # a number on the edge of two codes may round either way
+    assert torch.isfinite(codec.decode(codec.encode(torch.zeros(3, ODD.dims)))).all()
+    assert not codec.decode(codec.encode(torch.zeros(3, ODD.dims))).any()
+
+
+def test_outliers_do_not_drown_the_rest():
+    """One huge number per module: the rotation spreads it, so that the others keep their part of the product."""
+    unit_ND = torch.randn(50, EVEN.dims, generator=torch.Generator().manual_seed(0))
+    for span in EVEN:
+        unit_ND[:, span.start] = 12.0
+    unit_ND = unit_rows(unit_ND)
+    error = make_codec("int4", EVEN).decode(make_codec("int4", EVEN).encode(unit_ND)) - unit_ND
+    assert float(error.square().sum(dim=1).mean().sqrt()) < 0.13
+
+
+def test_sizes():
+    dims = 8192
+    layout = RowLayout([(str(i), 32, 32) for i in range(8)])
+    sizes = {name: make_codec(name, layout).bytes_per_row + 8 for name in CODECS}
+    assert sizes["fp32"] == 4 * dims + 8
+    assert sizes["bf16"] == 2 * dims + 8
+    assert sizes["int8"] == dims + 16 + 8
+    assert sizes["int4"] == dims // 2 + 16 + 8
+    assert 16 * sizes["sign"] <= 4 * dims
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 37, 64, 100, 1023])
+def test_rotations_are_orthogonal_and_spread(dims):
+    matrix = rotation(dims).double().numpy()
+    assert np.abs(matrix @ matrix.T - np.eye(dims)).max() < 1e-5
+    if dims >= 37:
+        assert np.abs(matrix).max() < 8 / dims**0.5 + 0.3
+
+
+def test_an_unknown_codec_is_refused():
+    with pytest.raises(UserError, match="fp32, bf16, int8, int4, sign"):
+        make_codec("int3", ODD)
