@@ -146,16 +146,18 @@ def corpus() -> None:
 def corpus_run(arguments: Arguments = None, keys: Keys = False) -> None:
     """Build the corpus of a pretraining configuration (`run` may be left out)."""
     settings = _settings("headwater.train.settings:PretrainSettings", arguments, keys)
-    _load("headwater.train.stream.build:build_corpus")(settings)
+    _load("headwater.train.stream.build:build_corpus")(settings, progress=typer.echo)
 
 
 @corpus_app.command("inspect")
 def corpus_inspect(
-    directory: Annotated[Path, typer.Argument(help="A corpus directory, such as RUN/corpus/base.")],
-    sequences: Annotated[int, typer.Option(min=1, help="How many sequences to show.")] = 3,
+    path: Annotated[Path, typer.Argument(help="A corpus directory, or a run directory.")],
+    sequence: Annotated[int, typer.Option(min=0, help="The first sequence to show.")] = 0,
+    count: Annotated[int, typer.Option(min=0, help="How many sequences to show.")] = 3,
+    passage: Annotated[str | None, typer.Option(help="Show this passage (id or number) in full instead.")] = None,
 ) -> None:
-    """Show a corpus's manifest, and the passages of some of its sequences."""
-    _load("headwater.train.stream.inspect:inspect_corpus")(directory, sequences=sequences)
+    """Show a corpus's figures and some of its sequences with their passages, and check its files."""
+    _load("headwater.train.stream.inspect:inspect")(path, sequence=sequence, count=count, passage=passage)
 
 
 @app.command()
@@ -192,8 +194,9 @@ def index_run(arguments: Arguments = None, keys: Keys = False) -> None:
 
 @index_app.command("verify")
 def index_verify(directory: Annotated[Path, typer.Argument(help="An index directory.")]) -> None:
-    """Read every shard of an index and compare it with the manifest."""
-    _load("headwater.attribution.index.verify:verify_index")(directory)
+    """Read every byte of an index and compare it with what the index says of itself."""
+    found = _load("headwater.attribution.index.verify:verify")(directory)
+    typer.echo(f"{directory} is whole: {found.passages:,} passages, {found.shards} shards, {found.bytes:,} bytes")
 
 
 @app.command()
@@ -221,7 +224,7 @@ def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
 def report(arguments: Arguments = None, keys: Keys = False) -> None:
     """Write the report of a run: one self-contained page, and summary.json."""
     settings = _settings("headwater.attribution.settings:ReportSettings", arguments, keys)
-    _load("headwater.attribution.report.build:build_report")(settings)
+    typer.echo(_load("headwater.attribution.report.build:build_report")(settings))
 
 
 @app.command()
@@ -234,12 +237,13 @@ def plan(
 
     Parameters, memory, FLOPs, time, checkpoints, index. A layout that cannot work is refused, with the nearest that do.
     """
-    from headwater.launch import plan as planner
+    from headwater.launch.layouts import PlanSettings
+    from headwater.launch.plan import run_plan
 
     if keys:
-        _print_keys(planner.PlanSettings)
+        _print_keys(PlanSettings)
         return
-    planner.run_plan(*split_arguments(arguments), as_json=json)
+    run_plan(*split_arguments(arguments), as_json=json)
 
 
 @app.command()
@@ -298,7 +302,9 @@ def _add_benchmark(name: str, help: str) -> None:
 
     @bench_app.command(name, help=help, context_settings=passing)
     def run(context: typer.Context) -> None:
-        _load(f"headwater.launch.bench.{name}:main")(context.args)
+        from headwater.launch.bench import run_benchmark
+
+        run_benchmark(name, _load(f"headwater.launch.bench.{name}:main"), context.args)
 
 
 for _name, _help in _BENCHMARKS.items():

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headwater.configs import ConfigError, UserError, load_config
-from headwater.launch.plan import PlanSettings, division_problems, vocabulary
+from headwater.launch.layouts import PlanSettings, division_problems, vocabulary
 from headwater.train.artifacts import write_bytes
 from headwater.train.settings import PretrainSettings
 

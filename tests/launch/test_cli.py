@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -49,6 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
 
         def entry(*arguments, **options):
             made.append((target, arguments, options))
+            return SimpleNamespace(passages=1, shards=2, bytes=3) if target.endswith(":verify") else None
 
         return entry
 
@@ -86,8 +88,6 @@ def test_help_answers_in_under_a_second():
     ("arguments", "target"),
     [
         (["demo"], "headwater.launch.demo:run_demo"),
-        (["corpus"], "headwater.train.stream.build:build_corpus"),
-        (["corpus", "run"], "headwater.train.stream.build:build_corpus"),
         (["index"], "headwater.attribution.index.build:build_index"),
         (["evaluate"], "headwater.attribution.evaluation.run:evaluate"),
         (["report"], "headwater.attribution.report.build:build_report"),
@@ -114,6 +114,14 @@ def test_trace_takes_a_prompt_and_its_target_together(calls: list):
     result = run("trace", "--prompt", "a")
     assert result.status == 2
     assert "--target" in result.err
+
+
+def test_corpus_is_built_and_inspected(calls: list, tmp_path: Path):
+    for words in (["corpus"], ["corpus", "run"]):
+        assert run(*words, "steps=4").status == 0
+    assert [call[:2] for call in calls] == [("headwater.train.stream.build:build_corpus", (FakeSettings(steps=4),))] * 2
+    assert run("corpus", "inspect", str(tmp_path), "--count", "1").status == 0
+    assert calls[2][1:] == ((tmp_path,), {"sequence": 0, "count": 1, "passage": None})
 
 
 def test_index_verify_is_not_taken_for_a_configuration(calls: list, tmp_path: Path):
@@ -182,13 +190,23 @@ def test_a_bug_keeps_its_traceback_and_interruption_is_one_line(monkeypatch: pyt
     assert isinstance(fails_with(ZeroDivisionError()).exception, ZeroDivisionError)
 
 
-def test_benchmarks_parse_their_own_options(monkeypatch: pytest.MonkeyPatch):
+def test_options_of_a_benchmark_are_its_parameters(monkeypatch: pytest.MonkeyPatch):
     seen: list = []
+
+    def main(rows: Sequence[int] = (5,), dims: int = 3, json_path: str | None = None, quiet: bool = False) -> None:
+        """Measures something."""
+        seen.append((tuple(rows), dims, json_path, quiet))
+
     module = ModuleType("headwater.launch.bench.search")
-    module.main = seen.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "headwater.launch.bench.search", module)
-    assert run("bench", "search", "--rows", "20", "--help", "x").status == 0
-    assert seen == [["--rows", "20", "--help", "x"]]
+    module.main = main  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert run("bench", "search").status == 0
+    assert run("bench", "search", "--rows", "20", "30", "--json-path", "a", "--quiet").status == 0
+    assert seen == [((5,), 3, None, False), ((20, 30), 3, "a", True)]
+    wrong = run("bench", "search", "--dims", "x")
+    assert wrong.status == 2
+    assert "invalid int value" in wrong.err
+    assert "Measures something." in run("bench", "search", "--help").out
 
 
 def test_unknown_commands_and_options_are_refused():

@@ -15,7 +15,8 @@ import pytest
 from headwater.configs import ConfigError, UserError
 from headwater.launch import estimates
 from headwater.launch.estimates import Layout, Recipe
-from headwater.launch.plan import PlanSettings, load_plan, make_plan, nearest_layouts, run_plan, summary, vocabulary
+from headwater.launch.layouts import PlanSettings, nearest_layouts, vocabulary
+from headwater.launch.plan import load_plan, make_plan, run_plan, summary
 from headwater.train.settings import CorpusSettings, ModelSettings, ParallelSettings, PretrainSettings, TrainSettings
 
 LLAMA = {
