@@ -140,15 +140,17 @@ class ShardSet:
     def _local_file(self, shard: int) -> Path:
         """The shard's file, fetched if need be, whose bytes have been checked."""
         entry = self.shards[shard]
-        local = self.directory / entry["file"]
-        if local.exists() or not self.remote:
+        if not self.remote:
+            local = self.directory / entry["file"]
             check_file(local, entry)
             return local
         fetched = self.cache / entry["file"]
         with file_lock(fetched):
-            if not fetched.exists() or fetched.stat().st_size != entry["bytes"]:
+            try:
+                check_file(fetched, entry)
+            except (MissingError, CorruptError):  # not fetched yet, or damaged since
                 fetch(f"{self.remote.rstrip('/')}/{entry['file']}", fetched)
-            check_file(fetched, entry)
+                check_file(fetched, entry)
         return fetched
 
 

@@ -1,0 +1,129 @@
+"""Shards in an object store, over a real S3 protocol server on loopback."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.configs.errors import CorruptError, UserError
+from headwater.train.artifacts import RunDir
+from headwater.train.stream.build import build_corpus
+from headwater.train.stream.corpus import open_corpus, open_passages
+from headwater.train.stream.shards import fetch
+from headwater.train.stream.stream import open_stream
+
+from .conftest import settings_for
+
+moto_server = pytest.importorskip("moto.server", reason="needs moto (extra: dev)")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket client at a server of its own, with the environment that reaches it."""
+    boto3 = pytest.importorskip("boto3")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in (
+            ("S3_ENDPOINT_URL", f"http://{host}:{port}"),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+        ):
+            environment.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+        client.create_bucket(Bucket="corpora")
+        yield client
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def remote(bucket, built, tmp_path_factory):
+    """The settings of a run whose shards are in the bucket."""
+    cfg = settings_for(tmp_path_factory.mktemp("remote") / "run", Path(built.corpus.sources[0].path))
+    cfg.corpus.remote = "s3://corpora/small"
+    build_corpus(cfg)
+    return cfg
+
+
+def test_shards_are_uploaded_and_the_run_keeps_the_tables(remote, bucket):
+    keys = {entry["Key"] for entry in bucket.list_objects_v2(Bucket="corpora")["Contents"]}
+    base = RunDir.at(remote.out).corpus / "base"
+    shards = json.loads((base / "manifest.json").read_text())["shards"]
+    assert {f"small/{shard['file']}" for shard in shards} < keys
+    assert {"small/index.json", "small/manifest.json", "small/passages.parquet"} < keys
+    assert not list(base.glob("*/*.mds"))
+
+
+def test_a_remote_corpus_is_the_local_one(remote, built, tmp_path):
+    there = open_corpus(RunDir.at(remote.out).corpus / "base", cache=tmp_path / "cache")
+    here = open_corpus(RunDir.at(built.out).corpus / "base")
+    assert there.fingerprint == here.fingerprint
+    for number in range(here.sequences):
+        assert np.array_equal(there.sequence(number).tokens, here.sequence(number).tokens)
+    assert len(list((tmp_path / "cache").glob("*/*.mds"))) == len(here.manifest["shards"])
+
+
+def read_all(out: str, results) -> None:
+    stream = open_stream(RunDir.at(out), global_batch=3, seed=0)
+    results.put([row.tokens.sum().item() for step in range(30) for row in stream.rows(step, 0, 3)])
+
+
+@pytest.mark.slow
+def test_processes_of_one_machine_share_the_cache(remote, built):
+    """Started together on an empty cache in which a killed process left its lock and half a file."""
+    base = RunDir.at(remote.out).corpus / "base"
+    shard = json.loads((base / "manifest.json").read_text())["shards"][0]["file"]
+    (base / shard).parent.mkdir(exist_ok=True)
+    (base / f"{shard}.lock").touch()
+    (base / f"{shard}.999999.part").write_bytes(b"half")
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=read_all, args=(remote.out, results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    read = [results.get(timeout=100) for _ in processes]
+    for process in processes:
+        process.join()
+    stream = open_stream(RunDir.at(built.out), global_batch=3, seed=0)
+    expected = [row.tokens.sum().item() for step in range(30) for row in stream.rows(step, 0, 3)]
+    assert read == [expected, expected]
+
+
+def test_a_shard_damaged_in_the_store_is_named(remote, bucket, tmp_path):
+    cache = tmp_path / "cache"
+    corpus = open_corpus(RunDir.at(remote.out).corpus / "base", cache=cache)
+    file = corpus.manifest["shards"][1]["file"]
+    whole = bucket.get_object(Bucket="corpora", Key=f"small/{file}")["Body"].read()
+    try:
+        bucket.put_object(Bucket="corpora", Key=f"small/{file}", Body=whole[:-9])
+        with pytest.raises(CorruptError, match=file):
+            corpus.shards.verify()
+    finally:
+        bucket.put_object(Bucket="corpora", Key=f"small/{file}", Body=whole)
+    corpus.shards.verify()  # the damaged copy in the cache is fetched again
+    data = bytearray(whole)
+    data[-1] ^= 1
+    (cache / file).write_bytes(data)
+    corpus.shards.verify()
+    assert (cache / file).read_bytes() == whole
+
+
+def test_what_is_not_there_is_a_clear_error(bucket, tmp_path):
+    with pytest.raises(UserError, match=r"s3://corpora/none\.mds cannot be downloaded") as caught:
+        fetch("s3://corpora/none.mds", tmp_path / "none.mds")
+    assert "S3_ENDPOINT_URL" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_upload_to_nowhere_is_a_clear_error_and_goes_on(bucket, built, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path(built.corpus.sources[0].path))
+    cfg.corpus.remote = "s3://no-such-bucket/small"
+    with pytest.raises(UserError, match="cannot be uploaded to s3://no-such-bucket"):
+        build_corpus(cfg)
+    cfg.corpus.remote = "s3://corpora/later"
+    build_corpus(cfg)
+    assert open_passages(RunDir.at(cfg.out)).corpora[0].manifest["remote"] == cfg.corpus.remote
