@@ -7,8 +7,10 @@ pipeline module. `state` and `load_state` speak of whole (tensor-parallel-local)
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from headwater.train.model import Batch, PackedGPT, tied_copy
-from headwater.train.parallel import ModelParallelUnit, World, schedule_context
+from headwater.train.parallel import ModelParallelUnit, World, megatron_context
 from headwater.train.settings import PretrainSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -54,6 +56,8 @@ class Engine:
         self.model, self.settings, self.world = model, settings, world
         self._updates = 0
         self.micro_batches = settings.train.global_batch // (settings.train.micro_batch * world.data)
+        if settings.parallel.sequence:
+            _sum_over_tokens(model)
         copy = tied_copy(model)
         if copy is not None:  # counted on the first stage already, when the norm is summed over stages
             copy.ds_pipe_replicated = True  # type: ignore[attr-defined]
@@ -115,14 +119,31 @@ class Engine:
             self._reduce_tied()
             self.deepspeed.set_gradient_accumulation_boundary(True)
             self.deepspeed.optimizer.reduce_gradients(pipeline_parallel=True)
+        plain_norm = self._plain_norm()
+        if plain_norm is not None and not math.isfinite(plain_norm):
+            self._drop_gradients()
+            return StepResult(loss, tokens, float("nan"), skipped=True)
         self.deepspeed.step()
         if getattr(self.deepspeed.optimizer, "overflow", False):  # a gradient was not finite: DeepSpeed left it out
             return StepResult(loss, tokens, float("nan"), skipped=True)
         if self._updates == 0:
             self._link_moments()
         self._updates += 1
-        norm = self.deepspeed.get_global_grad_norm()
-        return StepResult(loss, tokens, float(norm) if norm is not None else float("nan"))
+        norm = plain_norm if plain_norm is not None else float(self.deepspeed.get_global_grad_norm())
+        return StepResult(loss, tokens, norm)
+
+    def _plain_norm(self) -> float | None:
+        """The gradient norm where nothing is partitioned (stage 0 in fp32): DeepSpeed clips there without telling it."""
+        if self.settings.zero.stage or self.settings.train.precision != "fp32":
+            return None
+        first_tensor_rank = parallel_state.get_tensor_model_parallel_rank() == 0
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        for parameter in self.model.parameters():
+            copied = getattr(parameter, "ds_pipe_replicated", False)
+            if parameter.grad is not None and not copied and (parameter.tensor_model_parallel or first_tensor_rank):
+                total += parameter.grad.double().square().sum()
+        dist.all_reduce(total, group=parallel_state.get_model_parallel_group())
+        return float(total.sqrt())
 
     def _link_moments(self) -> None:
         """DeepSpeed links all groups' moments to their parameters after the first group's first update, when the other
@@ -132,12 +153,17 @@ class Engine:
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 
+    def _context(self) -> Any:
+        names_cuda = self.settings.parallel.sequence or self.settings.train.recompute != "none"
+        return megatron_context() if names_cuda else nullcontext()
+
     def _plain(self, batches: Sequence[Batch], scale: float) -> Tensor:
         total = torch.zeros((), device=self.world.device)
         for number, batch in enumerate(batches):
-            loss = self.deepspeed(**self.model.inputs(batch))[0]
-            total += loss.detach()
-            self.deepspeed.backward(loss * scale, scale_wrt_gas=False)
+            with self._context():
+                loss = self.deepspeed(**self.model.inputs(batch))[0]
+                total += loss.detach()
+                self.deepspeed.backward(loss * scale, scale_wrt_gas=False)
             if number < len(batches) - 1:
                 self.deepspeed.step()  # not a boundary: counts the micro-batch
         return total
@@ -156,7 +182,7 @@ class Engine:
             return model.run(next(iterator)), loss_of
 
         self.deepspeed.set_gradient_accumulation_boundary(False)
-        with schedule_context():
+        with megatron_context():
             get_forward_backward_func()(
                 forward_step_func=forward_step,
                 data_iterator=iter(batches),
@@ -172,7 +198,8 @@ class Engine:
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probability (float32) and greedy match (bool) of each place that carries loss: [K], on every rank."""
         if self.world.pipeline == 1:
-            _, _, logprob_K, greedy_K = self.deepspeed(**self.model.inputs(batch))
+            with self._context():
+                _, _, logprob_K, greedy_K = self.deepspeed(**self.model.inputs(batch))
             return logprob_K, greedy_K
         return self._evaluate_pipelined(batch)
 
@@ -185,7 +212,7 @@ class Engine:
             noted.copy_(torch.stack([output[2], output[3].float()]))
             return output[0], {}
 
-        with schedule_context():
+        with megatron_context():
             get_forward_backward_func()(
                 forward_step_func=lambda iterator, model: (model.run(next(iterator)), loss_of),
                 data_iterator=iter([batch]),
@@ -267,6 +294,20 @@ class Engine:
             if "step" in state:
                 state["step"].fill_(steps)
         self._updates = steps
+
+
+def _sum_over_tokens(model: PackedGPT) -> None:
+    """Under sequence parallelism each rank's norms see a share of the tokens: their gradients are summed over ranks."""
+    group = parallel_state.get_tensor_model_parallel_group()
+
+    def summed(gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    for parameter in model.parameters():
+        if getattr(parameter, "sequence_parallel", False):
+            parameter.register_hook(summed)
 
 
 def _groups(model: PackedGPT, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Process groups: torch.distributed underneath, Megatron's tensor, pipeline and data parallel groups on top.
 
-Also here: what Megatron's pipeline schedules need to run where there is no CUDA. Their source names the device "cuda"
-literally; on such a machine, and only around the schedule call, the name is read as "cpu".
+Also here: what Megatron's pipeline schedules and sequence parallelism need where there is no CUDA. Their source names the device "cuda"
+literally; on such a machine, and only around those calls, the name is read as "cpu".
 """
 
 from __future__ import annotations
@@ -140,16 +140,25 @@ class _CudaMeansCpu(TorchFunctionMode):
 
 @contextmanager
 def _without_cuda() -> Iterator[None]:
-    current_device, synchronize = torch.cuda.current_device, torch.cuda.synchronize
-    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
-    torch.cuda.synchronize = lambda *_, **__: None  # type: ignore[assignment]
+    stubs: list[tuple[Any, str, Any]] = [
+        (torch.cuda, "current_device", lambda: torch.device("cpu")),
+        (torch.cuda, "synchronize", lambda *_, **__: None),
+        # Recomputation saves and restores the generator of a device that is not there; nothing draws from it.
+        (megatron_random, "_get_cuda_rng_state", lambda *_, **__: None),
+        (megatron_random, "_set_cuda_rng_state", lambda *_, **__: None),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in stubs]
+    for owner, name, stub in stubs:
+        setattr(owner, name, stub)
     try:
         with _CudaMeansCpu():
             yield
     finally:
-        torch.cuda.current_device, torch.cuda.synchronize = current_device, synchronize  # type: ignore[assignment]
+        for (owner, name, _), original in zip(stubs, before, strict=True):
+            setattr(owner, name, original)
 
 
-def schedule_context() -> Any:
-    """The context in which Megatron's pipeline schedules run: as they are on a GPU, read as CPU code elsewhere."""
+def megatron_context() -> Any:
+    """The context for Megatron's pipeline schedules and sequence-parallel collectives: nothing on a GPU; elsewhere the
+    device they name is read as the CPU."""
     return nullcontext() if torch.cuda.is_available() else _without_cuda()

@@ -166,6 +166,8 @@ class PretrainSettings:
             yield Problem("parallel.pipeline", pipeline, f"a divisor of model.layers ({self.model.layers})")
         if pipeline > 1 and self.zero.stage > 1:
             yield Problem("zero.stage", self.zero.stage, "0 or 1 when parallel.pipeline is above 1")
+        if self.train.precision == "bf16" and self.zero.stage == 0:
+            yield Problem("zero.stage", 0, "1, 2 or 3 with bf16, whose fp32 master weights ZeRO keeps")
         if self.train.global_batch % self.train.micro_batch:
             yield Problem(
                 "train.global_batch", self.train.global_batch, f"a multiple of micro_batch ({self.train.micro_batch})"
