@@ -14,7 +14,7 @@ from torch import Tensor
 from headwater.attribution.curvature import require_finite, require_width, unit_rows
 from headwater.attribution.index.codec import Codec, Fields
 from headwater.attribution.index.store import Index
-from headwater.attribution.products import products
+from headwater.attribution.products import IntegerVectors, integer_products_work, products
 from headwater.attribution.task_curvature import TaskCurvature, paper_lambda
 from headwater.configs.errors import UserError
 
@@ -112,37 +112,59 @@ class BlockScorer:
     Args:
         prepared: the queries.
         codec: what the blocks are stored in.
+        integer: use integer products where the codec and the processor allow it.
     """
 
-    def __init__(self, prepared: PreparedQueries, codec: Codec) -> None:
+    def __init__(self, prepared: PreparedQueries, codec: Codec, *, integer: bool = True) -> None:
         self.prepared, self.codec = prepared, codec
         self._queries_QD = codec.rotate(prepared.queries_QD).contiguous()
-        self._directions = {span.name: directions for span, directions in self._rotated(prepared.directions)}
+        self._directions = self._rotated(prepared.directions)
+        self._integer: list[IntegerVectors] = []
+        if integer and codec.planes and integer_products_work():
+            for m, span in enumerate(codec.layout):
+                both_Kd = torch.cat([self._queries_QD[:, span.slice], self._directions[m]])
+                self._integer.append(IntegerVectors.split(both_Kd, codec.planes))
 
-    def _rotated(self, directions: dict[str, Tensor]) -> list[tuple]:
+    def _rotated(self, directions: dict[str, Tensor]) -> list[Tensor]:
+        """Per module its directions in the codec's coordinates, float32 [r_m, d]."""
         out = []
         for span in self.codec.layout:
-            if span.name in directions and len(directions[span.name]):
-                wide_rD = torch.zeros(len(directions[span.name]), self.codec.layout.dims)
-                wide_rD[:, span.slice] = directions[span.name]
-                out.append((span, self.codec.rotate(wide_rD)[:, span.slice].contiguous()))
+            part_rd = directions.get(span.name, torch.empty(0, span.dims))
+            wide_rD = torch.zeros(len(part_rd), self.codec.layout.dims)
+            wide_rD[:, span.slice] = part_rd
+            out.append(self.codec.rotate(wide_rD)[:, span.slice].contiguous())
         return out
 
     def scores(self, fields: Fields) -> Tensor:
         """Scores of a block's passages (rows) with the queries (columns), float32 [n, Q]."""
-        rows_ND = self.codec.block(fields, torch.float32)
-        scores_NQ = products(rows_ND, self._queries_QD)
-        return scores_NQ.mul_(self._factor(rows_ND, fields)[:, None])
+        products_NQ, along_N = self._integer_parts(fields) if self._integer else self._float_parts(fields)
+        return products_NQ.mul_(self._factor(along_N, fields)[:, None])
 
-    def _factor(self, rows_ND: Tensor, fields: Fields) -> Tensor:
+    def _float_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
+        """Products with the queries, float32 [n, Q], and the squared length along the directions, float32 [n]."""
+        rows_ND = self.codec.block(fields, torch.float32)
+        along_N = torch.zeros(len(rows_ND))
+        for span, part_rd in zip(self.codec.layout, self._directions, strict=True):
+            if len(part_rd):
+                along_N += products(rows_ND[:, span.slice], part_rd).square_().sum(dim=1)
+        return products(rows_ND, self._queries_QD), along_N
+
+    def _integer_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
+        scale_NM, queries = fields["scale"].float(), len(self._queries_QD)
+        total_NQ, along_N = torch.zeros(len(scale_NM), queries), torch.zeros(len(scale_NM))
+        for m, vectors in enumerate(self._integer):
+            scale_N1 = scale_NM[:, m : m + 1]
+            part_NK = vectors.products(self.codec.codes(fields, m), self.codec.gain, self.codec.offset)
+            total_NQ.addcmul_(part_NK[:, :queries], scale_N1)
+            if part_NK.shape[1] > queries:
+                along_N += part_NK[:, queries:].square().sum(dim=1).mul_(scale_N1[:, 0].square())
+        return total_NQ, along_N
+
+    def _factor(self, along_N: Tensor, fields: Fields) -> Tensor:
         """What a passage's inner products are multiplied with, float32 [n]."""
         scoring, norm_N = self.prepared.scoring, fields["norm"]
         if not scoring.normalize:
             return norm_N
         if scoring.curvature == "none":
             return norm_N / fields["raw_norm"].clamp_min(torch.finfo(torch.float32).tiny)
-        square_N = torch.ones(len(rows_ND))
-        for span in self.codec.layout:
-            if span.name in self._directions:
-                square_N -= products(rows_ND[:, span.slice], self._directions[span.name]).square_().sum(dim=1)
-        return square_N.clamp_min_(self.prepared.floor).mul_(self.prepared.scale).rsqrt_()
+        return (1 - along_N).clamp_min_(self.prepared.floor).mul_(self.prepared.scale).rsqrt_()

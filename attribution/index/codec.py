@@ -26,8 +26,11 @@ class Codec(ABC):
     """
 
     name: str
-    #: number format in which the scan multiplies by default
-    compute: torch.dtype = torch.bfloat16
+    #: int8 planes that queries are split into for integer products; 0 for rows that are not stored as integers
+    planes: int = 0
+    #: a stored number is (gain * code - offset) * scale
+    gain: int = 1
+    offset: int = 0
 
     def __init__(self, layout: RowLayout) -> None:
         self.layout = layout
@@ -44,6 +47,10 @@ class Codec(ABC):
     @abstractmethod
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         """Rows of about unit norm in the codec's own coordinates, dtype [N, D]."""
+
+    def codes(self, fields: Fields, m: int) -> Tensor:
+        """Codes of module m in the codec's own coordinates, int8 [N, d]; for codecs that have planes."""
+        raise NotImplementedError(f"{self.name} rows are not stored as integers")
 
     def rotate(self, vectors_ND: Tensor) -> Tensor:
         """Takes true vectors [n, D] into the codec's own coordinates."""

@@ -28,7 +28,7 @@ class PlainCodec(Codec):
 
 
 class Float32Codec(PlainCodec):
-    name, dtype, compute = "fp32", torch.float32, torch.float32
+    name, dtype = "fp32", torch.float32
 
 
 class BFloat16Codec(PlainCodec):
@@ -38,7 +38,7 @@ class BFloat16Codec(PlainCodec):
 class Int8Codec(Codec):
     """int8 with one scale per module: the largest magnitude is 127 steps."""
 
-    name = "int8"
+    name, planes = "int8", 2
 
     @property
     def fields(self) -> dict[str, tuple[torch.dtype, int]]:
@@ -54,6 +54,9 @@ class Int8Codec(Codec):
             step_N1 = scale_NM[:, m : m + 1].float()
             code_ND[:, span.slice] = (part_Nd / step_N1.clamp_min(1e-30)).round_().clamp_(-127, 127).to(torch.int8)
         return {"code": code_ND, "scale": scale_NM}
+
+    def codes(self, fields: Fields, m: int) -> Tensor:
+        return fields["code"][:, self.layout.spans[m].slice]
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         code_ND, scale_NM = fields["code"], fields["scale"].to(dtype)

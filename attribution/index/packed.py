@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.codec import Codec, Fields
-from headwater.attribution.index.layout import ModuleSpan, RowLayout
+from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.rotation import rotation
 
 STEPS = {1: 1.5958, 2: 0.9957, 4: 0.3352}
@@ -26,6 +26,7 @@ class PackedCodec(Codec):
     """
 
     bits: int
+    planes, gain = 1, 2
 
     def __init__(self, layout: RowLayout) -> None:
         super().__init__(layout)
@@ -35,6 +36,7 @@ class PackedCodec(Codec):
             self._places.append(slice(at, at + width))
             at += width
         self._bytes = at
+        self.offset = (1 << self.bits) - 1
 
     @property
     def fields(self) -> dict[str, tuple[torch.dtype, int]]:
@@ -56,7 +58,7 @@ class PackedCodec(Codec):
         rotated_ND = self.rotate(unit_ND)
         code_NB = torch.zeros(len(unit_ND), self._bytes, dtype=torch.uint8)
         scale_NM = torch.zeros(len(unit_ND), len(self.layout), dtype=torch.bfloat16)
-        top = (1 << self.bits) - 1
+        top = self.offset
         for m, (span, place) in enumerate(zip(self.layout, self._places, strict=True)):
             part_Nd = rotated_ND[:, span.slice]
             rms_N1 = part_Nd.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-30)
@@ -76,24 +78,21 @@ class PackedCodec(Codec):
             out_NB |= padded[:, place * width : (place + 1) * width] << (place * self.bits)
         return out_NB
 
-    def codes(self, fields: Fields, m: int, span: ModuleSpan) -> Tensor:
-        """Codes of one module, uint8 [n, d]; padding beyond d is cut off."""
-        byte_NB = fields["code"][:, self._places[m]]
-        width, mask = byte_NB.shape[1], (1 << self.bits) - 1
+    def codes(self, fields: Fields, m: int) -> Tensor:
+        byte_NB, span = fields["code"][:, self._places[m]], self.layout.spans[m]
+        width = byte_NB.shape[1]
         out_Nd = torch.empty(len(byte_NB), 8 // self.bits * width, dtype=torch.uint8)
         for place in range(8 // self.bits):
             part = out_Nd[:, place * width : (place + 1) * width]
             torch.bitwise_right_shift(byte_NB, place * self.bits, out=part)
-            part &= mask
-        return out_Nd[:, : span.dims]
+            part &= self.offset
+        return out_Nd.view(torch.int8)[:, : span.dims]
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         out_ND = torch.empty(len(fields["code"]), self.layout.dims, dtype=dtype)
-        top = (1 << self.bits) - 1
         for m, span in enumerate(self.layout):
             scale_N1 = fields["scale"][:, m : m + 1].float()
-            part_Nd = self.codes(fields, m, span).float().mul_(2).sub_(top).mul_(scale_N1)
-            out_ND[:, span.slice] = part_Nd
+            out_ND[:, span.slice] = self.codes(fields, m).float().mul_(self.gain).sub_(self.offset).mul_(scale_N1)
         return out_ND
 
 

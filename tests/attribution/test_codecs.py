@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature import unit_rows
+from headwater.attribution.curvature import CurvatureAccumulator, Whitening, unit_rows
 from headwater.attribution.index.codecs import CODECS, make_codec
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.rotation import rotation
+from headwater.attribution.products import integer_products_work
+from headwater.attribution.scoring import BlockScorer, PreparedQueries, Scoring
+from headwater.attribution.task_curvature import TaskCurvature
 from headwater.configs.errors import UserError
 from headwater.launch.bench.synthetic import make_rows
 
@@ -83,3 +86,22 @@ def test_rotations_are_orthogonal_and_spread(dims):
 def test_an_unknown_codec_is_refused():
     with pytest.raises(UserError, match="fp32, bf16, int8, int4, sign"):
         make_codec("int3", ODD)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "sign"])
+@pytest.mark.parametrize("rank", [None, 0])
+def test_integer_products_are_those_of_the_decoded_rows(name, rank):
+    """Two planes of int8 leave 2^-15 of the largest number, one 2^-8: what an int4 row may well bear."""
+    curvature = CurvatureAccumulator(ODD)
+    rows_ND = make_rows(ODD, 150)
+    curvature.add(rows_ND)
+    whitening = Whitening.from_autocorrelation(ODD, curvature.autocorrelation(), 0.1)
+    queries_QD = whitening.apply(unit_rows(make_rows(ODD, 20, rows_seed=9)))
+    task = TaskCurvature.from_queries(whitening, make_rows(ODD, 20, rows_seed=9), 0.25)
+    prepared = PreparedQueries(Scoring(), unit_rows(queries_QD), task.scaled_directions(rank), 1 / 0.75, 0.01, 0.25)
+    codec = make_codec(name, ODD)
+    fields = codec.encode(unit_rows(whitening.apply(rows_ND))) | {"norm": torch.ones(150)}
+    exact, whole = (BlockScorer(prepared, codec, integer=integer).scores(fields) for integer in (False, True))
+    assert integer_products_work()
+    assert float((exact - whole).abs().max()) < (1e-4 if codec.planes == 2 else 1e-2) * float(exact.abs().max())
+    assert not torch.equal(exact, whole)
