@@ -6,6 +6,7 @@ headwater report runs/demo
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,9 +104,10 @@ def ledger_note(data: RunData) -> str | None:
     """Whether the ledger shows what the schedule asked for."""
     if data.schedule is None or data.ledger is None:
         return None
-    planned = sum(step <= data.ledger.last_step for each in data.schedule.values() for step in each)
-    verdict = "as planned" if planned == data.ledger.injected else "which differs from the plan"
-    return f"The schedule asks for {planned:,} injections; the ledger records {data.ledger.injected:,}, {verdict}."
+    planned = Counter(step for each in data.schedule.values() for step in each if step <= data.ledger.last_step)
+    verdict = "at the steps planned" if planned == data.ledger.injected else "which differs from the plan"
+    counts = f"{planned.total():,} injections; the ledger records {data.ledger.injected.total():,}"
+    return f"The schedule asks for {counts}, {verdict}."
 
 
 def opponents_note(data: RunData) -> str | None:

@@ -7,6 +7,7 @@ in `RunData.absent`, and the page says so.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +32,9 @@ class ProbeCurves:
 
 @dataclass(frozen=True, slots=True)
 class LedgerCount:
-    """Injected segments that the ledger records, and its last step."""
+    """How many injected segments the ledger records at each step, and its last step."""
 
-    injected: int
+    injected: Counter[int]
     last_step: int
 
 
@@ -186,7 +187,11 @@ def read_ranks(run: RunDir, method: str, absent: list[str]) -> dict[str, Ranking
 
 
 def read_schedule(run: RunDir, absent: list[str]) -> dict[str, list[int]] | None:
-    """Injected passage id -> the steps at which the compiled schedule puts it into the stream."""
+    """Injected passage id -> the steps at which the compiled schedule puts it into the stream.
+
+    The schedule counts steps from 0, as the stream does; the ledger, the metrics and the probes count from 1 (step n is
+    the n-th update, and a probe at step n comes after it). The page speaks the second way.
+    """
     path = run.facts / "schedule.parquet"
     if not path.exists():
         absent.append("the injection schedule (facts/schedule.parquet)")
@@ -194,7 +199,7 @@ def read_schedule(run: RunDir, absent: list[str]) -> dict[str, list[int]] | None
     columns = read_table(path, ("step", "passage_id"))
     steps: dict[str, list[int]] = {}
     for step, passage in zip(columns["step"].tolist(), columns["passage_id"].tolist(), strict=True):
-        steps.setdefault(passage, []).append(int(step))
+        steps.setdefault(passage, []).append(int(step) + 1)
     return {passage: sorted(each) for passage, each in steps.items()}
 
 
@@ -205,7 +210,8 @@ def count_injections(run: RunDir, absent: list[str]) -> LedgerCount | None:
         return None
     parts = [read_table(file, ("step", "injected")) for file in files]
     last = max((int(part["step"].max()) for part in parts if len(part["step"])), default=-1)
-    return LedgerCount(sum(int(part["injected"].sum()) for part in parts), last)
+    injected = Counter(int(step) for part in parts for step in part["step"][part["injected"].astype(bool)])
+    return LedgerCount(injected, last)
 
 
 def optional_json(path: Path, default: Any, what: str, absent: list[str]) -> Any:

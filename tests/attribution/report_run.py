@@ -90,8 +90,9 @@ def make_run(path: Path, *, people: int = 34, base: int = 3000, seed: int = 0, e
         write_json(run.corpus / name / "manifest.json", manifest)
     write_metrics(run, generator)
     curves = write_probes(run, probes, generator)
-    steps = np.array([-1] * 9 + [step for step, _ in schedule])
-    parquet(run.ledger / "steps-00000000.parquet", step=steps.clip(0), injected=steps >= 0)
+    # The schedule counts steps from 0, the ledger from 1.
+    steps = np.array([0] * 9 + [step + 1 for step, _ in schedule])
+    parquet(run.ledger / "steps-00000001.parquet", step=steps.clip(1), injected=steps > 0)
     write_index(run, base + len(passages))
     texts = {passage["id"]: passage["text"] for passage in passages}
     ids = [f"brazil/economy#{number}" for number in range(base)] + list(texts)
@@ -237,7 +238,7 @@ def write_trace(
 ) -> None:
     seen: dict[str, list[int]] = {}
     for step, name in schedule:
-        seen.setdefault(name, []).append(step)
+        seen.setdefault(name, []).append(step + 1)
     others = list(texts)
     rows = []
     for probe in probes:
