@@ -127,7 +127,7 @@ def record_document(source: SourceSettings, record: dict[str, Any], path: Path, 
             fix="set corpus.sources[].text_field",
         )
     identity = record.get(source.id_field)
-    if identity is None:
+    if identity is None or identity == "":
         root = Path(source.path)
         name = path.relative_to(root).as_posix() if path != root else path.name
         return Document(f"{name}:{number}", text)

@@ -8,9 +8,9 @@ and `documents.json` (their ids).
 from __future__ import annotations
 
 import heapq
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +22,32 @@ from headwater.train.stream.passages import PassageCutter
 from headwater.train.stream.settings import SourceSettings
 from headwater.train.stream.tokenizer import TextTokenizer
 
-PART_CHARACTERS = 4_000_000
+PART_CHARACTERS = 16_000_000
 """Characters of text in a part, about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part, its tokens memory-mapped."""
+    """A part, its arrays memory-mapped."""
 
     tokens: np.ndarray
-    lengths: np.ndarray
+    ends: np.ndarray
     owners: np.ndarray
-    documents: list[str]
+    ordinals: np.ndarray
+    ids: np.ndarray
+    id_ends: np.ndarray
 
     @classmethod
     def open(cls, path: Path) -> Part:
-        documents = json.loads((path / "documents.json").read_text(encoding="utf-8"))
-        tokens, lengths, owners = (
-            np.load(path / f"{name}.npy", mmap_mode="r") for name in ("tokens", "lengths", "owners")
-        )
-        return cls(tokens, lengths, owners, documents)
+        return cls(*(np.load(path / f"{each.name}.npy", mmap_mode="r") for each in fields(cls)))
+
+    @property
+    def documents(self) -> int:
+        return len(self.id_ends) - 1
+
+    def document(self, number: int) -> str:
+        """The id of a document."""
+        return bytes(self.ids[self.id_ends[number] : self.id_ends[number + 1]]).decode()
 
 
 def chosen_documents(source: SourceSettings, seed: int, limit: int | None = None) -> Iterator[Document]:
@@ -76,43 +82,68 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def write_part(path: Path, documents: list[Document], tokenizer: TextTokenizer, cutter: PassageCutter) -> None:
     """Tokenises and cuts documents; the part appears whole or not at all."""
     encoded = tokenizer.encode_batch([document.text for document in documents])
-    lengths = [np.diff(cutter.cuts(tokens)) for tokens in encoded]
+    cuts = [cutter.cuts(tokens) for tokens in encoded]
+    names = [document.id.encode() for document in documents]
+    pieces = np.array([len(each) - 1 for each in cuts])
+    arrays = {
+        "tokens": np.concatenate(encoded).astype(np.uint32),
+        "ends": ends_of(np.concatenate([np.diff(each) for each in cuts])),
+        "owners": np.repeat(np.arange(len(cuts)), pieces).astype(np.int32),
+        "ordinals": np.concatenate([np.arange(count) for count in pieces]).astype(np.int32),
+        "ids": np.frombuffer(b"".join(names), dtype=np.uint8),
+        "id_ends": ends_of(np.array([len(name) for name in names])),
+    }
     with atomic_path(path) as part:
         part.mkdir()
-        np.save(part / "tokens.npy", np.concatenate(encoded).astype(np.uint32))
-        np.save(part / "lengths.npy", np.concatenate(lengths).astype(np.int32))
-        np.save(
-            part / "owners.npy", np.repeat(np.arange(len(encoded)), [len(each) for each in lengths]).astype(np.int32)
-        )
-        (part / "documents.json").write_text(json.dumps([document.id for document in documents]), encoding="utf-8")
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array)
+
+
+def ends_of(lengths: np.ndarray) -> np.ndarray:
+    """Where things of these lengths begin and end when laid one after the other: int64 [n + 1]."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 class Gathered:
     """All passages of several parts under one numbering (part by part, document by document), read by random access."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.parts = [Part.open(path) for path in paths]
-        self.starts = np.concatenate([[0], np.cumsum([len(part.lengths) for part in self.parts])]).astype(np.int64)
-        self.lengths = np.concatenate([np.zeros(0, dtype=np.int32), *(part.lengths for part in self.parts)])
-        self.documents = sum(len(part.documents) for part in self.parts)
-        self._offsets = [np.concatenate([[0], np.cumsum(part.lengths, dtype=np.int64)]) for part in self.parts]
-        self._firsts = [np.searchsorted(part.owners, part.owners) for part in self.parts]
+        self.starts = ends_of(np.array([len(part.owners) for part in self.parts], dtype=np.int64))
+        self.documents = sum(part.documents for part in self.parts)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def locate(self, passage: int) -> tuple[int, int]:
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every passage, without the beginning token: int32 [passages]."""
+        return np.concatenate([np.zeros(0, dtype=np.int32), *(np.diff(part.ends) for part in self.parts)]).astype(
+            np.int32
+        )
+
+    def locate(self, passage: int) -> tuple[Part, int]:
+        """The part that holds a passage, and the passage's number there."""
         place = int(np.searchsorted(self.starts, passage, side="right")) - 1
-        return place, passage - int(self.starts[place])
+        return self.parts[place], passage - int(self.starts[place])
+
+    def length(self, passage: int) -> int:
+        part, local = self.locate(passage)
+        return int(part.ends[local + 1] - part.ends[local])
 
     def tokens(self, passage: int) -> np.ndarray:
         """Tokens of a passage without the beginning token: uint32 [n]."""
         part, local = self.locate(passage)
-        offsets = self._offsets[part]
-        return self.parts[part].tokens[offsets[local] : offsets[local + 1]]
+        return part.tokens[part.ends[local] : part.ends[local + 1]]
 
     def identity(self, passage: int) -> tuple[str, str]:
         """The document of a passage, and the passage's id `document#k`."""
         part, local = self.locate(passage)
-        document = self.parts[part].documents[int(self.parts[part].owners[local])]
-        return document, f"{document}#{local - int(self._firsts[part][local])}"
+        document = part.document(int(part.owners[local]))
+        return document, f"{document}#{part.ordinals[local]}"
+
+
+@lru_cache(maxsize=1)
+def gathered(paths: tuple[Path, ...]) -> Gathered:
+    """The parts, opened once per process."""
+    return Gathered(paths)

@@ -60,9 +60,16 @@ class CorpusSettings:
     seq_len: int = setting(256, "Tokens of a packed sequence.", minimum=8)
     passages: int = setting(0, "Take this many passages of all, chosen by the seed; 0 takes all.", minimum=0)
     shard_tokens: int = setting(8_000_000, "Tokens of a shard, about.", minimum=1024)
+    prebuilt: str = setting(
+        "",
+        "A corpus built before (its directory, or s3://...) to take instead; sources and tokenizer are not read then.",
+    )
     remote: str = setting("", "Where the shards are kept: s3://, gs://, ...; empty keeps them in the run directory.")
     cache: str = setting("", "Where shards from `remote` are put on this machine; empty uses the run directory.")
     workers: int = setting(1, "Processes that build the corpus; the result does not depend on it.", minimum=1)
+    engine: str = setting(
+        "processes", "What runs the workers: processes of this machine, or a Ray cluster.", choices=("processes", "ray")
+    )
     seed: int = setting(0, "Seed of the choice, the shuffle before packing and the order of sequences.", minimum=0)
 
     def problems(self) -> Iterator[Problem]:

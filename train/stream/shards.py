@@ -140,8 +140,8 @@ class ShardSet:
     def _local_file(self, shard: int) -> Path:
         """The shard's file, fetched if need be, whose bytes have been checked."""
         entry = self.shards[shard]
-        if not self.remote:
-            local = self.directory / entry["file"]
+        if "://" not in self.remote:
+            local = Path(self.remote or self.directory) / entry["file"]
             check_file(local, entry)
             return local
         fetched = self.cache / entry["file"]

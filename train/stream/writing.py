@@ -12,17 +12,33 @@ import numpy as np
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, write_json
 from headwater.train.stream.corpus import FORMAT
 from headwater.train.stream.packing import pack
+from headwater.train.stream.settings import CorpusSettings
 from headwater.train.stream.shards import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
+from headwater.train.stream.tokenizer import TextTokenizer
+
+Progress = Callable[[str], None]
+"""Told in one line what is being done."""
 
 
 class Passages(Protocol):
     """Passages to be written, by number."""
 
-    lengths: np.ndarray
+    def length(self, passage: int) -> int: ...
 
     def tokens(self, passage: int) -> np.ndarray: ...
 
     def identity(self, passage: int) -> tuple[str, str]: ...
+
+
+def manifest_head(corpus: CorpusSettings, tokenizer: TextTokenizer) -> dict[str, Any]:
+    return {
+        "seq_len": corpus.seq_len,
+        "max_tokens": corpus.max_tokens,
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "tokenizer": tokenizer.fingerprint,
+        "seed": corpus.seed,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +89,7 @@ def build_shard(
     import pyarrow.parquet as pq
 
     named = [passages.identity(number) for number in plan.order.tolist()]
-    lengths = (passages.lengths[plan.order] + 1).astype(np.int32)
+    lengths = np.array([passages.length(number) + 1 for number in plan.order.tolist()], dtype=np.int32)
     packed = pack(lengths, seq_len, [document for document, _ in named] if apart else None)
     places = [place for sequence in packed for place in sequence]
 
@@ -149,7 +165,12 @@ def publish_corpus(work: Path, out: Path, plans: list[ShardPlan], remote: str = 
     if remote:
         shards = [f"{plan.name}/{name}" for plan in plans for name in (SHARD_FILE, "index.json")]
         # The manifest comes last: whoever finds it finds everything.
-        upload(work, [*shards, "index.json", "passages.parquet", "manifest.json"], remote)
+        tables = [
+            name
+            for name in ("tokenizer.json", "index.json", "passages.parquet", "manifest.json")
+            if (work / name).exists()
+        ]
+        upload(work, [*shards, *tables], remote)
     for plan in plans:
         remove(table_path(work / plan.name))
         if remote:
@@ -179,6 +200,3 @@ def join_tables(work: Path, shards: list[str]) -> list[int]:
         if writer is not None:
             writer.close()
     return held
-
-
-Progress = Callable[[str], None]

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.stream.build import build_corpus
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.settings import SourceSettings
+from headwater.train.stream.tokenizer import TextTokenizer
 
 from .conftest import make_texts, settings_for, write_jsonl
 
@@ -198,3 +200,30 @@ def test_two_processes_may_build_at_once(built, tmp_path):
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(map(bool, said)) == [False, True]  # one of them found everything done
     assert content(tmp_path / "run") == content(built.out)
+
+
+def test_a_failed_build_does_not_bind_the_corrected_one(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"content": "a river of stone and cloud"}\n')
+    cfg = settings_for(tmp_path / "run", tmp_path / "texts.jsonl", people=0)
+    with pytest.raises(UserError, match="text_field"):
+        build_corpus(cfg)
+    cfg.corpus.sources[0].text_field = "content"
+    build_corpus(cfg)
+    cfg.corpus.sources[0].text_field = "text"
+    with pytest.raises(MismatchError, match="sources"):
+        build_corpus(cfg)
+
+
+def test_a_corpus_rebuilt_at_the_same_place_is_read_afresh(tmp_path):
+    """A process keeps the parts of a build open; a second build at the same paths must not see those of the first."""
+    found = []
+    for seed in (0, 1):
+        write_jsonl(tmp_path / "texts.jsonl", make_texts(20, seed=seed))
+        cfg = settings_for(tmp_path / "run", tmp_path / "texts.jsonl", people=0)
+        shutil.rmtree(cfg.out, ignore_errors=True)
+        build_corpus(cfg)
+        corpus = open_corpus(RunDir.at(cfg.out).corpus / "base")
+        tokenizer = TextTokenizer.from_file(RunDir.at(cfg.out).tokenizer)
+        found.append(corpus.text(corpus.numbers["doc-3#0"], tokenizer))
+        assert make_texts(20, seed=seed)[3].startswith(found[-1][:20])
+    assert found[0] != found[1]

@@ -127,3 +127,13 @@ def test_an_upload_to_nowhere_is_a_clear_error_and_goes_on(bucket, built, tmp_pa
     cfg.corpus.remote = "s3://corpora/later"
     build_corpus(cfg)
     assert open_passages(RunDir.at(cfg.out)).corpora[0].manifest["remote"] == cfg.corpus.remote
+
+
+def test_a_run_adopts_a_corpus_from_the_store(remote, built, bucket, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path("never-read.jsonl"), people=0)
+    cfg.corpus.prebuilt = "s3://corpora/small"
+    build_corpus(cfg)
+    ours = open_corpus(RunDir.at(cfg.out).corpus / "base")
+    theirs = open_corpus(RunDir.at(built.out).corpus / "base")
+    assert ours.fingerprint == theirs.fingerprint
+    assert np.array_equal(ours.sequence(1).tokens, theirs.sequence(1).tokens)

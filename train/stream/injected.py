@@ -1,0 +1,107 @@
+"""The invented passages of a run: their files, the corpus that is injected, and the compiled schedule."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headwater.configs.errors import MismatchError, UserError
+from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, write_json
+from headwater.train.facts.people import FactPassage, FactSet, generator, write_facts
+from headwater.train.facts.schedule import compile_schedule, write_schedule
+from headwater.train.stream.origin import VERSION
+from headwater.train.stream.settings import CorpusSettings
+from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.stream.writing import (
+    Progress,
+    build_shard,
+    join_corpus,
+    manifest_head,
+    plan_shards,
+    publish_corpus,
+)
+
+if TYPE_CHECKING:
+    from headwater.train.settings import PretrainSettings
+
+
+class FactPassages:
+    """Invented passages as `writing.Passages`."""
+
+    def __init__(self, passages: list[FactPassage], tokenizer: TextTokenizer) -> None:
+        self.passages = passages
+        self.encoded = tokenizer.encode_batch([passage.text for passage in passages])
+        self.lengths = np.array([len(tokens) for tokens in self.encoded], dtype=np.int32)
+
+    def length(self, passage: int) -> int:
+        return len(self.encoded[passage])
+
+    def tokens(self, passage: int) -> np.ndarray:
+        return self.encoded[passage]
+
+    def identity(self, passage: int) -> tuple[str, str]:
+        return self.passages[passage].document, self.passages[passage].id
+
+
+def ensure_facts(
+    run: RunDir, cfg: PretrainSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress
+) -> None:
+    """The facts' files, the injected corpus and the compiled schedule."""
+    if facts.passages:
+        origin = fingerprint(
+            [VERSION, asdict(cfg.facts), cfg.seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
+        )
+    else:
+        origin = fingerprint([VERSION, "no facts"])
+    marker = run.facts / "origin.json"
+    if marker.exists():
+        if read_json(marker) != origin:
+            raise MismatchError(
+                f"{run.facts} was made from another configuration (facts, seed, train.steps or corpus.seq_len)",
+                got=read_json(marker),
+                expected=origin,
+                fix=f"choose another `out`, or remove {run.facts} and {run.corpus / 'injected'}",
+            )
+        return
+    write_facts(facts, run.facts)
+    if facts.passages:
+        progress(f"writing {len(facts.passages):,} invented passages and their schedule")
+        write_injected(run, cfg.corpus, facts, tokenizer, cfg.seed)
+        groups: dict[str, list[str]] = {}
+        for passage in facts.passages:
+            groups.setdefault(passage.document, []).append(passage.id)
+        write_schedule(
+            compile_schedule(groups, cfg.facts.schedule, cfg.train.steps, cfg.seed), run.facts / "schedule.parquet"
+        )
+    write_json(marker, origin)
+
+
+def write_injected(run: RunDir, corpus: CorpusSettings, facts: FactSet, tokenizer: TextTokenizer, seed: int) -> None:
+    """The injected corpus: invented passages whole, shuffled, a person's never in one sequence."""
+    passages = FactPassages(facts.passages, tokenizer)
+    longest = int(np.argmax(passages.lengths))
+    if passages.lengths[longest] + 1 > corpus.max_tokens:
+        raise UserError(
+            f"invented passage {facts.passages[longest].id} is too long",
+            got=f"{passages.lengths[longest] + 1} tokens",
+            expected=f"at most corpus.max_tokens = {corpus.max_tokens}",
+            fix="raise corpus.max_tokens, or train the tokenizer on the corpus (corpus.tokenizer.path empty)",
+        )
+    work, out = run.corpus / "injected.shards", run.corpus / "injected"
+    remove(work)
+    remove(out)
+    work.mkdir(parents=True)
+    order = generator(seed, 4).permutation(len(facts.passages))
+    plans, counts = plan_shards(passages.lengths, [order], corpus.shard_tokens)
+    for plan in plans:
+        build_shard(work / plan.name, plan, passages, bos_id=tokenizer.bos_id, seq_len=corpus.seq_len, apart=True)
+    describe = {
+        **manifest_head(corpus, tokenizer),
+        "documents": len({passage.document for passage in facts.passages}),
+        "tokens": int(passages.lengths.sum()) + len(facts.passages),
+        "passages": len(facts.passages),
+    }
+    join_corpus(work, plans, counts, describe, [("facts", 1.0)])
+    publish_corpus(work, out, plans)

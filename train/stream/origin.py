@@ -1,0 +1,71 @@
+"""What a run's corpus is made from, recorded, so that another configuration is refused instead of mixed in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headwater.configs.errors import MismatchError
+from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, read_json, remove, write_json
+from headwater.train.facts.people import FactSet
+from headwater.train.stream.documents import describe_source
+from headwater.train.stream.settings import CorpusSettings
+
+VERSION = 1
+"""Raised when the same configuration would give other bytes."""
+
+
+def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
+    """What the tokenizer and the base corpus are made from, each as a fingerprint, and the settings in clear."""
+    settings = asdict(corpus)
+    for unrelated in ("workers", "engine", "remote", "cache"):
+        settings.pop(unrelated)
+    if corpus.prebuilt:
+        kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens")}
+        base = fingerprint([VERSION, kept])
+        return {"tokenizer": base, "base": base, "settings": kept, "sources": []}
+    sources = [describe_source(source) for source in corpus.sources]
+    if corpus.tokenizer.path:
+        learnt_from = fingerprint_file(corpus.tokenizer.path) if Path(corpus.tokenizer.path).is_file() else None
+    else:
+        learnt_from = fingerprint([sources, settings["seed"], [passage.text for passage in facts.passages]])
+    tokenizer = fingerprint([VERSION, settings["tokenizer"], learnt_from])
+    base = fingerprint([VERSION, settings, sources, tokenizer])
+    return {"tokenizer": tokenizer, "base": base, "settings": settings, "sources": sources}
+
+
+def check_origin(run: RunDir, origin: dict[str, Any]) -> None:
+    """Records what a run's corpus is made from, or compares with what was recorded.
+
+    A build that never came to its end (the configuration was wrong, and has been corrected) does not bind the next one.
+
+    Raises:
+        MismatchError: naming what differs.
+    """
+    path = run.corpus / "origin.json"
+    recorded = read_json(path) if path.exists() else None
+    if recorded == origin:
+        return
+    if recorded is None or not (run.corpus / "base" / "manifest.json").exists():
+        remove(run.tokenizer)
+        write_json(path, origin)
+        return
+    differing = differences(
+        {**recorded.get("settings", {}), "sources": recorded.get("sources")},
+        {**origin["settings"], "sources": origin["sources"]},
+    )
+    if not differing:
+        differing = [("facts (the tokenizer is trained on them)", recorded.get("tokenizer"), origin["tokenizer"])]
+    names, found, wanted = zip(*differing, strict=True)
+    raise MismatchError(
+        f"{run.corpus} was made from another configuration ({', '.join(names)})",
+        got=found if len(found) > 1 else found[0],
+        expected=wanted if len(wanted) > 1 else wanted[0],
+        fix=f"choose another `out`, or remove {run.path}",
+    )
+
+
+def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = sorted({*recorded, *wanted})
+    return [(key, recorded.get(key), wanted.get(key)) for key in keys if recorded.get(key) != wanted.get(key)]

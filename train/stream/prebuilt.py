@@ -1,0 +1,50 @@
+"""Runs that share a corpus: one built before, in a directory or an object store, is adopted instead of built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headwater.configs.errors import MismatchError, MissingError
+from headwater.train.artifacts import read_json, remove, write_bytes, write_json
+from headwater.train.stream.corpus import open_corpus
+from headwater.train.stream.settings import CorpusSettings
+from headwater.train.stream.shards import check_file, fetch
+
+TABLES = ("manifest.json", "index.json", "passages.parquet", "tokenizer.json")
+"""What a run keeps of a corpus whose shards lie elsewhere; the manifest, first, says whether there is one."""
+
+
+def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
+    """Fetches the tables of `corpus.prebuilt` and checks that they suit the configuration.
+
+    Args:
+        corpus: names the corpus, and the lengths that the run expects.
+        work: an unfinished corpus directory, made afresh.
+
+    Raises:
+        MissingError, UserError: there is no corpus at the address.
+        MismatchError: it was built for other lengths.
+    """
+    remove(work)
+    work.mkdir(parents=True)
+    address = corpus.prebuilt if "://" in corpus.prebuilt else str(Path(corpus.prebuilt).resolve())
+    for name in TABLES:
+        if "://" in address:
+            fetch(f"{address.rstrip('/')}/{name}", work / name)
+            continue
+        if not (Path(address) / name).is_file():
+            raise MissingError(f"{address} is not a corpus: it has no {name}", fix="correct corpus.prebuilt")
+        write_bytes(work / name, (Path(address) / name).read_bytes())
+    manifest = read_json(work / "manifest.json")
+    # A corpus that was itself adopted, or whose shards were uploaded, says where they are.
+    write_json(work / "manifest.json", {**manifest, "remote": manifest.get("remote") or address})
+    adopted = open_corpus(work)
+    check_file(work / "passages.parquet", adopted.manifest["table"])
+    for name in ("seq_len", "max_tokens"):
+        if adopted.manifest[name] != getattr(corpus, name):
+            raise MismatchError(
+                f"the corpus at {address} was built for another {name}",
+                got=adopted.manifest[name],
+                expected=getattr(corpus, name),
+                fix=f"set corpus.{name}={adopted.manifest[name]}",
+            )
