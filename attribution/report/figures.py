@@ -178,15 +178,16 @@ def injection_histogram(data: RunData, axis: Axis) -> dict[str, Any] | None:
     steps = np.array([step for each in data.schedule.values() for step in each])
     span = axis.high - axis.low
     bins = int(min(BINS, span))
-    counts, edges = np.histogram(steps, bins=bins, range=(axis.low, axis.high))
+    # Steps are whole numbers, the first is 1: half a step to the right, every bin holds as many of them.
+    counts, edges = np.histogram(steps, bins=bins, range=(axis.low + 0.5, axis.high + 0.5))
     per_step = counts / (span / bins)
     top = float(per_step.max())
     bars = [
-        {"x": axis.place(edge), "w": round(100 / bins, 3), "h": round(100 * value / top, 2)}
+        {"x": axis.place(edge - 0.5), "w": round(100 / bins, 3), "h": round(100 * value / top, 2)}
         for edge, value in zip(edges[:-1], per_step, strict=True)
         if value
     ]
-    return {"bars": bars, "top": top, "total": len(steps), "passages": len(data.schedule)}
+    return {"bars": bars, "peak": int(np.bincount(steps).max()), "total": len(steps), "passages": len(data.schedule)}
 
 
 def chart_facts(data: RunData) -> list[dict[str, Any]]:

@@ -200,6 +200,17 @@ def test_injections_are_marked_at_the_steps_at_which_they_were_seen(built: Path)
     assert chart["seen"] == sorted(row["step"] + 1 for row in planned if row["passage_id"] in gold)
 
 
+def test_the_histogram_of_a_level_schedule_is_level(copy: Path) -> None:
+    steps = np.repeat(np.arange(1200), 3)
+    parquet(copy / "facts" / "schedule.parquet", step=steps, passage_id=[f"p#{step}" for step in steps])
+    data = read_run(copy, index="headwater", trace="headwater")
+    histogram = figures.injection_histogram(data, figures.step_axis(data))
+    assert histogram is not None
+    assert len(histogram["bars"]) == figures.BINS
+    assert {bar["h"] for bar in histogram["bars"]} == {100.0}
+    assert (histogram["peak"], histogram["total"]) == (3, 3600)
+
+
 def test_a_traced_fact_says_what_the_trace_says(built: Path) -> None:
     data = read_run(built, index="headwater", trace="headwater")
     rows = {row["example_id"]: row for row in data.trace}
