@@ -26,7 +26,7 @@ from headwater.attribution.topk import NOBODY, TopK, distributed, rank_and_world
 from headwater.configs.errors import UserError
 
 BLOCK_BYTES = 16 << 20
-"""Bytes of one decoded block of rows: half of a usual last-level cache."""
+"""Bytes of one decoded block of rows and its scores: half of a usual last-level cache."""
 
 RecomputeRows = Callable[[np.ndarray], Tensor]
 """Passage numbers -> raw rows float32 [n, D]: exact rows for the second stage."""
@@ -136,6 +136,13 @@ class Scan:
     def scorer(self, source: int, codec: str) -> BlockScorer:
         return BlockScorer(self.prepared[source], self.sources[source].index.codec(codec))
 
+    def block_rows(self, codecs: Sequence[str]) -> int:
+        """Rows of a block, so that it and its scores stay in the processor's cache."""
+        working = max(
+            source.index.codec(codec).working_bytes for source, codec in zip(self.sources, codecs, strict=True)
+        )
+        return max(BLOCK_BYTES // (working + 8 * self.queries), 16)
+
     def chunks(self) -> list[tuple[int, int]]:
         """This rank's passages: the shards of the first source, dealt out."""
         rank, world = rank_and_world()
@@ -152,8 +159,7 @@ class Scan:
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, scores float32 [stop - start, Q]) of every block of this rank's passages."""
-        dims = max(source.index.layout.dims for source in self.sources)
-        rows = max(BLOCK_BYTES // (4 * dims), 16)
+        rows = self.block_rows(self.codecs)
         for first, last in self.chunks():
             for start in range(first, last, rows):
                 stop = min(start + rows, last)
@@ -299,7 +305,8 @@ def rescore(work: Scan, candidates: TopK, k: int, groups_N: Tensor | None, sign:
         return final
     rank, world = rank_and_world()
     union = np.unique(passages_QC[passages_QC != NOBODY].numpy())
-    rows = max(BLOCK_BYTES // (4 * max(source.index.layout.dims for source in work.sources)), 16)
+    dims = max(source.index.layout.dims for source in work.sources)
+    rows = max(BLOCK_BYTES // (4 * dims + 8 * work.queries), 16)
     step = work.sources[0].index.shard_rows
     # Cut at shard boundaries, so that a block's products have the same shape on any number of ranks.
     for shard in np.unique(union // step)[rank::world].tolist():

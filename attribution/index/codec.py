@@ -61,6 +61,11 @@ class Codec(ABC):
         return self.block(fields, torch.float32)
 
     @property
+    def working_bytes(self) -> int:
+        """Bytes per row of a block while it is compared."""
+        return self.layout.dims * (1 if self.planes else 4)
+
+    @property
     def bytes_per_row(self) -> int:
         """Bytes of one stored row without its norms."""
         return sum(dtype.itemsize * width for dtype, width in self.fields.values())
