@@ -7,12 +7,16 @@ Shapes: T tokens of a packed sequence, B segments, O outputs, I inputs, kO x kI 
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import cpu
 from .corrections import Correction, Layer
+
+if TYPE_CHECKING:
+    from . import gpu
 
 INPUT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,6 +26,13 @@ def _host_bounds(cu_seqlens: Tensor | Sequence[int], tokens: int) -> list[int]:
     if not bounds or bounds[0] < 0 or bounds[-1] > tokens or sorted(bounds) != bounds:
         raise ValueError(f"cu_seqlens must rise from 0 or more to at most the {tokens} tokens there are, got {bounds}")
     return bounds
+
+
+def _device_bounds(cu_seqlens: Tensor | Sequence[int], tokens: int, device: torch.device) -> Tensor:
+    """int32 on the device. Bounds that are there already are not checked, which would wait for the GPU."""
+    if isinstance(cu_seqlens, Tensor) and cu_seqlens.device == device:
+        return cu_seqlens.to(torch.int32)
+    return torch.tensor(_host_bounds(cu_seqlens, tokens), dtype=torch.int32).to(device, non_blocking=True)
 
 
 class SharedProjector:
@@ -56,16 +67,23 @@ class SharedProjector:
         self.device = lefts[0].device
         if any(layer.left_Ok.device != self.device for layer in self.layers):
             raise ValueError(f"layers that share an input are on one device, got {[str(x.device) for x in lefts]}")
-        self._groups: dict[torch.dtype, cpu.Group] = {}
+        self._cpu: dict[torch.dtype, cpu.Group] = {}
+        self._gpu: dict[torch.dtype, gpu.Group] = {}
 
     @torch.no_grad()
     def rows(self, deltas: Sequence[Tensor], a_TI: Tensor, cu_seqlens: Tensor | Sequence[int]) -> list[Tensor]:
         """Projected gradients of the segments of one packed batch; arguments and errors as in `project_shared`."""
         self._check(deltas, a_TI)
-        group = self._groups.get(a_TI.dtype)
-        if group is None:
-            group = self._groups[a_TI.dtype] = cpu.Group(self.layers, a_TI.dtype)
-        return group.rows(deltas, a_TI, _host_bounds(cu_seqlens, a_TI.shape[0]))
+        dtype, tokens = a_TI.dtype, a_TI.shape[0]
+        if self.device.type == "cpu":
+            if dtype not in self._cpu:
+                self._cpu[dtype] = cpu.Group(self.layers, dtype)
+            return self._cpu[dtype].rows(deltas, a_TI, _host_bounds(cu_seqlens, tokens))
+        if dtype not in self._gpu:
+            from . import gpu
+
+            self._gpu[dtype] = gpu.Group(self.layers, dtype)
+        return self._gpu[dtype].rows(deltas, a_TI, _device_bounds(cu_seqlens, tokens, self.device))
 
     def _check(self, deltas: Sequence[Tensor], a_TI: Tensor) -> None:
         if len(deltas) != len(self.layers):
@@ -116,7 +134,8 @@ def project(
     Args:
         delta_TO: [T, O] gradients at the layer's outputs; float32, bfloat16 or float16.
         a_TI: [T, I] inputs of the layer, of the same type.
-        cu_seqlens: [B + 1] int32, where the segments begin and end. Tokens outside of them are ignored.
+        cu_seqlens: [B + 1] int32 (or a list), where the segments begin and end. Tokens outside of them are ignored.
+            Bounds that are on a GPU already are used unchecked, so that nothing waits.
         left_Ok: [O, kO] of +-1.
         right_Ik: [I, kI] of +-1.
         correction: None (W = 1), `Full(w_OI)` or `Factored(r_O, c_I)`.
