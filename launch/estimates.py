@@ -229,11 +229,6 @@ def _memory_of_stage(
     in_flight = min(layout.pipeline if first else 1, layout.micro_batches)
     layers = parameters.layers // layout.pipeline
     one = layer_activations(settings, layout, fused=fused)
-    if layout.recompute == "full":
-        kept = tokens * h * e / (layout.tensor if layout.sequence else 1)
-        activations = in_flight * layers * kept + one
-    else:
-        activations = in_flight * layers * one
     head = 0.0
     if last:
         # The final norm's input and output, the places that carry loss, and their gradient; the head's own gradient, in
@@ -241,6 +236,12 @@ def _memory_of_stage(
         rows = vocab_size // layout.tensor
         logits = 4 if e == 4 else 4 + e
         head = tokens * 4 * h * e + rows * h * (4 + e) + min(LOSS_CHUNK, tokens) * rows * logits
+    if layout.recompute == "full":
+        kept = tokens * h * e / (layout.tensor if layout.sequence else 1)
+        # The layer that is computed again comes when the head is done with.
+        activations = in_flight * layers * kept + max(one - head, 0)
+    else:
+        activations = in_flight * layers * one
     return Memory(
         weights=int(count * recipe.weights + gathered),
         gradients=int(count * recipe.gradients),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from headwater.attribution.settings import ProjectionSettings
 from headwater.configs import Problem, UserError, setting
 from headwater.launch import estimates
 from headwater.launch.estimates import GIB, GPUS, Layout
@@ -28,7 +29,9 @@ class PlanSettings:
     passages: int = setting(
         0, "Passages of the corpus; 0: as many of the longest length as the tokens give.", minimum=0
     )
-    projection: int = setting(16, "Projected dimensions of each side of a module, in the index.", minimum=1)
+    projection: int = setting(
+        ProjectionSettings().dims, "Projected dimensions of each side of a module, in the index.", minimum=1
+    )
     queries: int = setting(1000, "Queries scanned at once.", minimum=1)
     read_gbs: float = setting(5.0, "GB/s at which one machine reads stored rows.", above=0)
 

@@ -129,7 +129,7 @@ stop()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [["model.vocab_size=8192"], ["train.precision=bf16"]])
+@pytest.mark.parametrize("overrides", [["model.vocab_size=8192"], ["train.precision=bf16"], ["train.recompute=full"]])
 def test_memory_agrees_with_measured_allocations(overrides: list[str], tmp_path: Path):
     shape = ["layers=4", "hidden=256", "heads=4", "kv_heads=2", "ffn_hidden=688", "vocab_size=4096"]
     common = [f"model.{each}" for each in shape] + ["corpus.seq_len=256", "train.global_batch=8", "train.micro_batch=4"]
