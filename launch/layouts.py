@@ -73,27 +73,15 @@ def layout_problems(settings: PretrainSettings, machines: PlanSettings, vocab_si
 
 def division_problems(settings: PretrainSettings, machines: PlanSettings, vocab_size: int) -> Iterator[Problem]:
     """What does not divide, or does not go together; memory is not looked at."""
-    model, parallel, train = settings.model, settings.parallel, settings.train
+    parallel, train = settings.parallel, settings.train
     t, p = parallel.tensor, parallel.pipeline
-    shared = {
-        "model.heads": model.heads,
-        "model.kv_heads": model.kv_heads,
-        "model.ffn_hidden": model.ffn_hidden,
-        "the vocabulary": vocab_size,
-    }
-    for name, size in shared.items():
-        if size % t:
-            yield Problem("parallel.tensor", t, f"a divisor of {name} ({size})")
+    yield from settings.problems()
+    for problem in parallel.problems():
+        yield replace(problem, key=f"parallel.{problem.key}")
+    if vocab_size % t:
+        yield Problem("parallel.tensor", t, f"a divisor of the vocabulary ({vocab_size})")
     if t > machines.gpus_per_node:
         yield Problem("parallel.tensor", t, f"at most gpus_per_node ({machines.gpus_per_node})")
-    if model.layers % p:
-        yield Problem("parallel.pipeline", p, f"a divisor of model.layers ({model.layers})")
-    if p > 1 and settings.zero.stage > 1:
-        yield Problem("zero.stage", settings.zero.stage, "0 or 1 when parallel.pipeline is above 1")
-    if parallel.sequence and t == 1:
-        yield Problem("parallel.sequence", True, "false when parallel.tensor is 1")
-    elif parallel.sequence and train.micro_batch * settings.corpus.seq_len % t:
-        yield Problem("parallel.sequence", True, "micro_batch x seq_len divisible by parallel.tensor")
     if machines.gpus % (t * p):
         yield Problem("gpus", machines.gpus, f"a multiple of parallel.tensor x parallel.pipeline ({t * p})")
         return
