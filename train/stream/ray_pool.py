@@ -23,7 +23,7 @@ def run_jobs_on_ray(job: Callable[..., None], jobs: Iterable[tuple[Any, ...]], w
         raise MissingError("Ray is not installed", fix="pip install 'headwater[ray]'") from None
     started = not ray.is_initialized()
     if started:
-        ray.init(address="auto" if cluster_is_up() else None, log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False)  # joins the cluster of RAY_ADDRESS or `ray start`, else starts one here
     try:
         task = ray.remote(num_cpus=1)(job)
         running: list[Any] = []
@@ -36,12 +36,3 @@ def run_jobs_on_ray(job: Callable[..., None], jobs: Iterable[tuple[Any, ...]], w
     finally:
         if started:
             ray.shutdown()
-
-
-def cluster_is_up() -> bool:
-    """Whether `ray start` or RAY_ADDRESS names a cluster."""
-    import os
-
-    import ray
-
-    return bool(os.environ.get("RAY_ADDRESS") or ray._private.services.find_gcs_addresses())

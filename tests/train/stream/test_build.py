@@ -176,11 +176,9 @@ def test_a_killed_build_goes_on_and_ends_the_same(built, tmp_path):
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     out = tmp_path / "run"
     command = [sys.executable, str(script), str(out), built.corpus.sources[0].path]
-    for number, awaited in enumerate(
-        ("tokenizer.json", "corpus/base.shards/00001.parquet", "corpus/base/manifest.json")
-    ):
-        process = subprocess.Popen([*command, str(1 + number % 2)], start_new_session=True, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 50
+    for awaited in ("tokenizer.json", "corpus/base.shards/00001.parquet", "corpus/base/manifest.json"):
+        process = subprocess.Popen([*command, "1"], start_new_session=True, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 150
         while not (out / awaited).exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
