@@ -118,6 +118,23 @@ def _print_keys(schema: type) -> None:
     Console().print(table)
 
 
+def _print_trace(result: dict[str, Any]) -> None:
+    """One query's results: score, steps at which the passage was seen, id and text."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    for end in ("proponent", "opponent"):
+        table = Table("score", "seen at steps", f"{end}s", box=None, header_style="bold", pad_edge=False)
+        seen = result.get(f"{end}_seen_steps") or [[]] * len(result[f"{end}s"])
+        for score, steps, name, text in zip(
+            result[f"{end}_scores"], seen, result[f"{end}_ids"], result[f"{end}s"], strict=True
+        ):
+            shown = ", ".join(map(str, steps[:4])) + (", ..." if len(steps) > 4 else "")
+            table.add_row(f"{score:.4f}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
+        Console(highlight=False).print(table)
+
+
 @app.callback(invoke_without_command=True)
 def front(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
@@ -189,7 +206,7 @@ def index() -> None:
 def index_run(arguments: Arguments = None, keys: Keys = False) -> None:
     """Build an index (`run` may be left out); one that was stopped goes on where it was."""
     settings = _settings("headwater.attribution.settings:IndexSettings", arguments, keys)
-    _load("headwater.attribution.index.build:build_index")(settings)
+    typer.echo(_load("headwater.attribution.index.build:build_index")(settings))
 
 
 @index_app.command("verify")
@@ -210,14 +227,24 @@ def trace(
     if (prompt is None) != (target is None):
         raise UserError("--prompt and --target go together", fix="give both, or neither to trace the run's probes")
     settings = _settings("headwater.attribution.settings:TraceSettings", arguments, keys)
-    _load("headwater.attribution.trace:run_trace")(settings, prompt=prompt, target=target)
+    results = _load("headwater.attribution.trace:run_trace")(settings, prompt=prompt, target=target)
+    if prompt is not None:
+        _print_trace(results[0])
+    else:
+        typer.echo(
+            f"{len(results):,} queries traced" + (f": {settings.out}" if settings.out else "; set out= to keep them")
+        )
 
 
 @app.command()
 def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
     """Compare attribution methods on queries whose sources are known."""
     settings = _settings("headwater.attribution.settings:EvaluateSettings", arguments, keys)
-    _load("headwater.attribution.evaluation.run:evaluate")(settings)
+    table = _load("headwater.attribution.evaluation.run:evaluate")(settings)
+    from rich.console import Console
+
+    console = Console()
+    console.print(_load("headwater.attribution.evaluation.table:console_table")(table, console.width))
 
 
 @app.command()
@@ -289,10 +316,7 @@ def bench() -> None:
 
 _BENCHMARKS = {
     "kernels": "Projection kernels against their floors.",
-    "train": "The trainer against a bare loop and against Hugging Face's Llama.",
-    "collect": "Collecting gradient rows against forward and backward alone.",
-    "search": "The scan of an index against a sequential read and faiss.",
-    "capture": "What capturing rows adds to a training step.",
+    "search": "The scan of an index against a sequential read and faiss; memory against the size of the corpus.",
 }
 
 

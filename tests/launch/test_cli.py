@@ -39,6 +39,25 @@ class FakeSettings:
     out: str = setting("runs/fake", "Where it goes.")
 
 
+TRACED = {
+    f"{end}{field}": value
+    for end in ("proponent", "opponent")
+    for field, value in {
+        "s": ["the\ntext"],
+        "_ids": ["a#1"],
+        "_scores": [0.5],
+        "_seen_steps": [[1, 2, 3, 4, 5]],
+    }.items()
+}
+RETURNS = {
+    "verify": SimpleNamespace(passages=1, shards=2, bytes=3),
+    "run_trace": [TRACED],
+    "evaluate": {"methods": {}},
+    "console_table": "THE TABLE",
+}
+"""What the stand-ins of the entry points give back."""
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     """Stands in for every stage: settings classes become FakeSettings, entry points record how they were called."""
@@ -50,7 +69,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
 
         def entry(*arguments, **options):
             made.append((target, arguments, options))
-            return SimpleNamespace(passages=1, shards=2, bytes=3) if target.endswith(":verify") else None
+            return RETURNS.get(target.partition(":")[2])
 
         return entry
 
@@ -98,7 +117,8 @@ def test_stages_get_their_settings(calls: list, tmp_path: Path, arguments: list[
     config.write_text("steps: 5\n")
     result = run(*arguments, str(config), "out=x")
     assert result.status == 0, result.err
-    assert calls == [(target, (FakeSettings(steps=5, out="x"),), {})]
+    assert calls[0] == (target, (FakeSettings(steps=5, out="x"),), {})
+    assert ("THE TABLE" in result.out) == (arguments == ["evaluate"])
 
 
 def test_a_configuration_may_be_left_out(calls: list):
@@ -107,7 +127,10 @@ def test_a_configuration_may_be_left_out(calls: list):
 
 
 def test_trace_takes_a_prompt_and_its_target_together(calls: list):
-    assert run("trace", "steps=2", "--prompt", "a b", "--target", "c").status == 0
+    traced = run("trace", "steps=2", "--prompt", "a b", "--target", "c")
+    assert traced.status == 0
+    assert "1, 2, 3, 4, ..." in traced.out
+    assert "the text" in traced.out
     assert calls == [
         ("headwater.attribution.trace:run_trace", (FakeSettings(steps=2),), {"prompt": "a b", "target": "c"})
     ]
