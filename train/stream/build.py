@@ -78,8 +78,8 @@ def ensure_tokenizer(run: RunDir, corpus: CorpusSettings, facts: FactSet, progre
         else:
             progress(f"training a tokenizer of {settings.vocab_size} tokens")
             tokenizer = train_tokenizer(tokenizer_texts(corpus, facts), settings.vocab_size)
-        write_bytes(run.tokenizer, tokenizer.tokenizer.to_str(pretty=True).encode())
-    return TextTokenizer.from_file(run.tokenizer, settings.bos)
+        tokenizer.save(run.tokenizer)
+    return TextTokenizer.from_file(run.tokenizer)
 
 
 def tokenizer_texts(corpus: CorpusSettings, facts: FactSet) -> Iterator[str]:
@@ -127,7 +127,8 @@ def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, o
         (f"{source.kind}:{source.path}" if source.path else source.kind, source.weight) for source in corpus.sources
     ]
     write_bytes(work / "tokenizer.json", run.tokenizer.read_bytes())
-    join_corpus(work, plans, counts, describe, names, origin=origin, remote=corpus.remote)
+    unmarked = {"origin": origin, "remote": corpus.remote, "cache": corpus.cache}
+    join_corpus(work, plans, counts, describe, names, **unmarked)
     publish_corpus(work, out, plans, corpus.remote)
     gathered.cache_clear()
     remove(parts_directory)
@@ -167,22 +168,15 @@ def write_parts(
                 sources[-1].append(path)
                 if not path.exists():
                     progress(f"tokenising {len(documents):,} documents of source {number}, part {part}")
-                    yield (
-                        path,
-                        documents,
-                        str(tokenizer_file),
-                        corpus.tokenizer.bos,
-                        corpus.max_tokens,
-                        corpus.min_tokens,
-                    )
+                    yield path, documents, str(tokenizer_file), corpus.max_tokens, corpus.min_tokens
 
     tokenizer_file = directory.parent.parent / "tokenizer.json"
     run_jobs(part_job, jobs(), corpus.workers, corpus.engine)
     return sources
 
 
-def part_job(path: Path, documents: list[Any], tokenizer_file: str, bos: str, max_tokens: int, min_tokens: int) -> None:
-    tokenizer = TextTokenizer.from_file(tokenizer_file, bos)
+def part_job(path: Path, documents: list[Any], tokenizer_file: str, max_tokens: int, min_tokens: int) -> None:
+    tokenizer = TextTokenizer.from_file(tokenizer_file)
     write_part(path, documents, tokenizer, PassageCutter(tokenizer, max_tokens, min_tokens))
 
 

@@ -41,6 +41,9 @@ class Corpus:
 
     def __init__(self, path: Path, manifest: dict[str, Any], cache: Path | None = None) -> None:
         self.path, self.manifest = path, manifest
+        cache = cache or (Path(manifest["cache"]) if manifest.get("cache") else None)
+        # Corpora that share a cache have shards of the same names.
+        cache = cache / manifest["fingerprint"] if cache else None
         self.shards = ShardSet(path, manifest["shards"], remote=manifest.get("remote", ""), cache=cache)
         self.passages: int = manifest["passages"]
         self.sequences: int = manifest["sequences"]
@@ -156,7 +159,8 @@ def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
 
     Args:
         path: a directory made by `headwater corpus`.
-        cache: where shards that lie on a remote are put; the corpus directory itself by default.
+        cache: where shards that lie on a remote are put; by default what `corpus.cache` was when the corpus was built,
+            or the corpus directory itself.
 
     Raises:
         MissingError, CorruptError: there is no corpus, or its manifest is not one.

@@ -37,7 +37,8 @@ def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
         write_bytes(work / name, (Path(address) / name).read_bytes())
     manifest = read_json(work / "manifest.json")
     # A corpus that was itself adopted, or whose shards were uploaded, says where they are.
-    write_json(work / "manifest.json", {**manifest, "remote": manifest.get("remote") or address})
+    remote = manifest.get("remote") or address
+    write_json(work / "manifest.json", {**manifest, "remote": remote, "cache": corpus.cache})
     adopted = open_corpus(work)
     check_file(work / "passages.parquet", adopted.manifest["table"])
     for name in ("seq_len", "max_tokens"):

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
-from headwater.train.artifacts import fingerprint
+from headwater.train.artifacts import fingerprint, write_bytes
 
 END_OF_TEXT = "<|endoftext|>"
 """Begins every passage of a tokenizer trained here; its id is 0."""
@@ -24,7 +24,8 @@ class TextTokenizer:
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`; its own post-processor is never applied.
-        bos: the token that begins a passage; empty takes the first of `BOS_CANDIDATES` that the vocabulary has.
+        bos: the token that begins a passage; empty takes the one that the tokenizer itself puts before a text, or the
+            first of `BOS_CANDIDATES` that its vocabulary has.
 
     Raises:
         MismatchError: the vocabulary has no such token.
@@ -32,7 +33,9 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, bos: str = "") -> None:
         self.tokenizer = tokenizer
-        found = [token for token in ([bos] if bos else BOS_CANDIDATES) if tokenizer.token_to_id(token) is not None]
+        own = [tokenizer.id_to_token(number) for number in tokenizer.encode("").ids[:1]]
+        candidates = [bos] if bos else [*own, *BOS_CANDIDATES]
+        found = [token for token in candidates if tokenizer.token_to_id(token) is not None]
         if not found:
             raise MismatchError(
                 "the tokenizer has no token to begin a passage with",
@@ -61,6 +64,14 @@ class TextTokenizer:
         except Exception as error:  # the library raises bare Exception
             raise CorruptError(f"{path} is not a tokenizer.json", got=error, fix="restore it") from None
         return cls(tokenizer, bos)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a tokenizer.json that puts the beginning token before a text: whoever reads it knows the token."""
+        if self.tokenizer.encode("").ids != [self.bos_id]:
+            self.tokenizer.post_processor = processors.TemplateProcessing(
+                single=f"{self.bos} $A", special_tokens=[(self.bos, self.bos_id)]
+            )
+        write_bytes(path, self.tokenizer.to_str(pretty=True).encode())
 
     @property
     def fingerprint(self) -> str:
@@ -97,7 +108,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],

@@ -64,7 +64,7 @@ def test_a_remote_corpus_is_the_local_one(remote, built, tmp_path):
     assert there.fingerprint == here.fingerprint
     for number in range(here.sequences):
         assert np.array_equal(there.sequence(number).tokens, here.sequence(number).tokens)
-    assert len(list((tmp_path / "cache").glob("*/*.mds"))) == len(here.manifest["shards"])
+    assert len(list((tmp_path / "cache").rglob("*.mds"))) == len(here.manifest["shards"])
 
 
 def read_all(out: str, results) -> None:
@@ -107,9 +107,10 @@ def test_a_shard_damaged_in_the_store_is_named(remote, bucket, tmp_path):
     corpus.shards.verify()  # the damaged copy in the cache is fetched again
     data = bytearray(whole)
     data[-1] ^= 1
-    (cache / file).write_bytes(data)
+    cached = cache / corpus.fingerprint / file
+    cached.write_bytes(data)
     corpus.shards.verify()
-    assert (cache / file).read_bytes() == whole
+    assert cached.read_bytes() == whole
 
 
 def test_what_is_not_there_is_a_clear_error(bucket, tmp_path):
@@ -132,8 +133,11 @@ def test_an_upload_to_nowhere_is_a_clear_error_and_goes_on(bucket, built, tmp_pa
 def test_a_run_adopts_a_corpus_from_the_store(remote, built, bucket, tmp_path):
     cfg = settings_for(tmp_path / "run", Path("never-read.jsonl"), people=0)
     cfg.corpus.prebuilt = "s3://corpora/small"
+    cfg.corpus.cache = str(tmp_path / "cache")
     build_corpus(cfg)
     ours = open_corpus(RunDir.at(cfg.out).corpus / "base")
     theirs = open_corpus(RunDir.at(built.out).corpus / "base")
     assert ours.fingerprint == theirs.fingerprint
     assert np.array_equal(ours.sequence(1).tokens, theirs.sequence(1).tokens)
+    assert list((tmp_path / "cache").rglob("*.mds"))
+    assert not list(Path(cfg.out).rglob("*.mds"))

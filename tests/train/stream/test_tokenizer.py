@@ -56,6 +56,15 @@ def test_files_are_checked(tokenizer, tmp_path):
         TextTokenizer.from_file(path, bos="<begin>")
 
 
+def test_a_saved_tokenizer_says_which_token_begins_a_passage(tokenizer, tmp_path):
+    word = tokenizer.tokenizer.id_to_token(265)
+    TextTokenizer(Tokenizer.from_str(tokenizer.tokenizer.to_str()), word).save(tmp_path / "tokenizer.json")
+    read = TextTokenizer.from_file(tmp_path / "tokenizer.json")
+    assert (read.bos, read.bos_id) == (word, 265)
+    # It is not put before the texts that this project encodes.
+    assert read.encode("river stone").tolist() == tokenizer.encode("river stone").tolist()
+
+
 def test_the_beginning_token_of_another_tokenizer_is_found():
     other = Tokenizer(models.WordLevel({"a": 0, "<s>": 1, "[UNK]": 2}, unk_token="[UNK]"))
     assert TextTokenizer(other).bos_id == 1
