@@ -129,10 +129,13 @@ def _torchrun(job: Job, settings: PretrainSettings, endpoint: str, identity: str
     logs = Path(settings.out) / "logs"
     # Without this torchrun kills processes 30 s after SIGTERM, in the middle of a large checkpoint.
     shutdown = max(job.notice_minutes * 60 - 30, 30)
+    rendezvous = f"--rdzv-backend c10d --rdzv-endpoint {endpoint} --rdzv-id {identity} --rdzv-conf join_timeout=1800"
+    if job.nodes == 1:
+        rendezvous = "--standalone"  # takes a free port, so that jobs on one machine do not collide
     return [
         f"{shlex.quote(sys.executable)} -m torch.distributed.run",
         f"--nnodes {job.nodes} --nproc-per-node {job.gpus_per_node}",
-        f"--rdzv-backend c10d --rdzv-endpoint {endpoint} --rdzv-id {identity} --rdzv-conf join_timeout=1800",
+        rendezvous,
         f"--max-restarts {job.restarts} --shutdown-timeout {shutdown}",
         # Each rank's output goes to its own file; rank 0 of each machine is shown too.
         f"--log-dir {shlex.quote(str(logs))} --redirects 3 --tee 0:3",
@@ -142,13 +145,11 @@ def _torchrun(job: Job, settings: PretrainSettings, endpoint: str, identity: str
 
 def _torchrun_script(job: Job, settings: PretrainSettings) -> str:
     name = shlex.quote(Path(settings.out).name or "headwater")
-    head = f'"${{{HEAD}:-localhost}}:{job.port}"'
+    lines = _torchrun(job, settings, f'"${{{HEAD}:?the name or address of the first machine}}:{job.port}"', name)
     comment = "# Run this on the machine."
     if job.nodes > 1:
         comment = f"# Run this on each of the {job.nodes} machines, with {HEAD} set to the first one's name or address."
-        head = f'"${{{HEAD}:?the name or address of the first machine}}:{job.port}"'
-    lines = _torchrun(job, settings, head, name)
-    lines.insert(3, f'${{{ADDRESS}:+--local-addr "${ADDRESS}"}}')
+        lines.insert(3, f'${{{ADDRESS}:+--local-addr "${ADDRESS}"}}')
     command = " \\\n    ".join(lines)
     return f"""#!/usr/bin/env bash
 {comment}

@@ -56,6 +56,14 @@ def test_torchrun_script_has_the_rendezvous_and_the_run(config: Path):
     assert ":1234" in text
 
 
+def test_one_machine_needs_no_address(config: Path):
+    launch_job(job(config, "out=run", nodes=1, gpus_per_node=2), submit=False)
+    text = Path("run/launch.sh").read_text()
+    assert_parses(Path("run/launch.sh"))
+    assert "--standalone" in text
+    assert "HEADWATER_" not in text
+
+
 def test_torchrun_script_refuses_to_start_without_the_first_machine(config: Path):
     launch_job(job(config, "out=run", nodes=2, gpus_per_node=1), submit=False)
     environment = {name: value for name, value in os.environ.items() if name != "HEADWATER_HEAD"}
