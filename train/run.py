@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from headwater.configs import save_config
@@ -24,6 +23,7 @@ from headwater.train.checkpoint import Checkpoint, load_engine, load_weights, ne
 from headwater.train.engine import Engine
 from headwater.train.loop import Trainer
 from headwater.train.model import build_model
+from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.stream import TrainingStream, open_stream
@@ -85,7 +85,8 @@ def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
 def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tuple[Trainer, int]:
     """The trainer and the number of updates it goes on from."""
     tokenizer = TextTokenizer.from_file(run.tokenizer, settings.corpus.tokenizer.bos)
-    if settings.train.precision == "fp32" and not torch.cuda.is_available():
+    keep_freed_memory()
+    if settings.train.precision == "fp32":
         use_onednn()
     settings.model.vocab_size = settings.model.vocab_size or tokenizer.vocab_size
     train = settings.train
@@ -175,17 +176,3 @@ def newest_everywhere(run: RunDir, world: World) -> Checkpoint | None:
     if world.size > 1:
         dist.broadcast_object_list(found, src=0)
     return open_checkpoint(Path(found[0])) if found[0] else None
-
-
-def use_onednn() -> None:
-    """Sends fp32 matrix products to oneDNN where that is faster and as exact.
-
-    On CPUs with AMX the same setting may round to bf16, so the accuracy is probed first.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(64, 512, generator=generator), torch.randn(512, 64, generator=generator)
-    exact = a.double() @ b.double()
-    if float(((a @ b).double() - exact).abs().max() / exact.abs().max()) > 1e-5:
-        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,116 @@
+"""Tail-patch: from the checkpoint, one training step on one passage; the rise of the target's probability.
+
+For each query the rise is meaned over its top passages (TrackStar, arXiv 2410.17413). The step is Adam's own, with the
+checkpoint's moments and the learning rate that the run ended with. It measures what a passage does to this model now:
+on an overlearnt model it rewards the local step, so it is reported beside the other metrics, never alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headwater.attribution.models import Example, HeadwaterModel, pack
+
+
+class TailPatch:
+    """One-step updates of a checkpoint's model, one passage at a time.
+
+    Args:
+        model: the checkpoint, on one process.
+        lr: learning rate of the step; None takes the run's last.
+    """
+
+    def __init__(self, model: HeadwaterModel, lr: float | None = None) -> None:
+        self.model, self.gpt = model, model.gpt
+        meta = model.checkpoint.meta
+        self.optimizer = meta["optimizer"]
+        self.lr = meta["lr"] if lr is None else lr
+        self.step = int(meta["updates"]) + 1
+        self.gpt.requires_grad_(True)
+        self.gpt.loss_kind = "cross_entropy"
+        named = [(name, p) for name, p in self.gpt.named_parameters()]
+        self.parameters = [p for _, p in named]
+        # One flat buffer for weights and one for gradients: an update is then a few passes over memory.
+        self.start = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.weights, self.gradients = self.start.clone(), torch.zeros_like(self.start)
+        offset = 0
+        for parameter in self.parameters:
+            part = slice(offset, offset + parameter.numel())
+            parameter.data = self.weights[part].view_as(parameter)
+            parameter.grad = self.gradients[part].view_as(parameter)
+            offset += parameter.numel()
+        tensors = {kind: [model.checkpoint.tensor(kind, name) for name, _ in named] for kind in ("exp_avg", "exp_avg_sq")}
+        self.first = torch.cat([t.reshape(-1) for t in tensors["exp_avg"]])
+        self.second = torch.cat([t.reshape(-1) for t in tensors["exp_avg_sq"]])
+        decays = [self.optimizer["weight_decay"] if p.dim() > 1 else 0.0 for p in self.parameters]
+        self.decay = torch.cat([torch.full((p.numel(),), d) for p, d in zip(self.parameters, decays, strict=True)])
+
+    def probabilities(self, prompts: Sequence[Example]) -> Tensor:
+        """Probability of each prompt's whole target: float32 [n]."""
+        batch, _ = pack(prompts)
+        with torch.no_grad():
+            _, _, logprob_K, _ = self.gpt.run(batch)
+        counts = torch.tensor([len(prompt.tokens) - prompt.target_start for prompt in prompts])
+        owner = torch.repeat_interleave(torch.arange(len(prompts)), counts)
+        return torch.zeros(len(prompts)).index_add_(0, owner, logprob_K).exp()
+
+    def update(self, passage: Example) -> None:
+        """One AdamW step on the passage's mean token loss, from the checkpoint."""
+        self.weights.copy_(self.start)
+        self.gradients.zero_()
+        batch, _ = pack([passage])
+        (self.gpt.run(batch)[0] / (len(passage.tokens) - 1)).backward()
+        clip = self.optimizer["clip"]
+        if clip:
+            self.gradients.mul_(min(1.0, clip / (float(self.gradients.norm()) + 1e-6)))
+        beta1, beta2 = self.optimizer["beta1"], self.optimizer["beta2"]
+        second = torch.mul(self.second, beta2).addcmul_(self.gradients, self.gradients, value=1 - beta2)
+        second.div_(1 - beta2**self.step).sqrt_().add_(self.optimizer["eps"])
+        first = torch.lerp(self.first, self.gradients, 1 - beta1).div_(1 - beta1**self.step)
+        self.weights.addcmul_(self.decay, self.start, value=-self.lr).addcdiv_(first, second, value=-self.lr)
+
+    def restore(self) -> None:
+        self.weights.copy_(self.start)
+
+
+def tail_patch(
+    patch: TailPatch,
+    prompts: Sequence[Example],
+    chosen: Mapping[str, Sequence[Sequence[int]]],
+    passages: Mapping[int, Example],
+) -> dict[str, np.ndarray]:
+    """Mean rise of each query's target probability over its passages, by method.
+
+    Args:
+        patch: the model.
+        prompts: the queries, with the loss on their targets.
+        chosen: method -> per query the passage numbers.
+        passages: every passage that is named.
+
+    Returns:
+        method -> float64 [queries].
+    """
+    patch.restore()
+    before = patch.probabilities(prompts).double().numpy()
+    asked: dict[int, set[int]] = defaultdict(set)
+    for lists in chosen.values():
+        for query, numbers in enumerate(lists):
+            for number in numbers:
+                asked[number].add(query)
+    rise: dict[tuple[int, int], float] = {}
+    # A step depends on the passage alone: each is made once, for all queries and methods that name it.
+    for number, wanting in asked.items():
+        patch.update(passages[number])
+        order = sorted(wanting)
+        after = patch.probabilities([prompts[query] for query in order])
+        rise.update({(number, query): float(p) - before[query] for query, p in zip(order, after, strict=True)})
+    patch.restore()
+    return {
+        method: np.array([np.mean([rise[n, q] for n in numbers]) if len(numbers) else 0.0 for q, numbers in enumerate(lists)])
+        for method, lists in chosen.items()
+    }

@@ -1,0 +1,185 @@
+"""Makes an index: gradient rows of every passage of a corpus, whitened, coded, in shards.
+
+    headwater index configs/index/run.yaml model.run=runs/demo
+    torchrun --nproc-per-node 2 -m headwater.attribution.index configs/index/run.yaml model.run=runs/demo
+
+Shards are dealt out over data-parallel replicas; a killed build goes on, with any number of ranks, and ends alike.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from headwater.attribution.curvature import CurvatureAccumulator, Whitening, require_finite
+from headwater.attribution.gradients import GradientCollector, collect
+from headwater.attribution.index.writer import IndexWriter, default_shard_rows
+from headwater.attribution.models import Example, TracedModel, open_model
+from headwater.attribution.settings import IndexSettings
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir
+from headwater.train.numerics import keep_freed_memory, use_onednn
+from headwater.train.parallel import World
+from headwater.train.stream.corpus import PassageSet, open_passages
+
+_KEPT_BYTES = 512 << 20
+"""Raw rows of the curvature's sample that a rank keeps for the shards: they need not be made twice."""
+
+
+def build_index(settings: IndexSettings) -> Path:
+    """Makes the index, or goes on with it; returns its directory.
+
+    Raises:
+        UserError: missing, mismatched or non-finite inputs.
+    """
+    world = parallel.start(tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline)
+    try:
+        keep_freed_memory()
+        if settings.model.precision == "fp32":
+            use_onednn()
+        model = open_model(settings.model, world)
+        out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
+        passages = passages_of(settings, model, out, world)
+        Builder(settings, model, passages, out, world).run()
+    finally:
+        parallel.stop()
+    return out
+
+
+def passages_of(settings: IndexSettings, model: TracedModel, out: Path, world: World) -> PassageSet:
+    """The run's passages, or those of the documents that the settings name, cut with the model's own tokenizer."""
+    if not settings.corpus.path:
+        return open_passages(RunDir.at(settings.model.run))
+    from headwater.attribution.index.corpus import passages_of_documents
+
+    return passages_of_documents(settings, model, out, world)
+
+
+class Builder:
+    """One build on this rank."""
+
+    def __init__(
+        self, settings: IndexSettings, model: TracedModel, passages: PassageSet, out: Path, world: World
+    ) -> None:
+        self.settings, self.model, self.passages, self.out, self.world = settings, model, passages, out, world
+        self.collector = GradientCollector(model, settings.projection, settings.correction, settings.loss)
+        self.layout = self.collector.layout
+        self._kept: dict[int, Tensor] = {}
+
+    def run(self) -> None:
+        whitening = self._whitening()
+        writer = IndexWriter(
+            self.out,
+            layout=self.layout,
+            passages=len(self.passages),
+            whitening=whitening,
+            codecs=self.settings.codecs,
+            meta=self._meta(),
+            shard_rows=self._shard_rows,
+        )
+        on_main(self.world, writer.begin)
+        for number in self._progress(writer.pending(self.world.data_rank, self.world.data)):
+            start, stop = writer.span(number)
+            rows_ND = self.rows(np.arange(start, stop))
+            if self._writes:
+                writer.write(number, rows_ND)
+        on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
+
+    @property
+    def _shard_rows(self) -> int:
+        return self.settings.shard_rows or default_shard_rows(self.layout.dims)
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this rank is the one of its replica that writes."""
+        return self.world.rank == self._replica_first
+
+    @property
+    def _replica_first(self) -> int:
+        from megatron.core import parallel_state
+
+        return min(dist.get_process_group_ranks(parallel_state.get_model_parallel_group()))
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "loss": self.settings.loss,
+            "correction": self.settings.correction,
+            "projection": asdict(self.settings.projection),
+            "model": self.model.description,
+            "model_fingerprint": self.model.fingerprint,
+            "step": self.model.description.get("step"),
+            "corpus": self.passages.fingerprint,
+            "tokenizer": self.passages.tokenizer_fingerprint,
+        }
+
+    def rows(self, numbers: np.ndarray) -> Tensor:
+        """Raw rows of passages: float32 [n, D]."""
+        missing = [int(number) for number in numbers if int(number) not in self._kept]
+        made = {}
+        if missing:
+            examples = [Example(self.passages.tokens(number).astype(np.int64)) for number in missing]
+            rows_ND = collect(self.collector, examples, self.settings.batch_tokens)
+            made = dict(zip(missing, rows_ND, strict=True))
+        found = torch.stack([made[n] if n in made else self._kept.pop(n) for n in map(int, numbers)])
+        require_finite(found, int(numbers[0]))
+        return found
+
+    def _whitening(self) -> Whitening:
+        curvature, saved = self.settings.curvature, self.out / "curvature.safetensors"
+        if not curvature.enabled:
+            return Whitening.none(self.layout)
+        if (self.out / "index.json").exists() and saved.exists():
+            return Whitening.load(saved, self.layout)
+        sample = np.arange(len(self.passages))
+        if 0 < curvature.sample < len(sample):
+            draw = np.random.default_rng(curvature.seed).permutation(len(sample))[: curvature.sample]
+            sample = np.sort(draw)
+        accumulator = CurvatureAccumulator(self.layout)
+        width = self._shard_rows
+        # The ranks take whole shards, so that the rows they keep are those they will write.
+        mine = [s for s in np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))]
+        for part in self._progress(mine[self.world.data_rank :: self.world.data], "curvature"):
+            if not len(part):
+                continue
+            rows_ND = self.rows(part)
+            accumulator.add(rows_ND)
+            if (len(self._kept) + len(part)) * self.layout.dims * 4 <= _KEPT_BYTES:
+                self._kept.update(zip(map(int, part), rows_ND, strict=True))
+        if self.world.data > 1:
+            from megatron.core import parallel_state
+
+            accumulator.all_reduce(parallel_state.get_data_parallel_group())
+        made = accumulator.autocorrelation()
+        return Whitening.from_autocorrelation(self.layout, made, curvature.damping, len(sample))
+
+    def _progress(self, items: Iterable[Any], what: str = "index") -> Iterator[Any]:
+        items = list(items)
+        if not self.world.is_main or not sys.stderr.isatty():
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, description=what, console=Console(stderr=True))
+
+
+def on_main(world: World, action: Any) -> None:
+    """Runs something on rank 0 while the others wait; an error is raised on all."""
+    problem: list[Any] = [None]
+    if world.is_main:
+        try:
+            action()
+        except Exception as error:
+            problem = [error]
+    if world.size > 1:
+        dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise problem[0]

@@ -1,0 +1,358 @@
+"""Models whose gradients are taken: Headwater's own in any parallel layout, and any Hugging Face causal language model.
+
+Both are put behind `TracedModel`: the linear layers of the blocks as `Site`s, and one forward and backward pass over a
+list of examples. Weights are frozen, so that autograd computes no weight gradients: the rows are made from each layer's
+inputs and output gradients (gradients.py).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headwater.attribution.settings import TracedModelSettings
+from headwater.configs.errors import MissingError, UserError
+from headwater.train.artifacts import RunDir, fingerprint, read_json
+from headwater.train.checkpoint import Checkpoint, load_weights, newest, open_checkpoint
+from headwater.train.losses import head_loss
+from headwater.train.model import Batch, Shard, build_model, shards
+from headwater.train.parallel import World, megatron_context
+from headwater.train.settings import ModelSettings, TrainSettings
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Tokens with a loss on those from `target_start` on: int64 [n]. For a passage that is every token but the first."""
+
+    tokens: np.ndarray
+    target_start: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """A linear layer, or the part of one that this rank holds.
+
+    Attributes:
+        name: canonical name, without `.weight`.
+        module: the layer; its forward gives the output, or a tuple that begins with it.
+        shape: (O, I) of the whole layer.
+        out_parts, in_parts: the ranges of outputs and inputs that are here, in the order in which they stand here.
+        shared: sites with one key read the same input.
+    """
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, int]
+    out_parts: list[tuple[int, int]] = field(default_factory=list)
+    in_parts: list[tuple[int, int]] = field(default_factory=list)
+    shared: str = ""
+
+    def __post_init__(self) -> None:
+        self.out_parts = self.out_parts or [(0, self.shape[0])]
+        self.in_parts = self.in_parts or [(0, self.shape[1])]
+        self.shared = self.shared or self.name
+
+
+class TracedModel(abc.ABC):
+    """A frozen model whose linear layers can be watched during a backward pass.
+
+    Attributes:
+        world: process groups, or None for a model on one process.
+        fingerprint: of the weights.
+        description: what an index notes of the model, enough to open it again.
+        bounds: of the examples of the running batch in the flattened tokens that the sites see, rising.
+        context: longest input, or None.
+    """
+
+    world: World | None = None
+    bounds: list[int]
+    fingerprint: str
+    description: dict[str, Any]
+    context: int | None = None
+    device = torch.device("cpu")
+
+    @property
+    @abc.abstractmethod
+    def sites(self) -> list[Site]:
+        """The linear layers of the blocks that are on this rank, in order."""
+
+    @property
+    @abc.abstractmethod
+    def all_shapes(self) -> dict[str, tuple[int, int]]:
+        """(O, I) of every linear layer of the whole model, in order."""
+
+    @abc.abstractmethod
+    def backward(self, examples: Sequence[Example], loss: str) -> None:
+        """Forward and backward over the summed token losses of the examples; sets `bounds` before either."""
+
+    @abc.abstractmethod
+    def second_moment(self, site: Site) -> Tensor:
+        """Adam's second moment of the whole layer, float32 [O, I], without bias."""
+
+
+class HeadwaterModel(TracedModel):
+    """A checkpoint of a run, under the process groups of `world`."""
+
+    def __init__(self, checkpoint: Checkpoint, world: World, precision: str = "fp32") -> None:
+        self.checkpoint, self.world, self.device = checkpoint, world, world.device
+        settings = ModelSettings(**checkpoint.meta["model"])
+        self.gpt = build_model(settings, TrainSettings(precision=precision), world, seed=0)
+        load_weights(self.gpt, checkpoint)
+        freeze(self.gpt)
+        if world.first_stage:
+            self.gpt.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+        self.fingerprint = checkpoint.fingerprint
+        self.description = {
+            "kind": "headwater",
+            "run": str(checkpoint.path.parent.parent),
+            "step": checkpoint.step,
+            "precision": precision,
+        }
+        self._layers = settings.layers
+
+    @property
+    def sites(self) -> list[Site]:
+        modules = dict(self.gpt.named_modules())
+        local_names = {id(parameter): name for name, parameter in self.gpt.named_parameters()}
+        return [
+            megatron_site(shard, modules[local_names[id(shard.parameter)].removesuffix(".weight")], self.world)
+            for shard in shards(self.gpt)
+            if is_block_linear(shard.name)
+        ]
+
+    @property
+    def all_shapes(self) -> dict[str, tuple[int, int]]:
+        entries = self.checkpoint.meta["tensors"]["weight"]
+        names = sorted((name for name in entries if is_block_linear(name)), key=layer_order)
+        return {name.removesuffix(".weight"): tuple(entries[name]["shape"]) for name in names}
+
+    def backward(self, examples: Sequence[Example], loss: str) -> None:
+        self.gpt.loss_kind = loss
+        batch, self.bounds = pack(examples)
+        batch = batch.to(self.device)
+        assert self.world is not None
+        if self.world.pipeline > 1:
+            self._piped(batch)
+        else:
+            self.gpt.run(batch)[0].backward()
+
+    def _piped(self, batch: Batch) -> None:
+        from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+
+        with megatron_context():
+            get_forward_backward_func()(
+                forward_step_func=lambda it, model: (model.run(next(it)), lambda output: (output[0], {})),
+                data_iterator=iter([batch]),
+                model=self.gpt,
+                num_microbatches=1,
+                seq_length=len(batch.tokens_T),
+                micro_batch_size=1,
+                forward_only=False,
+            )
+
+    def second_moment(self, site: Site) -> Tensor:
+        beta2 = self.checkpoint.meta["optimizer"]["beta2"]
+        updates = self.checkpoint.meta["updates"]
+        if not updates:
+            raise UserError(
+                f"{self.checkpoint.path} holds no moments",
+                got="a checkpoint before the first update",
+                fix="take a later checkpoint, or correction=none",
+            )
+        return self.checkpoint.tensor("exp_avg_sq", f"{site.name}.weight") / (1 - beta2**updates)
+
+
+def is_block_linear(name: str) -> bool:
+    return name.startswith("decoder.layers.") and ".linear_" in name and name.endswith(".weight")
+
+
+def layer_order(name: str) -> tuple[int, int]:
+    order = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+    place = next(i for i, part in enumerate(order) if part in name)
+    return int(name.split(".")[2]), place
+
+
+def megatron_site(shard: Shard, module: nn.Module, world: World | None) -> Site:
+    """The part of a Megatron linear layer that this rank holds."""
+    from megatron.core import parallel_state
+
+    name, (outputs, inputs) = shard.name.removesuffix(".weight"), shard.shape
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    rank = parallel_state.get_tensor_model_parallel_rank()
+
+    def part(start: int, width: int) -> tuple[int, int]:
+        return start + rank * (width // size), start + (rank + 1) * (width // size)
+
+    if shard.dim == 1:
+        return Site(name, module, (outputs, inputs), in_parts=[part(0, inputs)])
+    if shard.gated:
+        half = outputs // 2
+        return Site(name, module, (outputs, inputs), out_parts=[part(0, half), part(half, half)])
+    return Site(name, module, (outputs, inputs), out_parts=[part(0, outputs)])
+
+
+def pack(examples: Sequence[Example], multiple: int = 32) -> tuple[Batch, list[int]]:
+    """Examples end to end, padded to a multiple of tokens: new shapes cost oneDNN milliseconds each."""
+    lengths = [len(example.tokens) for example in examples]
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.concatenate([example.tokens for example in examples]).astype(np.int64)
+    padding = -len(tokens) % multiple
+    counted = [True] * len(lengths)
+    if padding:
+        tokens = np.concatenate([tokens, np.zeros(padding, dtype=np.int64)])
+        lengths, counted = [*lengths, padding], [*counted, False]
+    batch = Batch.from_lengths(torch.from_numpy(tokens), torch.tensor(lengths), torch.tensor(counted))
+    for example, start in zip(examples, bounds[:-1].tolist(), strict=True):
+        batch.weights_T[start : start + example.target_start - 1] = 0
+    return batch, bounds.tolist()
+
+
+def freeze(model: nn.Module) -> None:
+    model.requires_grad_(False)
+
+
+class HuggingFaceModel(TracedModel):
+    """Any `AutoModelForCausalLM` directory: `nn.Linear` and `Conv1D` layers of its blocks.
+
+    Examples stand in the rows of a padded batch. Padding comes after the text and carries no loss, so causal attention
+    keeps it out of everything: its output gradients are zero.
+    """
+
+    def __init__(self, path: str, precision: str = "fp32", optimizer_state: str = "") -> None:
+        from headwater.train.compat import declare_torchvision_operators
+
+        declare_torchvision_operators()
+        from transformers import AutoModelForCausalLM
+
+        if not (Path(path) / "config.json").exists():
+            raise MissingError(
+                f"{path} is not a Hugging Face model", expected="a directory with config.json and weights"
+            )
+        self.device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=PRECISIONS[precision], local_files_only=True)
+        self.model = model.to(self.device).eval()
+        self.base = self.model.base_model
+        freeze(self.model)
+        self.model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+        self.context = getattr(self.model.config, "max_position_embeddings", None)
+        self.fingerprint = fingerprint({n: fingerprint(p.float().cpu().numpy().tobytes()) for n, p in model.named_parameters()})
+        self.description = {"kind": "huggingface", "path": str(path), "precision": precision, "optimizer_state": optimizer_state}
+        self._optimizer_path = optimizer_state
+        self._moments: dict[str, Tensor] | None = None
+        self._sites = self._find_sites()
+
+    def _find_sites(self) -> list[Site]:
+        from transformers.pytorch_utils import Conv1D
+
+        head = self.model.get_output_embeddings()
+        sites = []
+        for name, module in self.base.named_modules():
+            if module is head or not isinstance(module, nn.Linear | Conv1D):
+                continue
+            weight = module.weight.t() if isinstance(module, Conv1D) else module.weight
+            outputs, inputs = weight.shape
+            sites.append(Site(name, module, (int(outputs), int(inputs)), shared=shared_input(name)))
+        return sites
+
+    @property
+    def sites(self) -> list[Site]:
+        return self._sites
+
+    @property
+    def all_shapes(self) -> dict[str, tuple[int, int]]:
+        return {site.name: site.shape for site in self._sites}
+
+    def backward(self, examples: Sequence[Example], loss: str) -> None:
+        longest = max(len(example.tokens) for example in examples)
+        if self.context is not None and longest > self.context:
+            raise UserError(
+                "an input is longer than the model's context",
+                got=f"{longest} tokens",
+                expected=f"at most {self.context}",
+                fix="shorten the query, or lower corpus.max_tokens",
+            )
+        padded = -(-longest // 16) * 16 if self.context is None or longest + 16 <= self.context else longest
+        self.bounds = [row * padded for row in range(len(examples) + 1)]
+        ids_BL = torch.zeros(len(examples), padded, dtype=torch.int64)
+        weights_BL = torch.zeros(len(examples), padded)
+        for row, example in enumerate(examples):
+            ids_BL[row, : len(example.tokens)] = torch.from_numpy(np.asarray(example.tokens, dtype=np.int64))
+            weights_BL[row, example.target_start - 1 : len(example.tokens) - 1] = 1
+        ids_BL = ids_BL.to(self.device)
+        # No mask: padding stands after the text, where causal attention never looks.
+        hidden = self.base(input_ids=ids_BL, use_cache=False).last_hidden_state.reshape(len(examples) * padded, -1)
+        places_K = weights_BL.reshape(-1).nonzero().squeeze(1).to(self.device)
+        labels_T = torch.roll(ids_BL.reshape(-1), -1)
+        head = self.model.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            raise UserError("the model's head has a bias", expected="a head without one")
+        ones_K = torch.ones(len(places_K), device=self.device)
+        total, *_ = head_loss(hidden.index_select(0, places_K), head.weight, labels_T[places_K], ones_K, kind=loss)
+        total.backward()
+
+    def second_moment(self, site: Site) -> Tensor:
+        from headwater.attribution.correction import read_moments
+
+        if self._moments is None:
+            self._moments = read_moments(self._optimizer_path, self.model)
+        from transformers.pytorch_utils import Conv1D
+
+        prefix = next(name for name, module in self.model.named_modules() if module is site.module)
+        moment = self._moments[f"{prefix}.weight"]
+        return moment.t() if isinstance(site.module, Conv1D) else moment
+
+
+def shared_input(name: str) -> str:
+    """Sites of one block that read one input: q, k and v; gate and up."""
+    for group in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        for part in group:
+            if name.endswith(part):
+                return name.removesuffix(part) + "/".join(group)
+    return name
+
+
+def open_model(settings: TracedModelSettings, world: World | None = None) -> TracedModel:
+    """Opens what the settings name.
+
+    Raises:
+        MissingError: no such run, checkpoint or model.
+    """
+    if settings.path:
+        return HuggingFaceModel(settings.path, settings.precision, settings.optimizer_state)
+    if world is None:
+        raise ValueError("a Headwater checkpoint needs process groups: call parallel.start first")
+    run = RunDir.at(settings.run)
+    if settings.step is not None:
+        checkpoint: Checkpoint | None = open_checkpoint(run.checkpoint(settings.step))
+    else:
+        checkpoint = newest(run.checkpoints)
+    if checkpoint is None:
+        raise MissingError(f"{run.path} has no checkpoint", fix="run `headwater pretrain` first")
+    return HeadwaterModel(checkpoint, world, settings.precision)
+
+
+def model_settings_of(description: dict[str, Any]) -> TracedModelSettings:
+    """The settings that open the model an index was made with."""
+    if description["kind"] == "headwater":
+        return TracedModelSettings(
+            run=description["run"], step=description["step"], precision=description["precision"]
+        )
+    return TracedModelSettings(
+        path=description["path"],
+        precision=description["precision"],
+        optimizer_state=description.get("optimizer_state", ""),
+    )
+
+
+def run_description(path: str) -> dict[str, Any]:
+    """What an index.json says of its model."""
+    return read_json(Path(path) / "index.json", made_by="headwater index")["model"]

@@ -1,0 +1,159 @@
+"""What indexing, tracing and evaluation can be told. Light on purpose: the command line imports this at start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headwater.attribution.report.settings import ReportSettings
+from headwater.configs import Problem, section, setting
+from headwater.train.settings import ParallelSettings
+from headwater.train.stream.settings import SourceSettings
+
+LOSSES = ("log_odds", "cross_entropy", "margin")
+
+
+@dataclass(kw_only=True, slots=True)
+class TracedModelSettings:
+    """Whose gradients are taken: a checkpoint of a run, or a Hugging Face causal language model."""
+
+    run: str = setting("", "A Headwater run directory.")
+    step: int | None = setting(None, "Its checkpoint; the newest whole one if not given.")
+    path: str = setting("", "Instead of a run: the directory of a Hugging Face causal language model.")
+    optimizer_state: str = setting("", "For a Hugging Face model: a saved torch optimizer state with Adam's moments.")
+    precision: str = setting("fp32", "Number format of forward and backward pass.", choices=("fp32", "bf16"))
+
+    def problems(self) -> Iterator[Problem]:
+        if bool(self.run) == bool(self.path):
+            yield Problem("run", self.run, "either run or path", "give one of the two")
+        if self.optimizer_state and self.run:
+            yield Problem("optimizer_state", self.optimizer_state, "empty for a run, whose checkpoints hold the moments")
+
+
+@dataclass(kw_only=True, slots=True)
+class TracedCorpusSettings:
+    """Whose passages get a row: those of the run, or of a file."""
+
+    path: str = setting("", "A file or directory of documents; empty takes the run's own passages.")
+    kind: str = setting("jsonl", "How to read it.", choices=("jsonl", "parquet", "huggingface", "text"))
+    text_field: str = setting("text", "The field with the text.")
+    id_field: str = setting("id", "The field with the id.")
+    max_tokens: int = setting(512, "Longest passage in tokens.", minimum=8)
+    documents: int = setting(0, "Take this many documents; 0 takes all.", minimum=0)
+
+    def source(self) -> SourceSettings:
+        return SourceSettings(
+            kind=self.kind, path=self.path, text_field=self.text_field, id_field=self.id_field, documents=self.documents
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class ProjectionSettings:
+    """How a module's gradient is brought to kO x kI numbers."""
+
+    dims: int = setting(32, "Projected dimensions per side.", minimum=1)
+    modules: dict[str, int] = setting({}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out.")
+    seed: int = setting(0, "Seed of the +-1 matrices.")
+
+
+@dataclass(kw_only=True, slots=True)
+class CurvatureSettings:
+    """R_t, the autocorrelation of the corpus's projected gradients."""
+
+    enabled: bool = setting(True, "Whiten the rows with it.")
+    sample: int = setting(16384, "Passages it is made from, drawn by the seed; 0 takes all.", minimum=0)
+    damping: float = setting(0.1, "Added to the eigenvalues, as a multiple of their mean.", above=0)
+    seed: int = setting(0, "Seed of the draw.")
+
+
+@dataclass(kw_only=True, slots=True)
+class IndexSettings:
+    """A gradient index of every passage of a corpus."""
+
+    out: str = setting("", "The index directory; empty: RUN/index/NAME.")
+    name: str = setting("headwater", "Its name under RUN/index.")
+    model: TracedModelSettings = section(TracedModelSettings)
+    corpus: TracedCorpusSettings = section(TracedCorpusSettings)
+    loss: str = setting("log_odds", "Whose gradient is taken.", choices=LOSSES)
+    correction: str = setting("adafactor", "Optimizer correction.", choices=("none", "adam", "adafactor"))
+    projection: ProjectionSettings = section(ProjectionSettings)
+    curvature: CurvatureSettings = section(CurvatureSettings)
+    codecs: list[str] = setting(["int8"], "How rows are stored.", choices=("fp32", "bf16", "int8", "int4", "sign"))
+    batch_tokens: int = setting(2048, "Tokens of a batch.", minimum=1)
+    parallel: ParallelSettings = section(ParallelSettings)
+    shard_rows: int = setting(0, "Passages of a shard; 0: about 64 MiB in float32.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.model.path and not self.corpus.path:
+            yield Problem("corpus.path", "", "the documents to index, since a Hugging Face model has no run")
+        if self.model.path and not self.out:
+            yield Problem("out", "", "the index directory, since a Hugging Face model has no run")
+        if self.model.path and self.correction != "none" and not self.model.optimizer_state:
+            yield Problem("correction", self.correction, "none, unless model.optimizer_state is given")
+
+
+@dataclass(kw_only=True, slots=True)
+class TraceSettings:
+    """Which passages taught the answers to a set of queries."""
+
+    index: list[str] = setting([], "Index directories; the scores of several are added.")
+    weights: list[float] = setting([], "Their weights; empty: all 1.")
+    queries: str = setting("", "A JSONL file of queries.")
+    out: str = setting("", "Where the results go, as JSONL.")
+    query_set: str = setting("headwater", "Name of the query set, noted in the results.")
+    curvature: str = setting("task", "Curvature of the scores.", choices=("task", "train", "none"))
+    lambda_: str = setting("0.25", "Weight of the queries' curvature: a number in [0, 1), or `paper` for its rule.")
+    rank: int | None = setting(None, "Directions per module of the queries' curvature; all if not given.")
+    normalize: bool = setting(True, "Unit norm of query and passage (cosine).")
+    top_k: int = setting(20, "Proponents kept.", minimum=1)
+    bottom_k: int = setting(5, "Opponents kept.", minimum=0)
+    codec: str | None = setting(None, "The form that is scanned; the finest if not given.")
+    rescore: str | None = setting(None, "The form in which the best candidates are scored again.")
+    candidates: float = setting(0.05, "Candidates per query: a number, or below 1 a share of the passages.", above=0)
+    allow_incomplete: bool = setting(False, "Search what there is of an unfinished index.")
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.index:
+            yield Problem("index", self.index, "at least one index directory")
+        if self.weights and len(self.weights) != len(self.index):
+            yield Problem("weights", self.weights, f"one per index ({len(self.index)})")
+        if self.lambda_ != "paper":
+            try:
+                fits = 0 <= float(self.lambda_) < 1
+            except ValueError:
+                fits = False
+            if not fits:
+                yield Problem("lambda_", self.lambda_, "a number in [0, 1), or paper")
+
+
+@dataclass(kw_only=True, slots=True)
+class TailPatchSettings:
+    """One training step on a proponent, and what it does to the target's probability."""
+
+    enabled: bool = setting(True, "Measure it.")
+    top: int = setting(10, "Proponents per query.", minimum=1)
+    queries: int = setting(0, "Queries it is measured on, drawn by the seed; 0 takes all.", minimum=0)
+    lr: float | None = setting(None, "Learning rate of the step; the run's last if not given.")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateSettings:
+    """Methods held against the gold passages."""
+
+    run: str = setting("runs/demo", "The run directory.")
+    seed: int = setting(0, "Seed of the random ranking and the bootstrap.")
+    lambda_: str = setting("0.25", "Weight of the queries' curvature.")
+    tail_patch: TailPatchSettings = section(TailPatchSettings)
+
+
+__all__ = [
+    "CurvatureSettings",
+    "EvaluateSettings",
+    "IndexSettings",
+    "ProjectionSettings",
+    "ReportSettings",
+    "TailPatchSettings",
+    "TraceSettings",
+    "TracedCorpusSettings",
+    "TracedModelSettings",
+]

@@ -1,0 +1,174 @@
+"""The main job, end to end: from documents to the passages that taught a fact, in one run directory.
+
+    headwater demo                                   # runs/demo, about six minutes on two CPU cores
+    headwater demo out=runs/other seed=1             # other people, another model
+
+Every stage leaves what it made in the run directory and a line in timings.json; started again, finished stages are
+not run again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headwater.attribution.settings import (
+    EvaluateSettings,
+    IndexSettings,
+    ReportSettings,
+    TracedModelSettings,
+    TraceSettings,
+)
+from headwater.configs import load_config, section, setting
+from headwater.configs.errors import UserError
+from headwater.train.artifacts import RunDir, fingerprint, read_json, require_match, write_json
+
+
+@dataclass(kw_only=True, slots=True)
+class DemoSettings:
+    """The demo: a pretraining preset, the indexes made from its last checkpoint, and how they are held against gold."""
+
+    out: str = setting("runs/demo", "The run directory.")
+    seed: int = setting(0, "Seed of everything: weights, order, people, schedule, projection, bootstrap.", minimum=0)
+    preset: str = setting("configs/pretrain/demo.yaml", "The pretraining configuration.")
+    pretrain: list[str] = setting([], "key=value overrides of it.")
+    ranks: int = setting(1, "Processes that pretrain, through torchrun.", minimum=1)
+    index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
+    trace: TraceSettings = section(TraceSettings, index=["-"])
+    evaluate: EvaluateSettings = section(EvaluateSettings)
+    report: ReportSettings = section(ReportSettings)
+
+
+STAGES = ("corpus", "pretrain", "index", "trace", "evaluate", "report")
+
+
+class Demo:
+    """One demo run."""
+
+    def __init__(self, settings: DemoSettings, say: Callable[[str], None] = print) -> None:
+        from headwater.train.settings import PretrainSettings
+
+        self.settings, self.say = settings, say
+        self.run_dir = RunDir.at(settings.out)
+        self.overrides = [*settings.pretrain, f"out={settings.out}", f"seed={settings.seed}", f"corpus.seed={settings.seed}"]
+        self.pretrain_settings = load_config(PretrainSettings, settings.preset, self.overrides)
+        self.timings_path = self.run_dir.path / "timings.json"
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is not done yet; returns the summary."""
+        self._check_same()
+        for stage in STAGES:
+            done = self._timings()
+            if stage in done and stage != "report":
+                self.say(f"{stage}: done before, in {done[stage]:.0f} s")
+                continue
+            self.say(f"{stage} ...")
+            began = time.perf_counter()
+            getattr(self, f"_{stage}")()
+            self._note(stage, time.perf_counter() - began)
+        # Once more, so that the page counts the time of its own making.
+        self._report()
+        return read_json(self.run_dir.report / "summary.json")
+
+    def _timings(self) -> dict[str, float]:
+        return read_json(self.timings_path) if self.timings_path.exists() else {}
+
+    def _note(self, stage: str, seconds: float) -> None:
+        """Adds to what an interrupted attempt has spent on the stage."""
+        write_json(self.timings_path, {**self._timings(), stage: round(seconds, 2)})
+        self.say(f"{stage}: {seconds:.0f} s")
+
+    def _check_same(self) -> None:
+        """Refuses to go on with a run that was started with other settings."""
+        from dataclasses import asdict
+
+        wanted = fingerprint([asdict(self.pretrain_settings), asdict(self.settings)])
+        path = self.run_dir.path / "demo.json"
+        if path.exists():
+            what = f"{self.run_dir.path} was started with other settings"
+            require_match(what, wanted, read_json(path)["fingerprint"], "choose another out=, or remove that directory")
+        write_json(path, {"fingerprint": wanted})
+
+    def _corpus(self) -> None:
+        from headwater.train.stream.build import build_corpus
+
+        build_corpus(self.pretrain_settings)
+
+    def _pretrain(self) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.settings.ranks)]
+        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "headwater.train"]
+        status = subprocess.run([*command, self.settings.preset, *self.overrides], check=False).returncode
+        if status == 0 and self._trained() < self._last_step:
+            raise KeyboardInterrupt
+        if status:
+            raise UserError("pretraining ended early", got=f"exit status {status}", fix="see what it printed above")
+
+    @property
+    def _last_step(self) -> int:
+        train = self.pretrain_settings.train
+        return min(train.steps, train.hard_stop or train.steps)
+
+    def _trained(self) -> int:
+        steps = [int(p.name.split("-")[1]) for p in self.run_dir.checkpoints.glob("step-*") if not p.suffix]
+        return max(steps, default=0)
+
+    def _indexes(self) -> Iterator[IndexSettings]:
+        model = replace(self.settings.index.model, run=self.settings.out, path="")
+        base = replace(self.settings.index, model=model, out="")
+        base = replace(base, projection=replace(base.projection, seed=self.settings.seed))
+        yield replace(base, name="headwater")
+        yield replace(base, name="trackstar", loss="cross_entropy")
+        plain = replace(base.curvature, enabled=False)
+        yield replace(base, name="gradient", loss="cross_entropy", correction="none", curvature=plain)
+
+    def _index(self) -> None:
+        from headwater.attribution.index.build import build_index
+
+        for settings in self._indexes():
+            began = time.perf_counter()
+            build_index(settings)
+            self.say(f"  {settings.name}: {time.perf_counter() - began:.0f} s")
+
+    def _trace(self) -> None:
+        from headwater.attribution.trace import run_trace
+
+        run_trace(
+            replace(
+                self.settings.trace,
+                index=[str(self.run_dir.index("headwater"))],
+                queries=str(self.run_dir.facts / "probes.jsonl"),
+                out=str(self.run_dir.trace("headwater")),
+            )
+        )
+
+    def _evaluate(self) -> None:
+        from headwater.attribution.evaluation.run import evaluate
+
+        evaluate(replace(self.settings.evaluate, run=self.settings.out, seed=self.settings.seed))
+
+    def _report(self) -> None:
+        from headwater.attribution.report.build import build_report
+
+        build_report(replace(self.settings.report, run=self.settings.out))
+
+
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
+    """Runs the demo and prints its table; returns the summary."""
+    from rich.console import Console
+
+    from headwater.attribution.evaluation.table import console_table
+
+    console = Console()
+    demo = Demo(settings, say=lambda text: console.print(text, style="dim", highlight=False))
+    summary = demo.run()
+    table = read_json(demo.run_dir.evaluation / "table.json")
+    console.print(console_table(table, console.width))
+    console.print(f"report: {demo.run_dir.report / 'index.html'}")
+    return summary
+
+
