@@ -85,6 +85,7 @@ class ScanResult:
         bytes_read: bytes of the stored rows read, by this rank.
         lambdas: lambda of each source.
         seconds: wall time.
+        prepare_seconds: of it, what the queries took before the first block.
     """
 
     passages: np.ndarray
@@ -96,6 +97,7 @@ class ScanResult:
     bytes_read: int
     lambdas: list[float]
     seconds: float
+    prepare_seconds: float
 
 
 @dataclass(slots=True)
@@ -249,6 +251,7 @@ def scan(
     options = options or ScanOptions()
     began = time.perf_counter()
     work = Scan(sources, options)
+    prepared = time.perf_counter() - began
     groups_N = None if groups is None else torch.from_numpy(np.asarray(groups, np.int64))
     keep_top, keep_bottom = options.top_k, options.bottom_k
     if options.rescore is not None:
@@ -280,8 +283,9 @@ def scan(
         work.complete,
         sum_over_ranks(scanned),
         work.bytes_read,
-        [prepared.lambda_ for prepared in work.prepared],
+        [each.lambda_ for each in work.prepared],
         time.perf_counter() - began,
+        prepared,
     )
 
 

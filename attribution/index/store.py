@@ -34,6 +34,9 @@ FORMAT = "headwater-index/1"
 NORMS = {"norm": torch.float32, "raw_norm": torch.float32}
 """Kept exactly with every codec: the norm of the whitened row, and of the raw row that it came from."""
 
+NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "ids"}
+"""Keys of index.json that its fingerprint does not cover."""
+
 FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign")
 
 

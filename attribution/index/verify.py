@@ -12,11 +12,9 @@ import torch
 from headwater.attribution.curvature import require_finite
 from headwater.attribution.index.errors import ChangedBytesError, CoverageError, MissingShardError
 from headwater.attribution.index.shards import ShardFile
-from headwater.attribution.index.store import Index
+from headwater.attribution.index.store import NOT_MADE_FROM, Index
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import fingerprint, fingerprint_file, require_match
-
-_NOT_MADE_FROM = ("fingerprint", "complete", "codecs", "ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ def verify(path: str | os.PathLike[str]) -> Verified:
     index = Index(path)
     if not index.complete:
         raise index.incomplete()
-    made_from = {key: value for key, value in index.manifest.items() if key not in _NOT_MADE_FROM}
+    made_from = {key: value for key, value in index.manifest.items() if key not in NOT_MADE_FROM}
     what = f"the settings in {index.path}/index.json were changed"
     require_match(what, fingerprint(made_from), index.fingerprint, "make the index again")
     _ = index.whitening  # compares its fingerprint

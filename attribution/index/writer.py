@@ -22,7 +22,7 @@ from headwater.attribution.index.codecs import make_codec
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.shards import shard_name, write_shard
-from headwater.attribution.index.store import FORMAT, recorded_files
+from headwater.attribution.index.store import FORMAT, NORMS, NOT_MADE_FROM, Index, recorded_files
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, read_json, remove, write_json
 
@@ -180,29 +180,37 @@ class IndexWriter:
         shard.close()
 
     def _encode(self, number: int, rows_ND: Tensor) -> None:
-        start, stop = self.span(number)
-        blocks: dict[str, list[dict[str, Tensor]]] = {codec.name: [] for codec in self.codecs}
+        """Whitens, encodes and writes raw rows, block by block."""
+        start, _ = self.span(number)
+        blocks = []
         for raw_ND in rows_ND.split(BLOCK):
             white_ND = self.whitening.apply(raw_ND)
             require_finite(white_ND, start, "whitened rows")
             norms = {"norm": _norms(white_ND), "raw_norm": _norms(raw_ND)}
             unit_ND = white_ND.div_(norms["norm"].clamp_min(torch.finfo(torch.float32).tiny)[:, None])
-            for codec in self.codecs:
-                blocks[codec.name].append({**codec.encode(unit_ND), **norms})
+            blocks.append({codec.name: {**codec.encode(unit_ND), **norms} for codec in self.codecs})
+        self._write_shard(number, blocks)
+
+    def recode(self, number: int, index: Index, codec: str) -> None:
+        """Writes one shard from the whitened rows that another index holds in that codec."""
+        start, stop = self.span(number)
+        blocks = []
+        for first in range(start, stop, BLOCK):
+            fields = index.fields(codec, first, min(first + BLOCK, stop))
+            unit_ND = index.codec(codec).decode(fields)
+            norms = {name: fields[name] for name in NORMS}
+            blocks.append({each.name: {**each.encode(unit_ND), **norms} for each in self.codecs})
+        self._write_shard(number, blocks)
+
+    def _write_shard(self, number: int, blocks: list[dict[str, dict[str, Tensor]]]) -> None:
+        start, stop = self.span(number)
         entries = []
-        for name, parts in blocks.items():
-            file = self.path / shard_name(number, name)
+        for codec in self.codecs:
+            parts = [block[codec.name] for block in blocks]
+            file = self.path / shard_name(number, codec.name)
             write_shard(file, {field: torch.cat([part[field] for part in parts]) for field in parts[0]})
-            entries.append(
-                {
-                    "codec": name,
-                    "file": file.name,
-                    "start": start,
-                    "stop": stop,
-                    "bytes": file.stat().st_size,
-                    "xxh3": fingerprint_file(file),
-                }
-            )
+            entry = {"codec": codec.name, "file": file.name, "start": start, "stop": stop}
+            entries.append({**entry, "bytes": file.stat().st_size, "xxh3": fingerprint_file(file)})
         self._write_record(number, entries)
 
     def finish(self, ids: Sequence[str]) -> None:
@@ -234,6 +242,31 @@ class IndexWriter:
         manifest["complete"] = True
         write_json(self.path / "index.json", manifest)
         self._remove_records()
+
+
+def recode(index: Index, path: str | os.PathLike[str], codecs: Sequence[str]) -> None:
+    """Writes an index of the same rows in other codecs, from the finest that it holds; goes on if it was killed.
+
+    Raises:
+        IncompleteIndexError: the index is unfinished.
+    """
+    if not index.complete:
+        raise index.incomplete()
+    made_here = {"format", "passages", "shard_rows", "dims", "layout", "curvature", "wanted_codecs"}
+    kept = {key: value for key, value in index.manifest.items() if key not in made_here | NOT_MADE_FROM}
+    writer = IndexWriter(
+        path,
+        layout=index.layout,
+        passages=index.passages,
+        whitening=index.whitening,
+        codecs=codecs,
+        meta={**kept, "recoded_from": index.codecs[0]},
+        shard_rows=index.shard_rows,
+    )
+    writer.begin()
+    for number in writer.pending():
+        writer.recode(number, index, index.codecs[0])
+    writer.finish(index.passage_ids)
 
 
 class ShardRows:

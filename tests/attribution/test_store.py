@@ -22,7 +22,7 @@ from headwater.attribution.index.errors import (
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.store import open_index
 from headwater.attribution.index.verify import verify
-from headwater.attribution.index.writer import IndexWriter
+from headwater.attribution.index.writer import IndexWriter, recode
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.bench.synthetic import make_rows
 
@@ -218,6 +218,18 @@ def test_another_curvature_is_refused(built, rows_ND):
         _ = open_index(built).whitening
 
 
+def test_an_index_is_recoded(tmp_path, built, rows_ND):
+    index = open_index(built)
+    recode(index, tmp_path / "other", ["sign", "int8"])
+    other = open_index(tmp_path / "other")
+    verify(tmp_path / "other")
+    assert other.codecs == ["int8", "sign"]
+    assert other.passage_ids == index.passage_ids
+    assert torch.equal(other.rows(0, N, "int8"), index.rows(0, N, "int8"))
+    assert np.array_equal(other.norms, index.norms)
+    assert other.manifest["model"] == index.manifest["model"]
+
+
 def test_no_index_there(tmp_path):
     with pytest.raises(MissingError, match="headwater index"):
         open_index(tmp_path)
@@ -227,7 +239,7 @@ BUILDER = """
 import sys, time, torch
 from headwater.attribution.curvature import Whitening
 from headwater.attribution.index.layout import RowLayout
-from headwater.attribution.index.writer import IndexWriter
+from headwater.attribution.index.writer import IndexWriter, recode
 path, rows_file, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 rows = torch.load(rows_file)
 layout = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
