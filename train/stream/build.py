@@ -127,7 +127,7 @@ def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, o
         (f"{source.kind}:{source.path}" if source.path else source.kind, source.weight) for source in corpus.sources
     ]
     write_bytes(work / "tokenizer.json", run.tokenizer.read_bytes())
-    unmarked = {"origin": origin, "remote": corpus.remote, "cache": corpus.cache}
+    unmarked = {"origin": origin, "remote": corpus.remote, "cache": corpus.cache, "window": corpus.window}
     join_corpus(work, plans, counts, describe, names, **unmarked)
     publish_corpus(work, out, plans, corpus.remote)
     gathered.cache_clear()

@@ -69,9 +69,17 @@ class SequenceOrder:
     Args:
         sources: spans of sequences; a source's share of the rows is proportional to weight x sequences.
         seed: the order's seed.
+        shard_starts: int64 [shards + 1], the first sequence of each shard; needed with a window.
+        window: visit so many shards at a time (in random order, and in random order within), so that a machine holds
+            few of them at once; 0 visits all sequences in one random order.
     """
 
-    def __init__(self, sources: list[SourceSpan], seed: int) -> None:
+    def __init__(
+        self, sources: list[SourceSpan], seed: int, shard_starts: np.ndarray | None = None, window: int = 0
+    ) -> None:
+        if window and shard_starts is None:
+            raise ValueError("a window needs shard_starts")
+        self.shard_starts, self.window = shard_starts, window
         self.sources = [source for source in sources if source.sequences and source.weight > 0]
         if not self.sources:
             raise ValueError("no source has a sequence and a weight above zero")
@@ -106,7 +114,33 @@ class SequenceOrder:
         """The sequences of a source's visits, counted from the start of the training."""
         span = self.sources[source]
         epochs, positions = np.divmod(visits, span.sequences)
-        return span.first_sequence + permuted(positions, span.sequences, hashed(self.seed, source, epochs))
+        if not self.window:
+            return span.first_sequence + permuted(positions, span.sequences, hashed(self.seed, source, epochs))
+        found = np.empty_like(visits)
+        for epoch in np.unique(epochs).tolist():
+            mine = epochs == epoch
+            found[mine] = self._windowed(span, positions[mine], hashed(self.seed, source, epoch))
+        return found
+
+    def _windowed(self, span: SourceSpan, positions: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """Sequences at positions of an epoch that goes through the shards window by window."""
+        assert self.shard_starts is not None
+        stop = span.first_sequence + span.sequences
+        starts = self.shard_starts[(self.shard_starts >= span.first_sequence) & (self.shard_starts < stop)]
+        shards = permuted(np.arange(len(starts)), len(starts), hashed(key, 1))
+        starts, sizes = starts[shards], np.diff(starts, append=stop)[shards]
+        before = np.cumsum(sizes) - sizes  # sequences of the epoch before each shard, were it read straight through
+        begins = before[:: self.window]
+        windows = np.searchsorted(begins, positions, side="right") - 1
+        found = np.empty_like(positions)
+        for number in np.unique(windows).tolist():
+            mine = windows == number
+            begin = int(begins[number])
+            size = (int(begins[number + 1]) if number + 1 < len(begins) else span.sequences) - begin
+            place = begin + permuted(positions[mine] - begin, size, hashed(key, 2, number))
+            shard = np.searchsorted(before, place, side="right") - 1
+            found[mine] = starts[shard] + place - before[shard]
+        return found
 
     def epochs(self, rows: int) -> float:
         """How often the average sequence is visited in so many rows."""

@@ -22,7 +22,7 @@ def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
     for unrelated in ("workers", "engine", "remote", "cache"):
         settings.pop(unrelated)
     if corpus.prebuilt:
-        kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens")}
+        kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens", "window")}
         base = fingerprint([VERSION, kept])
         return {"tokenizer": base, "base": base, "settings": kept, "sources": []}
     sources = [describe_source(source) for source in corpus.sources]

@@ -38,7 +38,7 @@ def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
     manifest = read_json(work / "manifest.json")
     # A corpus that was itself adopted, or whose shards were uploaded, says where they are.
     remote = manifest.get("remote") or address
-    write_json(work / "manifest.json", {**manifest, "remote": remote, "cache": corpus.cache})
+    write_json(work / "manifest.json", {**manifest, "remote": remote, "cache": corpus.cache, "window": corpus.window})
     adopted = open_corpus(work)
     check_file(work / "passages.parquet", adopted.manifest["table"])
     for name in ("seq_len", "max_tokens"):

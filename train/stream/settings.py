@@ -66,6 +66,9 @@ class CorpusSettings:
     )
     remote: str = setting("", "Where the shards are kept: s3://, gs://, ...; empty keeps them in the run directory.")
     cache: str = setting("", "Where shards from `remote` are put on this machine; empty uses the run directory.")
+    window: int = setting(
+        0, "Shards visited at a time, for a corpus larger than a machine's disk; 0 visits all in one order.", minimum=0
+    )
     workers: int = setting(1, "Processes that build the corpus; the result does not depend on it.", minimum=1)
     engine: str = setting(
         "processes", "What runs the workers: processes of this machine, or a Ray cluster.", choices=("processes", "ray")

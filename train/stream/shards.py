@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ class ShardSet:
         self.cache = cache or directory
         self.starts = np.concatenate([[0], np.cumsum([shard["sequences"] for shard in shards])]).astype(np.int64)
         self._readers: dict[int, Any] = {}
+        self._asked: set[int] = set()
+        self._fetchers: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -118,6 +121,22 @@ class ShardSet:
         sample = self._readers[shard][sequence - int(self.starts[shard])]
         packed = PackedSequence(sample["tokens"], sample["lengths"], sample["first_passage"])
         return packed, sample["passage_ids"]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are fetched before they are read."""
+        return "://" in self.remote
+
+    def prefetch(self, sequences: np.ndarray) -> None:
+        """Starts to fetch the shards of sequences that will be read soon; returns at once.
+
+        What goes wrong in the background comes up again, as an error, when the shard is read.
+        """
+        shards = set((np.searchsorted(self.starts, np.unique(sequences), side="right") - 1).tolist())
+        for shard in sorted(shards - self._asked - self._readers.keys()):
+            self._asked.add(shard)
+            self._fetchers = self._fetchers or ThreadPoolExecutor(4, thread_name_prefix="fetch-shard")
+            self._fetchers.submit(self._local_file, shard)
 
     def verify(self) -> None:
         """Checks every shard's bytes against the manifest (remote ones are fetched).
@@ -140,7 +159,7 @@ class ShardSet:
     def _local_file(self, shard: int) -> Path:
         """The shard's file, fetched if need be, whose bytes have been checked."""
         entry = self.shards[shard]
-        if "://" not in self.remote:
+        if not self.is_remote:
             local = Path(self.remote or self.directory) / entry["file"]
             check_file(local, entry)
             return local

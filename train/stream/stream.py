@@ -19,6 +19,9 @@ from headwater.train.facts.schedule import Schedule, read_schedule
 from headwater.train.stream.corpus import PassageSet, open_passages
 from headwater.train.stream.order import SequenceOrder, hashed
 
+STEPS_AHEAD = 32
+"""Steps whose shards are fetched from a remote before they are needed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -65,7 +68,8 @@ class TrainingStream:
         self.passages, self.global_batch, self.seed = passages, global_batch, seed
         self.base = passages.corpora[0]
         self.seq_len: int = self.base.manifest["seq_len"]
-        self.order = SequenceOrder(self.base.sources, seed)
+        self.window: int = self.base.manifest.get("window", 0)
+        self.order = SequenceOrder(self.base.sources, seed, self.base.shards.starts, self.window)
         self.exclude = frozenset(int(number) for number in exclude)
         self.schedule = schedule
         self._dealt = self._deal(schedule) if schedule is not None else {}
@@ -75,7 +79,7 @@ class TrainingStream:
         """Of everything that the rows depend on."""
         schedule = self.schedule.fingerprint if self.schedule is not None else None
         parts = [self.passages.fingerprint, self.global_batch, self.seed, schedule, sorted(self.exclude)]
-        return fingerprint(parts)
+        return fingerprint([*parts, self.window] if self.window else parts)
 
     def epochs(self, steps: int) -> float:
         """Passes over the base corpus in so many steps."""
@@ -96,6 +100,9 @@ class TrainingStream:
             raise IndexError(f"rows {start}..{stop} of a batch of {self.global_batch}")
         places = step * self.global_batch + np.arange(start, stop, dtype=np.int64)
         dealt = self._dealt.get(step)
+        if self.base.shards.is_remote:
+            ahead = np.arange(step + 1, step + 1 + STEPS_AHEAD)[:, None] * self.global_batch + np.arange(start, stop)
+            self.base.shards.prefetch(self.order.sequences(ahead.ravel()))
         return [
             self._row(sequence, place, dealt[row] if dealt is not None else [])
             for row, place, sequence in zip(

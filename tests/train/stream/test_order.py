@@ -77,3 +77,31 @@ def test_quotas_fill_a_block():
         quotas = block_quotas(list(map(float, shares)))
         assert quotas.sum() == BLOCK
         assert quotas.min() >= 1
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 50])
+def test_a_window_visits_everything_once_and_few_shards_at_a_time(window):
+    starts = np.array([0, 40, 90, 97, 150, 260, 300, 340])
+    order = SequenceOrder([SourceSpan("a", 1.0, 0, 340)], 3, starts, window)
+    visited = order.sequences(np.arange(340 * 3)).reshape(3, 340)
+    assert all(sorted(epoch.tolist()) == list(range(340)) for epoch in visited)
+    assert len({tuple(epoch.tolist()) for epoch in visited}) == 3
+    for epoch in visited:
+        shards = np.searchsorted(starts, epoch, side="right") - 1
+        # A shard is done with before the one after the next window is begun.
+        spans = [
+            (int(np.flatnonzero(shards == shard)[0]), int(np.flatnonzero(shards == shard)[-1])) for shard in range(7)
+        ]
+        at_once = max(sum(first <= place <= last for first, last in spans) for place in range(340))
+        assert at_once <= min(window, 7)
+    parts = [order.sequences(part) for part in np.array_split(np.arange(340 * 3), 17)]
+    assert np.concatenate(parts).tolist() == visited.ravel().tolist()
+
+
+def test_a_window_works_within_each_source():
+    starts = np.array([0, 100, 200, 300, 350, 400])
+    spans = [SourceSpan("a", 1.0, 0, 300), SourceSpan("b", 3.0, 300, 100)]
+    counts = np.bincount(SequenceOrder(spans, 1, starts, window=1).sequences(np.arange(4 * BLOCK)), minlength=400)
+    assert counts[:300].sum() == counts[300:].sum() == 2 * BLOCK
+    assert np.ptp(counts[:300]) <= 1
+    assert np.ptp(counts[300:]) <= 1

@@ -141,3 +141,17 @@ def test_a_run_adopts_a_corpus_from_the_store(remote, built, bucket, tmp_path):
     assert np.array_equal(ours.sequence(1).tokens, theirs.sequence(1).tokens)
     assert list((tmp_path / "cache").rglob("*.mds"))
     assert not list(Path(cfg.out).rglob("*.mds"))
+
+
+def test_shards_are_fetched_before_they_are_read(remote, built, bucket, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path("never-read.jsonl"), people=0)
+    cfg.corpus.prebuilt, cfg.corpus.cache, cfg.corpus.window = "s3://corpora/small", str(tmp_path / "cache"), 1
+    build_corpus(cfg)
+    stream = open_stream(RunDir.at(cfg.out), global_batch=1, seed=0)
+    shards = stream.base.shards
+    read = np.searchsorted(shards.starts, [stream.rows(step, 0, 1)[0].sequence for step in range(20)], side="right") - 1
+    shards._fetchers.shutdown()
+    fetched = {int(path.parent.name) for path in (tmp_path / "cache").rglob("*.mds")}
+    assert set(read.tolist()) < fetched
+    # One shard after the other: those of the steps ahead, not the whole corpus.
+    assert len(fetched) < len(shards.shards)
