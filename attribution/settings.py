@@ -39,6 +39,7 @@ class TracedCorpusSettings:
     text_field: str = setting("text", "The field with the text.")
     id_field: str = setting("id", "The field with the id.")
     max_tokens: int = setting(512, "Longest passage in tokens.", minimum=8)
+    bos: str = setting("", "The token that begins a passage; empty takes the tokenizer's own.")
     documents: int = setting(0, "Take this many documents; 0 takes all.", minimum=0)
 
     def source(self) -> SourceSettings:
@@ -96,8 +97,9 @@ class IndexSettings:
 class TraceSettings:
     """Which passages taught the answers to a set of queries."""
 
-    index: list[str] = setting([], "Index directories; the scores of several are added.")
-    weights: list[float] = setting([], "Their weights; empty: all 1.")
+    index: str = setting("", "The index directory.")
+    also: list[str] = setting([], "Further indexes of the same passages (other checkpoints, captured rows): scores are added.")
+    weights: list[float] = setting([], "Weights of `index` and the further ones; empty: all 1.")
     queries: str = setting("", "A JSONL file of queries.")
     out: str = setting("", "Where the results go, as JSONL.")
     query_set: str = setting("headwater", "Name of the query set, noted in the results.")
@@ -114,9 +116,9 @@ class TraceSettings:
 
     def problems(self) -> Iterator[Problem]:
         if not self.index:
-            yield Problem("index", self.index, "at least one index directory")
-        if self.weights and len(self.weights) != len(self.index):
-            yield Problem("weights", self.weights, f"one per index ({len(self.index)})")
+            yield Problem("index", self.index, "an index directory")
+        if self.weights and len(self.weights) != 1 + len(self.also):
+            yield Problem("weights", self.weights, f"one per index ({1 + len(self.also)})")
         if self.lambda_ != "paper":
             try:
                 fits = 0 <= float(self.lambda_) < 1

@@ -1,7 +1,7 @@
 """From queries to passages: query rows at each index's own checkpoint, a scan of every row, and the published results.
 
-    headwater trace configs/trace/default.yaml index=[runs/demo/index/headwater] queries=q.jsonl out=t.jsonl
-    headwater trace configs/trace/default.yaml index=[runs/demo/index/headwater] --prompt "..." --target "..."
+    headwater trace configs/trace/default.yaml index=runs/demo/index/headwater queries=q.jsonl out=t.jsonl
+    headwater trace configs/trace/default.yaml index=runs/demo/index/headwater --prompt "..." --target "..."
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def run_trace(settings: TraceSettings, prompt: str | None = None, target: str | 
     try:
         keep_freed_memory()
         use_onednn()
-        opened = [open_for_queries(path, world) for path in settings.index]
+        opened = [open_for_queries(path, world) for path in (settings.index, *settings.also)]
         weights = settings.weights or [1.0] * len(opened)
         sources = [Source(each.index, each.rows(queries), weight) for each, weight in zip(opened, weights, strict=True)]
         found = scan(sources, scan_options(settings))
@@ -130,7 +130,7 @@ def trace(
 ) -> list[dict[str, Any]]:
     """Traces (prompt, target) pairs against one index; `options` are those of `TraceSettings`."""
     asked = [q if isinstance(q, TraceQuery) else TraceQuery(str(n), q[0], q[1]) for n, q in enumerate(queries)]
-    settings = TraceSettings(index=[str(index)], **options)
+    settings = TraceSettings(index=str(index), **options)
     world = parallel.start()
     try:
         opened = open_for_queries(index, world)

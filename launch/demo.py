@@ -39,7 +39,7 @@ class DemoSettings:
     pretrain: list[str] = setting([], "key=value overrides of it.")
     ranks: int = setting(1, "Processes that pretrain, through torchrun.", minimum=1)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
-    trace: TraceSettings = section(TraceSettings, index=["-"])
+    trace: TraceSettings = section(TraceSettings, index="-")
     evaluate: EvaluateSettings = section(EvaluateSettings)
     report: ReportSettings = section(ReportSettings)
 
@@ -140,7 +140,7 @@ class Demo:
         run_trace(
             replace(
                 self.settings.trace,
-                index=[str(self.run_dir.index("headwater"))],
+                index=str(self.run_dir.index("headwater")),
                 queries=str(self.run_dir.facts / "probes.jsonl"),
                 out=str(self.run_dir.trace("headwater")),
             )
