@@ -1,8 +1,8 @@
 """Gradient rows of examples: hooks on the linear layers, projected as the backward pass goes by.
 
-For an example z and a layer with output gradients delta [T, O] and inputs a [T, I], G = delta^T a, and the row's part is
-vec(P_L^T (G * W) P_R) (kernels). Nothing of size O x I is kept, and a layer's inputs are let go as soon as its output
-gradient has come.
+For an example z and a layer with output gradients delta [T, O] and inputs a [T, I], G = delta^T a, and the row's part
+is vec(P_L^T (G * W) P_R) (kernels). Nothing of size O x I is kept, and a layer's inputs are let go as soon as its
+output gradient has come.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class GradientCollector:
         for site in sites:
             self.groups.setdefault(site.shared, []).append(site)
         self.projectors = {
-            key: SharedProjector(*self._factors(group, projection.seed, correction)) for key, group in self.groups.items()
+            key: SharedProjector(*self._factors(group, projection.seed, correction))
+            for key, group in self.groups.items()
         }
 
     def _factors(self, group: list[Site], seed: int, correction: str) -> tuple[list[Tensor], list[Tensor], list[Any]]:

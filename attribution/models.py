@@ -31,7 +31,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Tokens with a loss on those from `target_start` on: int64 [n]. For a passage that is every token but the first."""
+    """Tokens, int64 [n], with a loss on those from `target_start` on: for a passage on every token but the first."""
 
     tokens: np.ndarray
     target_start: int = 1
@@ -239,13 +239,20 @@ class HuggingFaceModel(TracedModel):
             )
         self.device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
         model = AutoModelForCausalLM.from_pretrained(path, dtype=PRECISIONS[precision], local_files_only=True)
-        self.model = model.to(self.device).eval()
+        self.model: Any = nn.Module.to(model, self.device).eval()
         self.base = self.model.base_model
         freeze(self.model)
         self.model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_())
         self.context = getattr(self.model.config, "max_position_embeddings", None)
-        self.fingerprint = fingerprint({n: fingerprint(p.float().cpu().numpy().tobytes()) for n, p in model.named_parameters()})
-        self.description = {"kind": "huggingface", "path": str(path), "precision": precision, "optimizer_state": optimizer_state}
+        self.fingerprint = fingerprint(
+            {n: fingerprint(p.float().cpu().numpy().tobytes()) for n, p in model.named_parameters()}
+        )
+        self.description = {
+            "kind": "huggingface",
+            "path": str(path),
+            "precision": precision,
+            "optimizer_state": optimizer_state,
+        }
         self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
         self._sites = self._find_sites()
@@ -343,9 +350,7 @@ def open_model(settings: TracedModelSettings, world: World | None = None) -> Tra
 def model_settings_of(description: dict[str, Any]) -> TracedModelSettings:
     """The settings that open the model an index was made with."""
     if description["kind"] == "headwater":
-        return TracedModelSettings(
-            run=description["run"], step=description["step"], precision=description["precision"]
-        )
+        return TracedModelSettings(run=description["run"], step=description["step"], precision=description["precision"])
     return TracedModelSettings(
         path=description["path"],
         precision=description["precision"],

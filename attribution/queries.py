@@ -97,9 +97,7 @@ def query_rows(
     contrasted = [i for i, query in enumerate(queries) if query.against]
     if contrasted:
         others = [TraceQuery(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
-        rows_QD[contrasted] -= collect(
-            collector, examples_of(others, tokenizer, collector.model.context), batch_tokens
-        )
+        rows_QD[contrasted] -= collect(collector, examples_of(others, tokenizer, collector.model.context), batch_tokens)
     return rows_QD
 
 

@@ -27,7 +27,9 @@ class TracedModelSettings:
         if bool(self.run) == bool(self.path):
             yield Problem("run", self.run, "either run or path", "give one of the two")
         if self.optimizer_state and self.run:
-            yield Problem("optimizer_state", self.optimizer_state, "empty for a run, whose checkpoints hold the moments")
+            yield Problem(
+                "optimizer_state", self.optimizer_state, "empty for a run, whose checkpoints hold the moments"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,7 +55,9 @@ class ProjectionSettings:
     """How a module's gradient is brought to kO x kI numbers."""
 
     dims: int = setting(32, "Projected dimensions per side.", minimum=1)
-    modules: dict[str, int] = setting({}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out.")
+    modules: dict[str, int] = setting(
+        {}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out."
+    )
     seed: int = setting(0, "Seed of the +-1 matrices.")
 
 
@@ -98,7 +102,9 @@ class TraceSettings:
     """Which passages taught the answers to a set of queries."""
 
     index: str = setting("", "The index directory.")
-    also: list[str] = setting([], "Further indexes of the same passages (other checkpoints, captured rows): scores are added.")
+    also: list[str] = setting(
+        [], "Further indexes of the same passages (other checkpoints, captured rows): scores are added."
+    )
     weights: list[float] = setting([], "Weights of `index` and the further ones; empty: all 1.")
     queries: str = setting("", "A JSONL file of queries.")
     out: str = setting("", "Where the results go, as JSONL.")

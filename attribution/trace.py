@@ -1,7 +1,7 @@
 """From queries to passages: query rows at each index's own checkpoint, a scan of every row, and the published results.
 
-    headwater trace configs/trace/default.yaml index=runs/demo/index/headwater queries=q.jsonl out=t.jsonl
-    headwater trace configs/trace/default.yaml index=runs/demo/index/headwater --prompt "..." --target "..."
+headwater trace configs/trace/default.yaml index=runs/demo/index/headwater queries=q.jsonl out=t.jsonl
+headwater trace configs/trace/default.yaml index=runs/demo/index/headwater --prompt "..." --target "..."
 """
 
 from __future__ import annotations
@@ -125,11 +125,9 @@ def run_trace(settings: TraceSettings, prompt: str | None = None, target: str | 
     return results
 
 
-def trace(
-    index: str | Path, queries: Sequence[tuple[str, str]] | Sequence[TraceQuery], **options: Any
-) -> list[dict[str, Any]]:
+def trace(index: str | Path, queries: Sequence[tuple[str, str] | TraceQuery], **options: Any) -> list[dict[str, Any]]:
     """Traces (prompt, target) pairs against one index; `options` are those of `TraceSettings`."""
-    asked = [q if isinstance(q, TraceQuery) else TraceQuery(str(n), q[0], q[1]) for n, q in enumerate(queries)]
+    asked = [q if isinstance(q, TraceQuery) else TraceQuery(str(n), *q) for n, q in enumerate(queries)]
     settings = TraceSettings(index=str(index), **options)
     world = parallel.start()
     try:

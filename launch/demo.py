@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from headwater.attribution.settings import (
@@ -55,7 +54,12 @@ class Demo:
 
         self.settings, self.say = settings, say
         self.run_dir = RunDir.at(settings.out)
-        self.overrides = [*settings.pretrain, f"out={settings.out}", f"seed={settings.seed}", f"corpus.seed={settings.seed}"]
+        self.overrides = [
+            *settings.pretrain,
+            f"out={settings.out}",
+            f"seed={settings.seed}",
+            f"corpus.seed={settings.seed}",
+        ]
         self.pretrain_settings = load_config(PretrainSettings, settings.preset, self.overrides)
         self.timings_path = self.run_dir.path / "timings.json"
 
@@ -170,5 +174,3 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     console.print(console_table(table, console.width))
     console.print(f"report: {demo.run_dir.report / 'index.html'}")
     return summary
-
-

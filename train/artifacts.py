@@ -1,6 +1,7 @@
 """Run directories and what lies in them: atomic files, fingerprints, provenance.
 
-Nothing in a run is ever half written: a file is made beside its place under a `.part` name, flushed to disk and renamed.
+Nothing in a run is ever half written: a file is made beside its place under a `.part` name, flushed to disk and
+renamed.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def write_provenance(run: RunDir, *, world_size: int, command: list[str] | None 
         "transformer-engine",
         "headwater",
     )
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in packages:
         try:
             versions[package] = metadata.version(package)

@@ -110,7 +110,7 @@ def attend_padded(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, segment
     """
     tokens, heads, width = query_THD.shape
     groups = key_TGD.shape[1]
-    assert segments.gather_NL is not None and segments.scatter_T is not None
+    assert segments.gather_NL is not None
     number, longest = segments.gather_NL.shape
     shared = heads // groups
 
@@ -135,6 +135,7 @@ def attend_varlen(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, segment
     """Attention within segments by torch's variable-length flash kernel (CUDA, half precision); returns [T, H*D]."""
     from torch.nn.attention.varlen import varlen_attn
 
+    assert segments.cu_seqlens is not None
     out = varlen_attn(
         query_THD,
         key_TGD,
@@ -146,6 +147,7 @@ def attend_varlen(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, segment
         window_size=(-1, 0),
         enable_gqa=query_THD.shape[1] != key_TGD.shape[1],
     )
+    assert isinstance(out, Tensor)
     return out.reshape(out.shape[0], -1)
 
 

@@ -133,7 +133,7 @@ class Engine:
         return StepResult(loss, tokens, norm)
 
     def _plain_norm(self) -> float | None:
-        """The gradient norm where nothing is partitioned (stage 0 in fp32): DeepSpeed clips there without telling it."""
+        """The gradient norm where nothing is partitioned (stage 0 in fp32): DeepSpeed keeps it to itself there."""
         if self.settings.zero.stage or self.settings.train.precision != "fp32":
             return None
         first_tensor_rank = parallel_state.get_tensor_model_parallel_rank() == 0

@@ -136,8 +136,8 @@ class Trainer:
 
 
 def pack_rows(rows: list[Row]) -> Batch:
-    """Rows end to end as one micro-batch; the padding of a row is cut into segments no longer than its passages, so that
-    it does not widen the attention."""
+    """Rows end to end as one micro-batch; the padding of a row is cut into segments no longer than its passages, so
+    that it does not widen the attention."""
     lengths: list[int] = []
     counted: list[bool] = []
     longest = max((int(row.lengths.max()) for row in rows if len(row.lengths)), default=len(rows[0].tokens))

@@ -3,10 +3,10 @@
 Letters: T tokens that carry loss, C tokens of a chunk, d width, V rows of the vocabulary on this rank (a contiguous
 slice under tensor parallelism, starting at `first_row`).
 
-For a token with label y, let o = logsumexp of all other logits. Then -log p = softplus(o - z_y), and the log-odds loss
--log(p / (1 - p)) is o - z_y itself. Both have the gradient c (q - e_y), where q is the softmax over the other tokens and
-c is 1 - p for the cross entropy and 1 for the log-odds: a token that is learnt keeps its gradient under the latter.
-The margin loss, max of the others - z_y, puts all of q on the strongest rival.
+For a token with label y, let o = logsumexp of all other logits. Then -log p = softplus(o - z_y), and the log-odds
+loss -log(p / (1 - p)) is o - z_y itself. Both have the gradient c (q - e_y), where q is the softmax over the other
+tokens and c is 1 - p for the cross entropy and 1 for the log-odds: a token that is learnt keeps its gradient under
+the latter. The margin loss, max of the others - z_y, puts all of q on the strongest rival.
 """
 
 from __future__ import annotations

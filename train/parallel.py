@@ -1,7 +1,7 @@
 """Process groups: torch.distributed underneath, Megatron's tensor, pipeline and data parallel groups on top.
 
-Also here: what Megatron's pipeline schedules and sequence parallelism need where there is no CUDA. Their source names the device "cuda"
-literally; on such a machine, and only around those calls, the name is read as "cpu".
+Also here: what Megatron's pipeline schedules and sequence parallelism need where there is no CUDA. Their source names
+the device "cuda" literally; on such a machine, and only around those calls, the name is read as "cpu".
 """
 
 from __future__ import annotations

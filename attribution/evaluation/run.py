@@ -1,8 +1,10 @@
-"""Holds the methods against the gold passages of a run: `headwater evaluate configs/evaluate/default.yaml run=runs/demo`.
+"""Holds the methods against the gold passages of a run.
 
-Gradient methods read the indexes that the run has: `headwater` (log-odds), `trackstar` (cross entropy), both with the
-task's curvature, and `gradient` (cross entropy, no correction, no curvature) for cosine and dot product. BM25 and random
-stand beside them.
+    headwater evaluate configs/evaluate/default.yaml run=runs/demo
+
+Gradient methods read the indexes that the run has: `headwater` (log-odds), `trackstar` (cross entropy), both with
+the task's curvature, and `gradient` (cross entropy, no correction, no curvature) for cosine and dot product. BM25 and
+random stand beside them.
 """
 
 from __future__ import annotations
@@ -127,9 +129,7 @@ def measure_tail_patch(
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
         chosen = np.sort(drawn)
     top = settings.tail_patch.top
-    lists = {
-        name: [texts.numbers(each[i].ranking[:top]).tolist() for i in chosen] for name, each in rankings.items()
-    }
+    lists = {name: [texts.numbers(each[i].ranking[:top]).tolist() for i in chosen] for name, each in rankings.items()}
     lists["gold"] = [texts.numbers(queries[i].gold).tolist() for i in chosen]
     passages = open_passages(run)
     tokenizer = TextTokenizer.from_file(run.tokenizer)

@@ -44,7 +44,9 @@ class TailPatch:
             parameter.data = self.weights[part].view_as(parameter)
             parameter.grad = self.gradients[part].view_as(parameter)
             offset += parameter.numel()
-        tensors = {kind: [model.checkpoint.tensor(kind, name) for name, _ in named] for kind in ("exp_avg", "exp_avg_sq")}
+        tensors = {
+            kind: [model.checkpoint.tensor(kind, name) for name, _ in named] for kind in ("exp_avg", "exp_avg_sq")
+        }
         self.first = torch.cat([t.reshape(-1) for t in tensors["exp_avg"]])
         self.second = torch.cat([t.reshape(-1) for t in tensors["exp_avg_sq"]])
         decays = [self.optimizer["weight_decay"] if p.dim() > 1 else 0.0 for p in self.parameters]
@@ -111,6 +113,8 @@ def tail_patch(
         rise.update({(number, query): float(p) - before[query] for query, p in zip(order, after, strict=True)})
     patch.restore()
     return {
-        method: np.array([np.mean([rise[n, q] for n in numbers]) if len(numbers) else 0.0 for q, numbers in enumerate(lists)])
+        method: np.array(
+            [np.mean([rise[n, q] for n in numbers]) if len(numbers) else 0.0 for q, numbers in enumerate(lists)]
+        )
         for method, lists in chosen.items()
     }

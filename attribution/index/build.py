@@ -145,7 +145,7 @@ class Builder:
         accumulator = CurvatureAccumulator(self.layout)
         width = self._shard_rows
         # The ranks take whole shards, so that the rows they keep are those they will write.
-        mine = [s for s in np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))]
+        mine = np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))
         for part in self._progress(mine[self.world.data_rank :: self.world.data], "curvature"):
             if not len(part):
                 continue

@@ -1,6 +1,7 @@
 """The ledger: which passage was in which sequence at which step.
 
-Files hold a fixed number of steps each, so that a run that was interrupted ends with the same files as one that was not.
+Files hold a fixed number of steps each, so that a run that was interrupted ends with the same files as one that was
+not.
 """
 
 from __future__ import annotations

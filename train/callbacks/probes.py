@@ -63,8 +63,8 @@ def prompt_batches(
 ) -> list[tuple[list[int], Batch]]:
     """Packs prompts, shortest first, into batches of at most `batch_tokens`; only target tokens carry loss.
 
-    Each batch comes with the numbers of its prompts, in the order in which their targets stand in it. Batches are padded
-    to a multiple of `multiple` tokens.
+    Each batch comes with the numbers of its prompts, in the order in which their targets stand in it. Batches are
+    padded to a multiple of `multiple` tokens.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].tokens), i))
     groups: list[list[int]] = []
