@@ -163,7 +163,7 @@ def print_row(row: dict[str, Any]) -> None:
 def memory_of(rows: int, dims: int, queries: int, codecs: Sequence[str]) -> dict[str, Any]:
     """Builds and scans an index of that size in a process of its own; peak resident bytes and seconds."""
     command = [sys.executable, "-m", "headwater.launch.bench.search", str(rows), str(dims), str(queries), *codecs]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
