@@ -227,7 +227,7 @@ def trace(
     if (prompt is None) != (target is None):
         raise UserError("--prompt and --target go together", fix="give both, or neither to trace the run's probes")
     settings = _settings("headwater.attribution.settings:TraceSettings", arguments, keys)
-    results = _load("headwater.attribution.trace:run_trace")(settings, prompt=prompt, target=target)
+    results = _load("headwater.attribution.tracing:run_trace")(settings, prompt=prompt, target=target)
     if prompt is not None:
         _print_trace(results[0])
     else:

@@ -24,7 +24,7 @@ from headwater.attribution.queries import TraceQuery, examples_of, read_queries
 from headwater.attribution.scoring import Scoring
 from headwater.attribution.search import ScanOptions, Source, gold_ranks, scan
 from headwater.attribution.settings import EvaluateSettings
-from headwater.attribution.trace import open_for_queries
+from headwater.attribution.tracing import open_for_queries
 from headwater.configs.errors import MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, write_json

@@ -1,0 +1,239 @@
+"""From a run to an index, from an index to traced queries, and the errors in between."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from headwater.attribution import open_index, trace
+from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
+from headwater.attribution.gradients import GradientCollector, collect
+from headwater.attribution.index.build import build_index
+from headwater.attribution.models import Example, HeadwaterModel, open_model
+from headwater.attribution.queries import TraceQuery, read_queries
+from headwater.attribution.settings import (
+    CurvatureSettings,
+    IndexSettings,
+    ProjectionSettings,
+    TracedModelSettings,
+    TraceSettings,
+)
+from headwater.attribution.tracing import run_trace
+from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir, read_json, write_json
+from headwater.train.checkpoint import open_checkpoint
+from headwater.train.stream.corpus import open_passages
+
+
+def index_settings(run: Path, name: str, **changes: object) -> IndexSettings:
+    settings = IndexSettings(
+        name=name,
+        model=TracedModelSettings(run=str(run)),
+        projection=ProjectionSettings(dims=6),
+        codecs=["fp32"],
+        shard_rows=128,
+    )
+    for key, value in changes.items():
+        setattr(settings, key, value)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny run with an index of its last checkpoint."""
+    copy = tmp_path_factory.mktemp("traced") / "run"
+    shutil.copytree(tiny_run, copy)
+    build_index(index_settings(copy, "headwater"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def traced(run: Path) -> list[dict[str, object]]:
+    settings = TraceSettings(
+        index=str(run / "index/headwater"), queries=str(run / "facts/probes.jsonl"), out=str(run / "traces/t.jsonl")
+    )
+    return run_trace(settings)
+
+
+def test_every_passage_has_one_row(run: Path) -> None:
+    index, passages = open_index(run / "index/headwater"), open_passages(RunDir.at(run))
+    assert index.complete
+    assert index.passage_ids == passages.ids(0, len(passages))
+    assert len(set(index.passage_ids)) == len(passages) > 400
+    injected = [name for name in index.passage_ids if name.startswith("person/")]
+    assert len(injected) == passages.corpora[1].passages
+
+
+def test_rows_are_the_whitened_gradients(run: Path) -> None:
+    """Row by row: gradients made alone, at the same checkpoint, through the stored whitening."""
+    index, passages = open_index(run / "index/headwater"), open_passages(RunDir.at(run))
+    world = parallel.start(threads=1)
+    model = open_model(TracedModelSettings(run=str(run)), world)
+    collector = GradientCollector(model, ProjectionSettings(dims=6), "adafactor", "log_odds")
+    numbers = [0, 127, 128, len(passages) - 1]
+    raw = collect(collector, [Example(passages.tokens(n).astype(np.int64)) for n in numbers], 1)
+    parallel.stop()
+    expected = index.whitening.apply(raw)
+    got = torch.cat([index.rows(n, n + 1) for n in numbers])
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_results_have_the_published_fields(run: Path, traced: list[dict[str, object]]) -> None:
+    written = [json.loads(line) for line in (run / "traces/t.jsonl").read_text().splitlines()]
+    assert written == traced
+    probes = [json.loads(line) for line in (run / "facts/probes.jsonl").read_text().splitlines()]
+    assert [r["example_id"] for r in traced] == [p["example_id"] for p in probes]
+    fields = "example_id query_set inputs_plaintext targets_plaintext proponents proponent_ids proponent_scores".split()
+    for record in traced:
+        assert all(name in record for name in [*fields, "opponents", "opponent_ids", "opponent_scores", "fact_id"])
+        scores = record["proponent_scores"]
+        assert isinstance(scores, list)
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) == 20
+        assert max(scores) <= 1.0 + 1e-5
+
+
+def test_seen_steps_are_the_ledgers(run: Path, traced: list[dict[str, object]]) -> None:
+    ledger = pq.read_table(sorted((run / "ledger").glob("*.parquet"))[0]).to_pylist()
+    passages = open_passages(RunDir.at(run))
+    for record in traced[:3]:
+        names, steps = record["proponent_ids"], record["proponent_seen_steps"]
+        assert isinstance(names, list)
+        assert isinstance(steps, list)
+        for name, seen in zip(names, steps, strict=True):
+            number = passages.number_of(name)
+            assert seen == sorted({row["step"] for row in ledger if row["passage"] == number})
+
+
+def test_one_question_from_python(run: Path) -> None:
+    found = trace(run / "index/headwater", [("The capital is", "Paris")], top_k=3)
+    assert len(found[0]["proponents"]) == 3
+    contrast = trace(run / "index/headwater", [TraceQuery("c", "The capital is", "Paris", against="Rome")], top_k=3)
+    assert contrast[0]["proponent_scores"] != found[0]["proponent_scores"]
+
+
+def test_killed_build_goes_on_to_the_same_bytes(run: Path, tiny_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    other = index_settings(copy, "headwater")
+    build_index(other)
+    directory = copy / "index/headwater"
+    # What a build leaves that was killed after its first shard.
+    manifest = read_json(directory / "index.json")
+    for file in directory.glob("rows-*"):
+        if not file.name.startswith("rows-00000"):
+            file.unlink()
+    before = {path.name: path.read_bytes() for path in (run / "index/headwater").glob("rows-*")}
+    manifest["complete"] = True
+    build_index(other)
+    after = {path.name: path.read_bytes() for path in directory.glob("rows-*")}
+    assert after == before
+
+
+def test_another_checkpoint_is_refused(run: Path) -> None:
+    manifest_path = run / "index/headwater/index.json"
+    manifest = read_json(manifest_path)
+    write_json(manifest_path, {**manifest, "model": {**manifest["model"], "step": 6}})
+    try:
+        with pytest.raises(MismatchError, match="other weights"):
+            trace(run / "index/headwater", [("a", "b")])
+    finally:
+        write_json(manifest_path, manifest)
+
+
+def test_another_setting_in_the_same_place_is_refused(run: Path) -> None:
+    with pytest.raises(MismatchError, match="made from something else"):
+        build_index(index_settings(run, "headwater", loss="cross_entropy"))
+
+
+def test_truncated_shard_is_named(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "index"
+    shutil.copytree(run / "index/headwater", copy)
+    shard = next(copy.glob("rows-00001*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(CorruptError, match="rows-00001"):
+        trace(copy, [("a", "b")])
+
+
+def test_missing_inputs_are_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no checkpoint"):
+        build_index(index_settings(tmp_path, "headwater"))
+    with pytest.raises(MissingError):
+        trace(tmp_path / "none", [("a", "b")])
+    with pytest.raises(MissingError, match="no queries"):
+        run_trace(TraceSettings(index=str(run / "index/headwater")))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [("{", "not a query"), ('{"prompt": "x"}', "not a query"), ('{"prompt": "x", "target": " "}', "not a query")],
+)
+def test_bad_queries_are_named_by_line(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"prompt": "a", "target": "b"}\n' + line + "\n")
+    with pytest.raises(CorruptError, match=f"line 2 is {complaint}"):
+        read_queries(path)
+
+
+def test_published_queries_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"fact_id": "f1", "prompt0": "The capital of X is", "entity1": "Y"}) + "\n")
+    assert read_queries(path) == [TraceQuery("f1", "The capital of X is", "Y")]
+
+
+@pytest.fixture(scope="module")
+def patched(run: Path) -> Iterator[TailPatch]:
+    world = parallel.start(threads=1)
+    yield TailPatch(HeadwaterModel(open_checkpoint(run / "checkpoints/step-00000012"), world), lr=3e-3)
+    parallel.stop()
+
+
+def test_tail_patch_is_one_adamw_step(run: Path, patched: TailPatch) -> None:
+    """Against torch's own AdamW with the checkpoint's moments, on a fresh model."""
+    passages = open_passages(RunDir.at(run))
+    passage = Example(passages.tokens(3).astype(np.int64))
+    prompt = Example(passages.tokens(5).astype(np.int64)[:12], target_start=9)
+    rises = tail_patch(patched, [prompt], {"m": [[3]], "none": [[]]}, {3: passage})
+    assert rises["none"].tolist() == [0.0]
+
+    assert patched.model.world is not None
+    fresh = HeadwaterModel(patched.model.checkpoint, patched.model.world)
+    reference = TailPatch(fresh)  # only for its probabilities; its weights are updated by torch below
+    before = float(reference.probabilities([prompt])[0])
+    named = dict(fresh.gpt.named_parameters())
+    groups = [
+        {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in named.values() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    meta = fresh.checkpoint.meta["optimizer"]
+    optimizer = torch.optim.AdamW(groups, lr=3e-3, betas=(meta["beta1"], meta["beta2"]), eps=meta["eps"])
+    for name, parameter in named.items():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(fresh.checkpoint.meta["updates"])),
+            "exp_avg": fresh.checkpoint.tensor("exp_avg", name),
+            "exp_avg_sq": fresh.checkpoint.tensor("exp_avg_sq", name),
+        }
+    from headwater.attribution.models import pack
+
+    batch, _ = pack([passage])
+    (fresh.gpt.run(batch)[0] / (len(passage.tokens) - 1)).backward()
+    torch.nn.utils.clip_grad_norm_(named.values(), meta["clip"])
+    optimizer.step()
+    expected = float(reference.probabilities([prompt])[0]) - before
+    assert expected != 0
+    assert rises["m"][0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_curvature_from_a_sample(run: Path) -> None:
+    settings = index_settings(run, "sampled", curvature=CurvatureSettings(sample=50))
+    build_index(settings)
+    whole, sampled = open_index(run / "index/headwater"), open_index(run / "index/sampled")
+    assert sampled.whitening.count == 50
+    assert whole.whitening.count == len(whole.passage_ids)
