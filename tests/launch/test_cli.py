@@ -132,7 +132,7 @@ def test_trace_takes_a_prompt_and_its_target_together(calls: list):
     assert "1, 2, 3, 4, ..." in traced.out
     assert "the text" in traced.out
     assert calls == [
-        ("headwater.attribution.trace:run_trace", (FakeSettings(steps=2),), {"prompt": "a b", "target": "c"})
+        ("headwater.attribution.tracing:run_trace", (FakeSettings(steps=2),), {"prompt": "a b", "target": "c"})
     ]
     result = run("trace", "--prompt", "a")
     assert result.status == 2
