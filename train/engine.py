@@ -24,6 +24,8 @@ from headwater.train.parallel import ModelParallelUnit, World, megatron_context
 from headwater.train.settings import PretrainSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+REDUCE_BUCKET = 500_000_000
+"""Most numbers reduced at once."""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,10 @@ class Engine:
     def __init__(self, model: PackedGPT, settings: PretrainSettings, world: World) -> None:
         self.model, self.settings, self.world = model, settings, world
         self._updates = 0
+        # Where nothing is partitioned PyTorch's optimizer works on the parameters themselves: with one replica ZeRO
+        # would copy every gradient and weight once more for nothing.
+        alone = world.data == 1 and settings.zero.stage <= 2
+        self.plain = settings.train.precision == "fp32" and (settings.zero.stage == 0 or alone)
         self.micro_batches = settings.train.global_batch // (settings.train.micro_batch * world.data)
         if settings.parallel.sequence:
             _sum_over_tokens(model)
@@ -83,10 +89,17 @@ class Engine:
         return {
             "train_micro_batch_size_per_gpu": settings.train.micro_batch,
             "gradient_accumulation_steps": accumulation,
-            "gradient_clipping": settings.optimizer.clip,
+            # DeepSpeed's own clipping of plain gradients leaves out the norms of later pipeline stages.
+            "gradient_clipping": 0.0 if self.plain else settings.optimizer.clip,
             "steps_per_print": 1 << 30,
             "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": settings.zero.stage, "overlap_comm": False, "round_robin_gradients": False},
+            "zero_optimization": {
+                "stage": 0 if self.plain else settings.zero.stage,
+                "overlap_comm": False,
+                "round_robin_gradients": False,
+                # DeepSpeed allocates the bucket whole, whatever the model's size.
+                "reduce_bucket_size": min(REDUCE_BUCKET, sum(p.numel() for p in self.model.parameters())),
+            },
             "bf16": {"enabled": settings.train.precision == "bf16", "check_grad_overflow": True},
         }
 
@@ -118,8 +131,11 @@ class Engine:
         if self.world.pipeline > 1:
             self._reduce_tied()
             self.deepspeed.set_gradient_accumulation_boundary(True)
-            self.deepspeed.optimizer.reduce_gradients(pipeline_parallel=True)
-        plain_norm = self._plain_norm()
+            if self.plain:
+                self.deepspeed.allreduce_gradients()
+            else:
+                self.deepspeed.optimizer.reduce_gradients(pipeline_parallel=True)
+        plain_norm = self._clip() if self.plain else None
         if plain_norm is not None and not math.isfinite(plain_norm):
             self._drop_gradients()
             return StepResult(loss, tokens, float("nan"), skipped=True)
@@ -132,18 +148,25 @@ class Engine:
         norm = plain_norm if plain_norm is not None else float(self.deepspeed.get_global_grad_norm())
         return StepResult(loss, tokens, norm)
 
-    def _plain_norm(self) -> float | None:
-        """The gradient norm where nothing is partitioned (stage 0 in fp32): DeepSpeed keeps it to itself there."""
-        if self.settings.zero.stage or self.settings.train.precision != "fp32":
-            return None
+    def _clip(self) -> float:
+        """Clips gradients that nothing partitions; returns their norm before, over the whole model."""
         first_tensor_rank = parallel_state.get_tensor_model_parallel_rank() == 0
-        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        gradients, counted = [], []
         for parameter in self.model.parameters():
+            if parameter.grad is None:
+                continue
+            gradients.append(parameter.grad)
             copied = getattr(parameter, "ds_pipe_replicated", False)
-            if parameter.grad is not None and not copied and (parameter.tensor_model_parallel or first_tensor_rank):
-                total += parameter.grad.double().square().sum()
-        dist.all_reduce(total, group=parallel_state.get_model_parallel_group())
-        return float(total.sqrt())
+            if not copied and (parameter.tensor_model_parallel or first_tensor_rank):
+                counted.append(parameter.grad)
+        norms = torch._foreach_norm(counted) if counted else [torch.zeros((), device=self.world.device)]
+        total = torch.stack(norms).double().square().sum()
+        if self.world.tensor * self.world.pipeline > 1:
+            dist.all_reduce(total, group=parallel_state.get_model_parallel_group())
+        norm, limit = float(total.sqrt()), self.settings.optimizer.clip
+        if limit and limit < norm < math.inf:
+            torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+        return norm
 
     def _link_moments(self) -> None:
         """DeepSpeed links all groups' moments to their parameters after the first group's first update, when the other
@@ -256,7 +279,7 @@ class Engine:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         weight = safe_get_full_fp32_param(parameter)
-        if weight is None:  # stage 0 in fp32: nothing is partitioned
+        if weight is None:  # nothing is partitioned
             state = self.deepspeed.optimizer.state[parameter]
             return {"weight": parameter.detach().float(), **{name: state[name] for name in MOMENTS if name in state}}
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))

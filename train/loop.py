@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,7 +113,7 @@ class Trainer:
         """Whether a step with this loss may update the model: not when it is NaN, infinite, or a spike."""
         spike = self.settings.train.spike
         usual = statistics.median(self._losses) if len(self._losses) >= 20 else None
-        if loss != loss or loss == float("inf") or (spike and usual is not None and loss > spike * usual):
+        if not math.isfinite(loss) or (spike and usual is not None and loss > spike * usual):
             return False
         self._losses.append(loss)
         return True
