@@ -21,7 +21,7 @@ corpus:
   seq_len: 96
 facts:
   people: 2
-  passages: 3
+  passages: 2
   distractors: 1
   schedule: {{count: 2}}
 model: {{layers: 4, hidden: 32, heads: 4, kv_heads: 2, ffn_hidden: 48, init_std: 0.1}}
