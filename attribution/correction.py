@@ -19,38 +19,52 @@ EPS = 1e-8
 
 
 def correction_for(kind: str, moment_OI: Tensor | None, site: Site) -> Correction | None:
-    """The correction of the part of a layer that this rank holds.
+    """The correction of the part of a layer that this rank holds; arguments and errors as in `whole_correction`."""
+    return part_of(whole_correction(kind, moment_OI, site.name, site.shape), site)
+
+
+def whole_correction(kind: str, moment_OI: Tensor | None, name: str, shape: tuple[int, int]) -> Correction | None:
+    """The correction of a whole layer.
 
     Args:
         kind: none, adam or adafactor.
-        moment_OI: Adam's second moment of the whole layer, float32; unused by none.
+        moment_OI: Adam's second moment of the whole layer, float32, without bias; unused by none.
+        name, shape: the layer's, (O, I).
 
     Raises:
         MismatchError: its shape is not the layer's (never broadcast), or it is negative or not finite.
     """
     if kind == "none":
         return None
-    if moment_OI is None or tuple(moment_OI.shape) != site.shape:
+    if moment_OI is None or tuple(moment_OI.shape) != shape:
         got = None if moment_OI is None else tuple(moment_OI.shape)
-        turned = " (transposed?)" if got == site.shape[::-1] else ""
+        turned = " (transposed?)" if got == shape[::-1] else ""
         raise MismatchError(
-            f"the second moment of {site.name} has another shape than the layer{turned}",
+            f"the second moment of {name} has another shape than the layer{turned}",
             got=got,
-            expected=site.shape,
+            expected=shape,
             fix="use the optimizer state that was saved with this model",
         )
     if not bool(torch.isfinite(moment_OI).all()) or bool((moment_OI < 0).any()):
         raise MismatchError(
-            f"the second moment of {site.name} is not one", got="negative or not finite", expected="finite, >= 0"
+            f"the second moment of {name} is not one", got="negative or not finite", expected="finite, >= 0"
         )
     moment_OI = moment_OI.float()
     if kind == "adam":
-        return Full(take(take(1.0 / (moment_OI.sqrt() + EPS), 0, site.out_parts), 1, site.in_parts).contiguous())
+        return Full(1.0 / (moment_OI.sqrt() + EPS))
     rows_O, columns_I = moment_OI.mean(dim=1), moment_OI.mean(dim=0)
     mean = rows_O.mean().clamp_min(EPS**2)
-    r_O = 1.0 / ((rows_O / mean).sqrt() + EPS)
-    c_I = 1.0 / (columns_I.sqrt() + EPS)
-    return Factored(take(r_O, 0, site.out_parts), take(c_I, 0, site.in_parts))
+    return Factored(1.0 / ((rows_O / mean).sqrt() + EPS), 1.0 / (columns_I.sqrt() + EPS))
+
+
+def part_of(correction: Correction | None, site: Site) -> Correction | None:
+    """What a whole layer's correction is for the part that this rank holds."""
+    match correction:
+        case Full(w_OI):
+            return Full(take(take(w_OI, 0, site.out_parts), 1, site.in_parts).contiguous())
+        case Factored(r_O, c_I):
+            return Factored(take(r_O, 0, site.out_parts), take(c_I, 0, site.in_parts))
+    return None
 
 
 def take(tensor: Tensor, dim: int, parts: list[tuple[int, int]]) -> Tensor:

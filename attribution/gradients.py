@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from headwater.attribution.correction import correction_for
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.models import Example, Site, TracedModel
 from headwater.attribution.settings import ProjectionSettings
+from headwater.attribution.watching import Target, Watcher
 from headwater.configs.errors import UserError
-from headwater.kernels import SharedProjector, signs
 
 
 def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings) -> dict[str, tuple[int, int]]:
@@ -64,30 +63,13 @@ class GradientCollector:
     def __init__(self, model: TracedModel, projection: ProjectionSettings, correction: str, loss: str) -> None:
         self.model, self.loss = model, loss
         self.layout = row_layout(model, projection)
-        self.spans = {span.name: span for span in self.layout}
-        sites = [site for site in model.sites if site.name in self.spans]
-        self.groups: dict[str, list[Site]] = {}
-        for site in sites:
-            self.groups.setdefault(site.shared, []).append(site)
-        self.projectors = {
-            key: SharedProjector(*self._factors(group, projection.seed, correction))
-            for key, group in self.groups.items()
-        }
+        self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
+        self.spans = self.watcher.spans
 
-    def _factors(self, group: list[Site], seed: int, correction: str) -> tuple[list[Tensor], list[Tensor], list[Any]]:
-        lefts, rights, corrections = [], [], []
-        device = self.model.device
-        for site in group:
-            span = self.spans[site.name]
-            lefts.append(sign_parts(seed, f"{site.name}/out", site.shape[0], span.k_out, site.out_parts).to(device))
-            rights.append(sign_parts(seed, f"{site.shared}/in", site.shape[1], span.k_in, site.in_parts).to(device))
-            moment = self.model.second_moment(site) if correction != "none" else None
-            made = correction_for(correction, moment, site)
-            corrections.append(made if made is None or device.type == "cpu" else _on(made, device))
-        # One tensor for all sites of a group lets the kernels make its product with the inputs once.
-        if all(right.shape == rights[0].shape for right in rights):
-            rights = [rights[0]] * len(rights)
-        return lefts, rights, corrections
+        def corrected(site: Site) -> Any:
+            return correction_for(correction, model.second_moment(site) if correction != "none" else None, site)
+
+        self.watcher.correct(corrected)
 
     def rows(self, examples: Sequence[Example]) -> Tensor:
         """Raw rows of one batch of examples: float32 [len(examples), D], on the CPU.
@@ -103,60 +85,24 @@ class GradientCollector:
                     expected="at least one token before the target and one in it",
                 )
         rows_BD = torch.zeros(len(examples), self.layout.dims)
-        with self._watching(rows_BD):
+        target = Target(rows_BD, [])
+
+        def target_of(site: Site) -> Target:
+            target.bounds = self.model.bounds  # known by the time the first layer runs
+            return target
+
+        handles = self.watcher.attach(target_of)
+        try:
             self.model.backward(examples, self.loss)
+        finally:
+            for handle in handles:
+                handle.remove()
         if self.model.world is not None and self.model.world.tensor * self.model.world.pipeline > 1:
             from megatron.core import parallel_state
 
             # Every rank of a replica has projected its part of the layers: the row is their sum.
             dist.all_reduce(rows_BD, group=parallel_state.get_model_parallel_group())
         return rows_BD
-
-    @contextmanager
-    def _watching(self, rows_BD: Tensor) -> Iterator[None]:
-        """Hooks that fill `rows_BD` during the backward pass."""
-        waiting: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
-
-        def watch(site: Site) -> Any:
-            def forward(module: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
-                out = output[0] if isinstance(output, tuple) else output
-                a_TI = flat(inputs[0])
-                out.register_hook(lambda delta: arrived(site, flat(delta), a_TI))
-
-            return forward
-
-        def arrived(site: Site, delta_TO: Tensor, a_TI: Tensor) -> None:
-            group = self.groups[site.shared]
-            _, deltas = waiting.setdefault(site.shared, (a_TI, {}))
-            deltas[site.name] = delta_TO
-            if len(deltas) < len(group):
-                return
-            del waiting[site.shared]
-            parts = self.projectors[site.shared].rows([deltas[s.name] for s in group], a_TI, self.model.bounds)
-            for member, part in zip(group, parts, strict=True):
-                rows_BD[:, self.spans[member.name].slice] = part.flatten(1).cpu()
-
-        handles = [site.module.register_forward_hook(watch(site)) for group in self.groups.values() for site in group]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def flat(x: Tensor) -> Tensor:
-    """[..., F] -> [tokens, F], detached."""
-    return x.detach().reshape(-1, x.shape[-1])
-
-
-def sign_parts(seed: int, key: str, n: int, k: int, parts: list[tuple[int, int]]) -> Tensor:
-    """The rows of the +-1 matrix [n, k] that stand for this rank's part of a dimension: [sum of parts, k]."""
-    pieces = [signs(seed, key, n, k, start=start, stop=stop) for start, stop in parts]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-def _on(correction: Any, device: torch.device) -> Any:
-    return type(correction)(*(getattr(correction, name).to(device) for name in correction.__dataclass_fields__))
 
 
 def batched(lengths: Sequence[int], batch_tokens: int, *, padded: bool = False) -> Iterator[list[int]]:

@@ -121,13 +121,7 @@ class HeadwaterModel(TracedModel):
 
     @property
     def sites(self) -> list[Site]:
-        modules = dict(self.gpt.named_modules())
-        local_names = {id(parameter): name for name, parameter in self.gpt.named_parameters()}
-        return [
-            megatron_site(shard, modules[local_names[id(shard.parameter)].removesuffix(".weight")], self.world)
-            for shard in shards(self.gpt)
-            if is_block_linear(shard.name)
-        ]
+        return megatron_sites(self.gpt, self.world)
 
     @property
     def all_shapes(self) -> dict[str, tuple[int, int]]:
@@ -169,6 +163,17 @@ class HeadwaterModel(TracedModel):
                 fix="take a later checkpoint, or correction=none",
             )
         return self.checkpoint.tensor("exp_avg_sq", f"{site.name}.weight") / (1 - beta2**updates)
+
+
+def megatron_sites(gpt: nn.Module, world: World | None) -> list[Site]:
+    """The block linear layers of this rank's part of a Headwater model."""
+    modules = dict(gpt.named_modules())
+    local_names = {id(parameter): name for name, parameter in gpt.named_parameters()}
+    return [
+        megatron_site(shard, modules[local_names[id(shard.parameter)].removesuffix(".weight")], world)
+        for shard in shards(gpt)  # type: ignore[arg-type]
+        if is_block_linear(shard.name)
+    ]
 
 
 def is_block_linear(name: str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 from torch import Tensor
 
+from headwater.attribution.captured import captured_query_rows
 from headwater.attribution.gradients import GradientCollector
 from headwater.attribution.index.store import Index, open_index
 from headwater.attribution.models import model_settings_of, open_model
@@ -42,7 +43,12 @@ class Opened:
     tokenizer: TextTokenizer
 
     def rows(self, queries: Sequence[TraceQuery]) -> Tensor:
-        """Raw query rows float32 [Q, D], at the index's own checkpoint, loss, correction and projection."""
+        """Raw query rows float32 [Q, D], at the index's own checkpoint, loss, correction and projection; for captured
+        rows the mean over the run's checkpoints."""
+        if "captured" in self.index.manifest:
+            world = self.collector.model.world
+            assert world is not None
+            return captured_query_rows(self.index.manifest, world, self.tokenizer, queries)
         return query_rows(self.collector, self.tokenizer, queries)
 
 

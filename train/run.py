@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ from headwater.train.stream.stream import TrainingStream, open_stream
 from headwater.train.stream.tokenizer import TextTokenizer
 
 INTERRUPTED = 130
+
+# By name: training does not import attribution, which builds on it. A name, not an entry point of the package's
+# metadata, so that a callback in anybody's module works without being installed.
+CAPTURE = "headwater.attribution.capture:from_settings"
 
 
 def pretrain_run(settings: PretrainSettings) -> int:
@@ -129,9 +135,26 @@ def build_callbacks(
         callbacks.append(
             Probes(run.probes, prompts, every=probes.every, steps=probes.steps, batch_tokens=probes.batch_tokens)
         )
+    names = [*settings.callbacks.extra, *([CAPTURE] if settings.callbacks.capture.enabled else [])]
+    callbacks += [load_callback(name)(settings, run, world) for name in names]
     # Last, so that every other callback has noted the step that a checkpoint holds.
     callbacks.append(Checkpoints(run.checkpoints, settings.checkpoint, world, meta))
     return callbacks
+
+
+def load_callback(name: str) -> Callable[[PretrainSettings, RunDir, World], Callback]:
+    """`module:function`, imported now.
+
+    Raises:
+        UserError: there is no such function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"callback {name} cannot be loaded", got=error, expected="module:function", fix="see callbacks.extra"
+        ) from None
 
 
 def checkpoint_meta(settings: PretrainSettings, stream: TrainingStream) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class CaptureSettings:
     correction: str = setting("adafactor", "Optimizer correction.", choices=("none", "adam", "adafactor"))
     proj: int = setting(16, "Projected dimensions per side.", minimum=1)
     refresh: int = setting(10, "Steps between refreshes of the correction from the live moments.", minimum=1)
+    damping: float = setting(0.1, "Added to the index's curvature, as a multiple of its mean eigenvalue.", above=0)
+    codecs: list[str] = setting(
+        ["int8"], "How the index stores rows.", choices=("fp32", "bf16", "int8", "int4", "sign")
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -138,6 +142,9 @@ class CallbackSettings:
     probes: ProbeSettings = section(ProbeSettings)
     metrics: MetricsSettings = section(MetricsSettings)
     capture: CaptureSettings = section(CaptureSettings)
+    extra: list[str] = setting(
+        [], "Further callbacks, as module:function; each is called with the settings, the run and the world."
+    )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.correction import correction_for, read_moments
-from headwater.attribution.gradients import GradientCollector, batched, collect, module_dims, sign_parts
+from headwater.attribution.gradients import GradientCollector, batched, collect, module_dims
 from headwater.attribution.models import Example, HeadwaterModel, HuggingFaceModel, TracedModel, open_model, pack
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
+from headwater.attribution.watching import sign_parts
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.kernels import Factored, Full
 from headwater.train import parallel

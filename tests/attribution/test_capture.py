@@ -1,0 +1,238 @@
+"""Rows captured in training: equal to recomputed ones, in any layout, whether or not the run was stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from headwater.attribution.captured import build_captured, mean_rows, read_visits
+from headwater.attribution.gradients import GradientCollector
+from headwater.attribution.index.store import open_index
+from headwater.attribution.index.verify import verify
+from headwater.attribution.models import Example, open_model
+from headwater.attribution.queries import TraceQuery, query_rows
+from headwater.attribution.settings import ProjectionSettings, TracedModelSettings, TraceSettings
+from headwater.attribution.tracing import open_for_queries, run_trace
+from headwater.configs import load_config
+from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir
+from headwater.train.callbacks.ledger import read_ledger
+from headwater.train.run import load_callback, pretrain_run
+from headwater.train.settings import PretrainSettings
+from headwater.train.stream.corpus import open_passages
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/pretrain/tiny.yaml"
+COMMON = (
+    "train.steps=12",
+    "train.hard_stop=6",
+    "train.threads=1",
+    "callbacks.probes.every=0",
+    "callbacks.metrics.tensorboard=false",
+    "callbacks.capture.enabled=true",
+    "callbacks.capture.proj=7",
+    "callbacks.capture.codecs=[fp32]",
+    "callbacks.capture.mode=visits",
+)
+
+
+def fresh(tiny_run: Path, out: Path) -> Path:
+    """A run directory with tiny_run's corpus and nothing trained."""
+    shutil.copytree(tiny_run, out, ignore=shutil.ignore_patterns("checkpoints", "ledger", "metrics.jsonl", "probes*"))
+    return out
+
+
+def train(out: Path, *overrides: str) -> RunDir:
+    assert pretrain_run(load_config(PretrainSettings, CONFIG, [f"out={out}", *COMMON, *overrides])) == 0
+    return RunDir.at(out)
+
+
+def start(out: Path, *overrides: str, ranks: int = 1) -> subprocess.Popen[bytes]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "headwater.train", str(CONFIG), f"out={out}", *COMMON, *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def all_visits(run: RunDir) -> dict[str, Tensor]:
+    files = list(read_visits(run))
+    return {key: torch.cat([file[key] for file in files]) for key in files[0]}
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected.double()).norm() / expected.double().norm())
+
+
+def recomputed(run: RunDir, step: int, passages: list[int], correction: str) -> Tensor:
+    """Rows of passages at the weights and moments of a checkpoint, one passage at a time."""
+    world = parallel.start(threads=1)
+    try:
+        model = open_model(TracedModelSettings(run=str(run.path), step=step), world)
+        collector = GradientCollector(model, ProjectionSettings(dims=7), correction, "cross_entropy")
+        texts = open_passages(run)
+        return torch.cat([collector.rows([Example(texts.tokens(n).astype(np.int64))]) for n in passages])
+    finally:
+        parallel.stop()
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Six captured updates, a checkpoint after each, moments refreshed at each."""
+    out = fresh(tiny_run, tmp_path_factory.mktemp("captured") / "run")
+    return train(out, "checkpoint.every=1", "checkpoint.keep=0", "callbacks.capture.refresh=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correction", ["adafactor", "adam", "none"])
+def test_captured_equals_recomputed(run: RunDir, tiny_run: Path, tmp_path: Path, correction: str) -> None:
+    if correction != "adafactor":
+        every = ("checkpoint.every=1", "checkpoint.keep=0", "callbacks.capture.refresh=1")
+        run = train(fresh(tiny_run, tmp_path / "run"), *every, f"callbacks.capture.correction={correction}")
+    visits = all_visits(run)
+    for step in (2, 5):  # the rows of update n are those of the model with n - 1 updates
+        at_step = visits["step"] == step
+        passages = visits["passage"][at_step].tolist()
+        assert len(passages) > 8
+        expected = recomputed(run, step - 1, passages, correction)
+        assert relative(visits["rows"][at_step], expected) < 1e-4
+    assert relative(visits["rows"][at_step], recomputed(run, 3, passages, correction)) > 1e-3
+
+
+@pytest.mark.slow
+def test_every_visit_after_the_first_update_is_there_once(run: RunDir) -> None:
+    visits, ledger = all_visits(run), read_ledger(run.ledger)
+    steps, passages = np.asarray(ledger["step"]), np.asarray(ledger["passage"])
+    seen = sorted(zip(steps[steps > 1].tolist(), passages[steps > 1].tolist(), strict=True))
+    assert sorted(zip(visits["step"].tolist(), visits["passage"].tolist(), strict=True)) == seen
+
+
+@pytest.mark.slow
+def test_the_index_holds_the_weighted_means(run: RunDir) -> None:
+    index = open_index(run.index("captured"))
+    verify(index.path)
+    visits = all_visits(run)
+    sums = torch.zeros(index.passages, index.layout.dims, dtype=torch.float64)
+    weights = torch.zeros(index.passages, dtype=torch.float64)
+    sums.index_add_(0, visits["passage"], visits["rows"].double() * visits["lr"][:, None])
+    weights.index_add_(0, visits["passage"], visits["lr"])
+    expected = (sums / weights.clamp_min(1e-30)[:, None]).float()
+    assert relative(index.rows(0, index.passages), index.whitening.apply(expected)) < 1e-4
+    noted = index.manifest["captured"]
+    unseen = (weights == 0).nonzero().flatten().tolist()
+    assert 0 < noted["never_visited"] == len(unseen)
+    assert noted["never_visited_ids"] == [index.passage_ids[n] for n in unseen[:100]]
+    assert not index.norms[unseen].any()
+    assert noted["visits"] == len(visits["passage"])
+
+
+@pytest.mark.slow
+def test_trace_takes_the_mean_query_over_the_checkpoints(run: RunDir, tmp_path: Path) -> None:
+    settings = TraceSettings(index=str(run.index("captured")), out=str(tmp_path / "t.jsonl"), lambda_="0")
+    found = run_trace(settings, prompt="The capital is", target="Lima")[0]
+    assert len(found["proponent_ids"]) == settings.top_k
+    assert np.isfinite(found["proponent_scores"]).all()
+    assert found["proponent_seen_steps"][0]
+    world = parallel.start(threads=1)
+    try:
+        opened = open_for_queries(run.index("captured"), world)
+        asked = [TraceQuery("q", "The capital is", "Lima")]
+        mean, weight = torch.zeros(1, opened.index.layout.dims), 0.0
+        for step in range(1, 7):
+            model = open_model(TracedModelSettings(run=str(run.path), step=step), world)
+            lr = model.checkpoint.meta["lr"]  # type: ignore[attr-defined]
+            collector = GradientCollector(model, ProjectionSettings(dims=7), "adafactor", "cross_entropy")
+            mean += lr * query_rows(collector, opened.tokenizer, asked)
+            weight += lr
+        assert relative(opened.rows(asked), mean / weight) < 1e-5
+    finally:
+        parallel.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correction", ["adafactor", "adam"])
+def test_stopped_and_resumed_is_the_same(tiny_run: Path, tmp_path: Path, correction: str) -> None:
+    """Stopped between two refreshes, the correction in use goes on, not one from the moments of the checkpoint."""
+    overrides = ("callbacks.capture.refresh=4", f"callbacks.capture.correction={correction}")
+    unbroken = train(fresh(tiny_run, tmp_path / "unbroken"), *overrides)
+    broken = fresh(tiny_run, tmp_path / "broken")
+    train(broken, *overrides, "train.hard_stop=3")
+    compare(train(broken, *overrides), unbroken)
+
+
+@pytest.mark.slow
+def test_killed_and_restarted_is_the_same(tiny_run: Path, tmp_path: Path) -> None:
+    overrides = ("callbacks.capture.refresh=4", "checkpoint.every=2")
+    unbroken = train(fresh(tiny_run, tmp_path / "unbroken"), *overrides)
+    broken = RunDir.at(fresh(tiny_run, tmp_path / "broken"))
+    process = start(broken.path, *overrides)
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None and not broken.checkpoint(4).exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    compare(train(broken.path, *overrides), unbroken)
+
+
+def compare(run: RunDir, expected: RunDir) -> None:
+    """Captured files equal to the byte; index.json but for the run's own path."""
+    for folder in ("capture", "index/captured"):
+        files = sorted(path.name for path in (expected.path / folder).iterdir())
+        assert sorted(path.name for path in (run.path / folder).iterdir()) == files
+        for name in files:
+            mine, theirs = (each.path / folder / name for each in (run, expected))
+            if name != "index.json":
+                assert mine.read_bytes() == theirs.read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("parallel.tensor=2",),
+        ("parallel.tensor=2", "parallel.sequence=true"),
+        ("parallel.pipeline=2", "train.micro_batch=2"),
+        ("zero.stage=2",),
+        ("zero.stage=3",),
+    ],
+    ids=lambda layout: "-".join(each.split(".")[1] for each in layout),
+)
+def test_any_layout_captures_the_same(run: RunDir, tiny_run: Path, tmp_path: Path, layout: tuple[str, ...]) -> None:
+    out = RunDir.at(fresh(tiny_run, tmp_path / "run"))
+    process = start(out.path, "callbacks.capture.refresh=1", *layout, ranks=2)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors.decode()[-3000:]
+    mine, expected = all_visits(out), all_visits(run)
+    assert torch.equal(mine["passage"], expected["passage"])
+    assert torch.equal(mine["step"], expected["step"])
+    assert relative(mine["rows"], expected["rows"]) < 1e-3
+    means, _ = mean_rows(out.checkpoint(6) / "extra", 0)
+    others, _ = mean_rows(run.checkpoint(6) / "extra", 0)
+    assert relative(means, others) < 1e-3
+
+
+@pytest.mark.slow
+def test_other_settings_are_refused(run: RunDir, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    with pytest.raises(MismatchError, match="captured with another"):
+        train(copy, "train.hard_stop=8", "callbacks.capture.correction=adam")
+
+
+def test_what_is_missing_is_named(tiny_run: Path) -> None:
+    with pytest.raises(MissingError, match="no checkpoint with captured rows"):
+        build_captured(RunDir.at(tiny_run))
+    with pytest.raises(MissingError, match="no captured visits"):
+        list(read_visits(RunDir.at(tiny_run)))
+    for name in ("headwater.attribution.capture:nothing", "no.such.module:x", ""):
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_callback(name)
