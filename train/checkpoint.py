@@ -16,7 +16,6 @@ import json
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,11 +203,23 @@ class CheckpointWriter:
         self.directory, self.world, self.asynchronous = directory, world, asynchronous
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._abandoned = threading.Event()
 
     def save(
-        self, engine: Engine, step: int, meta: dict[str, Any], extra: Callable[[Path], None] | None = None
+        self,
+        engine: Engine,
+        step: int,
+        meta: dict[str, Any],
+        extra: Callable[[Path], None] | None = None,
+        done: Callable[[], None] | None = None,
     ) -> None:
-        """Writes `step-NNNNNNNN/`. `meta` goes into checkpoint.json; `extra` may write files into a directory."""
+        """Writes `step-NNNNNNNN/`.
+
+        Args:
+            meta: goes into checkpoint.json.
+            extra: may write files into the directory that it is given.
+            done: called on rank 0 when the checkpoint is in its place.
+        """
         self.wait()
         final = self.directory / f"step-{step:08d}"
         part = final.with_name(final.name + ".part")
@@ -221,10 +232,13 @@ class CheckpointWriter:
             extra(part / "extra")
         meta = {"format": FORMAT, "step": step, **meta}
         if self.asynchronous:
-            self._thread = threading.Thread(target=self._guarded, args=(part, final, tensors, meta), daemon=False)
+            self._thread = threading.Thread(target=self._guarded, args=(part, final, tensors, meta, done))
             self._thread.start()
         else:
-            self._write(part, final, tensors, meta)
+            self._write(part, tensors)
+            dist.barrier()  # a rank that is gone ends the waiting with an error
+            if self.world.is_main:
+                self._finish(part, final, meta, done)
             dist.barrier()
 
     def wait(self) -> None:
@@ -237,9 +251,25 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
-    def _guarded(self, *job: Any) -> None:
+    def abandon(self) -> None:
+        """Ends a background write without agreeing with the other ranks, which may be gone: training has broken off."""
+        self._abandoned.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _guarded(
+        self,
+        part: Path,
+        final: Path,
+        tensors: list[tuple[str, str, Tensor]],
+        meta: dict[str, Any],
+        done: Callable[[], None] | None,
+    ) -> None:
         try:
-            self._write(*job)
+            self._write(part, tensors)
+            if self.world.is_main:
+                self._finish(part, final, meta, done)
         except BaseException as error:  # handed over to `wait`
             self._error = error
 
@@ -263,7 +293,7 @@ class CheckpointWriter:
                     collected.append((kind, shard.name, shard.join(parts).to("cpu", torch.float32, copy=True)))
         return collected
 
-    def _write(self, part: Path, final: Path, tensors: list[tuple[str, str, Tensor]], meta: dict[str, Any]) -> None:
+    def _write(self, part: Path, tensors: list[tuple[str, str, Tensor]]) -> None:
         place = f"p{parallel_state.get_pipeline_model_parallel_rank()}-d{self.world.data_rank}"
         entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         hashes = {}
@@ -278,15 +308,14 @@ class CheckpointWriter:
                     if kind == "weight":
                         entries[kind][name]["xxh3"] = fingerprint(tensor.numpy().tobytes())
         write_json(part / f"rank-{self.world.rank:05d}.json", {"files": hashes, "tensors": entries})
-        if self.world.is_main:
-            self._finish(part, final, meta)
 
-    def _finish(self, part: Path, final: Path, meta: dict[str, Any]) -> None:
+    def _finish(self, part: Path, final: Path, meta: dict[str, Any], done: Callable[[], None] | None) -> None:
         merged: dict[str, Any] = {"files": {}, "tensors": {kind: {} for kind in KINDS}}
         for rank in range(self.world.size):
             path = part / f"rank-{rank:05d}.json"
             while not path.exists():
-                time.sleep(0.01)
+                if self._abandoned.wait(0.01):
+                    raise RuntimeError(f"rank {rank} has not written its part of {part}")
             note = json.loads(path.read_text())
             merged["files"].update(note["files"])
             for kind in KINDS:
@@ -301,6 +330,23 @@ class CheckpointWriter:
         sync(part)
         remove(final)
         os.replace(part, final)
+        if done is not None:
+            done()
+
+
+def save_weights(directory: Path, named: Iterable[tuple[str, Tensor]], meta: dict[str, Any]) -> None:
+    """Makes a directory into a checkpoint without moments, from whole fp32 tensors under canonical names."""
+    entries, hashes = {}, {}
+    for number, chunk in enumerate(_chunks(named)):
+        file = f"weight-{number}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in chunk}, directory / file)
+        hashes[file] = fingerprint_file(directory / file)
+        for name, tensor in chunk:
+            digest = fingerprint(tensor.contiguous().numpy().tobytes())
+            entries[name] = {"file": file, "shape": list(tensor.shape), "xxh3": digest}
+    whole = fingerprint({name: entries[name]["xxh3"] for name in entries})
+    rest = {"fingerprint": whole, "files": hashes, "tensors": {"weight": entries}}
+    write_json(directory / "checkpoint.json", {"format": FORMAT, **meta, **rest})
 
 
 def prune(directory: Path, keep: int, fixed: Iterable[int]) -> None:
@@ -312,7 +358,7 @@ def prune(directory: Path, keep: int, fixed: Iterable[int]) -> None:
         remove(directory / f"step-{step:08d}")
 
 
-def _chunks(tensors: list[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+def _chunks(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
     chunk: list[tuple[str, Tensor]] = []
     size = 0
     for name, tensor in tensors:

@@ -30,6 +30,10 @@ from headwater.train.settings import ModelSettings, TrainSettings
 
 EMBEDDING = "embedding.word_embeddings.weight"
 HEAD = "output_layer.weight"
+_FUSED_NORMS = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
 
 
 def use_transformer_engine() -> bool:
@@ -256,15 +260,21 @@ def shards(gpt: PackedGPT) -> Iterator[Shard]:
     for name, parameter in gpt.named_parameters():
         if gpt.tied and name == HEAD:
             continue
-        canonical = name
-        if name.startswith("decoder.layers."):
-            _, _, number, rest = name.split(".", 3)
-            canonical = f"decoder.layers.{int(number) + offset}.{rest}"
+        canonical = canonical_name(name, offset)
         dim = _sharded_dim(canonical)
         shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 empties the tensor itself
         if dim is not None:
             shape[dim] *= size
         yield Shard(canonical, parameter, tuple(shape), dim, "linear_fc1.weight" in canonical)
+
+
+def canonical_name(name: str, offset: int) -> str:
+    """The name in the whole model of a parameter of a stage that begins with layer `offset`; Transformer Engine keeps
+    norms in the linear layers that follow them."""
+    if not name.startswith("decoder.layers."):
+        return name
+    _, _, number, rest = name.split(".", 3)
+    return f"decoder.layers.{int(number) + offset}.{_FUSED_NORMS.get(rest, rest)}"
 
 
 def _sharded_dim(name: str) -> int | None:

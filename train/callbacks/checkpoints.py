@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +65,12 @@ class Checkpoints(Callback):
                 (directory / "state.json").write_text(json.dumps({"trainer": trainer.state_dict(), **states}))
 
         meta = {**self.meta, "updates": trainer.engine.updates, "lr": trainer.lr(step)}
-        self.writer.save(trainer.engine, step, meta, extra)
+        retain = partial(prune, self.directory, self.settings.keep, self._fixed)
+        self.writer.save(trainer.engine, step, meta, extra, retain)
         self._saved = step
-        if trainer.world.is_main and not self.settings.asynchronous:
-            prune(self.directory, self.settings.keep, self._fixed)
 
     def close(self) -> None:
-        self.writer.wait()
+        self.writer.abandon()
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
