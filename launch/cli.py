@@ -316,6 +316,8 @@ def bench() -> None:
 
 _BENCHMARKS = {
     "kernels": "Projection kernels against their floors.",
+    "collect": "Collecting gradient rows against the model's own forward and backward pass.",
+    "capture": "A training step with gradient rows captured against one without.",
     "search": "The scan of an index against a sequential read and faiss; memory against the size of the corpus.",
 }
 
