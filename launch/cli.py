@@ -24,7 +24,8 @@ from headwater.configs.errors import UserError
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
-ORDER = ["demo", "corpus", "pretrain", "index", "trace", "evaluate", "report", "plan", "launch", "bench"]
+ORDER = ["demo", "corpus", "pretrain", "index", "trace", "evaluate", "report", "ablate"]
+ORDER += ["plan", "launch", "export", "import", "bench"]
 
 
 class Front(TyperGroup):
@@ -66,6 +67,7 @@ app = typer.Typer(cls=Front, context_settings=_HELP, rich_markup_mode="rich", **
 corpus_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
 index_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
 bench_app = typer.Typer(**_OPTIONS)  # type: ignore[arg-type]
+ablate_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
 
 Arguments = Annotated[
     list[str] | None,
@@ -254,6 +256,25 @@ def report(arguments: Arguments = None, keys: Keys = False) -> None:
     typer.echo(_load("headwater.attribution.report.build:build_report")(settings))
 
 
+@ablate_app.callback()
+def ablate() -> None:
+    """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""
+
+
+@ablate_app.command("run")
+def ablate_run(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Run the cells that are not finished, and write the report (`run` may be left out)."""
+    settings = _settings("headwater.launch.ablate:AblateSettings", arguments, keys)
+    raise typer.Exit(1 if _load("headwater.launch.ablate:run_ablation")(settings) else OK)
+
+
+@ablate_app.command("report")
+def ablate_report(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Write the table and the plots of what is finished."""
+    settings = _settings("headwater.launch.ablate:AblateSettings", arguments, keys)
+    _load("headwater.launch.ablate_report:write_report")(settings)
+
+
 @app.command()
 def plan(
     arguments: Arguments = None,
@@ -309,6 +330,28 @@ def launch(
     raise typer.Exit(launch_job(job, submit=submit))
 
 
+@app.command("export")
+def export_(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new directory for the Hugging Face model.")],
+    step: Annotated[int | None, typer.Option(min=0, help="A checkpoint of the run; the newest if not given.")] = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: fp32 or bf16.")] = "fp32",
+) -> None:
+    """Write a checkpoint as a Llama model of Hugging Face, tokenizer included."""
+    checkpoint = _load("headwater.train.huggingface:export_llama")(source, out, step=step, dtype=dtype)
+    typer.echo(f"{out}: {checkpoint.path} as LlamaForCausalLM")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="A directory with a Llama model of Hugging Face.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new directory for the checkpoint.")],
+) -> None:
+    """Make a Llama model of Hugging Face into a checkpoint that training can start from."""
+    _load("headwater.train.huggingface:import_llama")(source, out)
+    typer.echo(f"{out}: start from it with `base: {out / 'model.yaml'}` in a configuration (model.init_from)")
+
+
 @bench_app.callback()
 def bench() -> None:
     """Measure speed and size; each prints ratios taken in one run."""
@@ -316,6 +359,7 @@ def bench() -> None:
 
 _BENCHMARKS = {
     "kernels": "Projection kernels against their floors.",
+    "train": "Tokens per second of the trainer against a bare loop and Hugging Face's Llama; where a step's time goes.",
     "collect": "Collecting gradient rows against the model's own forward and backward pass.",
     "capture": "A training step with gradient rows captured against one without.",
     "search": "The scan of an index against a sequential read and faiss; memory against the size of the corpus.",
@@ -338,6 +382,7 @@ for _name, _help in _BENCHMARKS.items():
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(index_app, name="index")
 app.add_typer(bench_app, name="bench")
+app.add_typer(ablate_app, name="ablate")
 
 
 def main() -> None:
