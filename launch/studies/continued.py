@@ -49,6 +49,7 @@ class StudyProbes(Probes):
         super().start(trainer, step)
         self._began = time.perf_counter()
         if step == self.first:
+            self._tables = []  # an attempt that never saved may have left this step's values
             self._note(trainer, step)
 
     def _note(self, trainer: Trainer, step: int) -> None:
