@@ -1,8 +1,10 @@
 """Tail-patch: from the checkpoint, one training step on one passage; the rise of the target's probability.
 
-For each query the rise is meaned over its top passages (TrackStar, arXiv 2410.17413). The step is Adam's own, with the
-checkpoint's moments and the learning rate that the run ended with. It measures what a passage does to this model now:
-on an overlearnt model it rewards the local step, so it is reported beside the other metrics, never alone.
+For each query the rise is meaned over its top passages (TrackStar, arXiv 2410.17413). The step is the passage's own
+gradient, clipped as in training and divided by the root of Adam's second moment, at the learning rate that the run
+ended with. Like the paper's Adafactor it has no first moment and no weight decay: those would move the model the same
+way whatever the passage. It measures what a passage does to this model now: on an overlearnt model it rewards the local
+step, so it is reported beside the other metrics, never alone.
 """
 
 from __future__ import annotations
@@ -44,13 +46,7 @@ class TailPatch:
             parameter.data = self.weights[part].view_as(parameter)
             parameter.grad = self.gradients[part].view_as(parameter)
             offset += parameter.numel()
-        tensors = {
-            kind: [model.checkpoint.tensor(kind, name) for name, _ in named] for kind in ("exp_avg", "exp_avg_sq")
-        }
-        self.first = torch.cat([t.reshape(-1) for t in tensors["exp_avg"]])
-        self.second = torch.cat([t.reshape(-1) for t in tensors["exp_avg_sq"]])
-        decays = [self.optimizer["weight_decay"] if p.dim() > 1 else 0.0 for p in self.parameters]
-        self.decay = torch.cat([torch.full((p.numel(),), d) for p, d in zip(self.parameters, decays, strict=True)])
+        self.second = torch.cat([model.checkpoint.tensor("exp_avg_sq", name).reshape(-1) for name, _ in named])
 
     def probabilities(self, prompts: Sequence[Example]) -> Tensor:
         """Probability of each prompt's whole target: float32 [n]."""
@@ -62,7 +58,7 @@ class TailPatch:
         return torch.zeros(len(prompts)).index_add_(0, owner, logprob_K).exp()
 
     def update(self, passage: Example) -> None:
-        """One AdamW step on the passage's mean token loss, from the checkpoint."""
+        """One step on the passage's mean token loss, from the checkpoint."""
         self.weights.copy_(self.start)
         self.gradients.zero_()
         batch, _ = pack([passage])
@@ -70,11 +66,10 @@ class TailPatch:
         clip = self.optimizer["clip"]
         if clip:
             self.gradients.mul_(min(1.0, clip / (float(self.gradients.norm()) + 1e-6)))
-        beta1, beta2 = self.optimizer["beta1"], self.optimizer["beta2"]
-        second = torch.mul(self.second, beta2).addcmul_(self.gradients, self.gradients, value=1 - beta2)
-        second.div_(1 - beta2**self.step).sqrt_().add_(self.optimizer["eps"])
-        first = torch.lerp(self.first, self.gradients, 1 - beta1).div_(1 - beta1**self.step)
-        self.weights.addcmul_(self.decay, self.start, value=-self.lr).addcdiv_(first, second, value=-self.lr)
+        beta2 = self.optimizer["beta2"]
+        root = torch.mul(self.second, beta2).addcmul_(self.gradients, self.gradients, value=1 - beta2)
+        root.div_(1 - beta2**self.step).sqrt_().add_(self.optimizer["eps"])
+        self.weights.addcdiv_(self.gradients, root, value=-self.lr)
 
     def restore(self) -> None:
         self.weights.copy_(self.start)

@@ -195,8 +195,8 @@ def patched(run: Path) -> Iterator[TailPatch]:
     parallel.stop()
 
 
-def test_tail_patch_is_one_adamw_step(run: Path, patched: TailPatch) -> None:
-    """Against torch's own AdamW with the checkpoint's moments, on a fresh model."""
+def test_tail_patch_is_adams_step_without_momentum(run: Path, patched: TailPatch) -> None:
+    """Against torch's own Adam with beta1 = 0 and the checkpoint's second moment, on a fresh model."""
     passages = open_passages(RunDir.at(run))
     passage = Example(passages.tokens(3).astype(np.int64))
     prompt = Example(passages.tokens(5).astype(np.int64)[:12], target_start=9)
@@ -208,16 +208,12 @@ def test_tail_patch_is_one_adamw_step(run: Path, patched: TailPatch) -> None:
     reference = TailPatch(fresh)  # only for its probabilities; its weights are updated by torch below
     before = float(reference.probabilities([prompt])[0])
     named = dict(fresh.gpt.named_parameters())
-    groups = [
-        {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": 0.1},
-        {"params": [p for p in named.values() if p.dim() == 1], "weight_decay": 0.0},
-    ]
     meta = fresh.checkpoint.meta["optimizer"]
-    optimizer = torch.optim.AdamW(groups, lr=3e-3, betas=(meta["beta1"], meta["beta2"]), eps=meta["eps"])
+    optimizer = torch.optim.Adam(named.values(), lr=3e-3, betas=(0.0, meta["beta2"]), eps=meta["eps"])
     for name, parameter in named.items():
         optimizer.state[parameter] = {
             "step": torch.tensor(float(fresh.checkpoint.meta["updates"])),
-            "exp_avg": fresh.checkpoint.tensor("exp_avg", name),
+            "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": fresh.checkpoint.tensor("exp_avg_sq", name),
         }
     from headwater.attribution.models import pack

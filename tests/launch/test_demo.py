@@ -1,0 +1,100 @@
+"""The main job on a tiny model: what it leaves, and that a killed one goes on to the same summary."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERRIDES = (
+    f"preset={ROOT / 'configs/pretrain/tiny.yaml'}",
+    "pretrain=[train.steps=16,callbacks.probes.every=8]",
+    "index.projection.dims=6",
+    "evaluate.tail_patch.queries=5",
+)
+
+
+def start(out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from headwater.launch.cli import main; main()", "demo"]
+    command += [str(ROOT / "configs/demo.yaml"), f"out={out}", *OVERRIDES]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    """The figures without those that a clock made."""
+    summary = json.loads((run / "report/summary.json").read_text())
+    summary.pop("wall_s")
+    for part, key in (("train", "tokens_per_s"), ("train", "wall_s"), ("index", "wall_s")):
+        summary[part].pop(key)
+    return summary
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("demo") / "run"
+    process = start(out)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed[-3000:]
+    return out, printed
+
+
+@pytest.mark.slow
+def test_summary_has_every_figure(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    summary = summary_of(out)
+    assert summary["corpus"]["passages"] == summary["index"]["passages"] > 400
+    assert summary["facts"]["people"] >= 10
+    assert summary["train"]["steps"] == 16
+    methods = summary["methods"]
+    gradient = ("headwater", "trackstar", "gradient_cosine", "gradient_dot")
+    for name in (*gradient, "bm25", "random"):
+        for metric in ("mrr", "recall@10", "hit@10", "precision@10", "tail_patch"):
+            mean, low, high = methods[name][metric]
+            assert low <= mean <= high
+        assert name in printed
+    assert len(methods["gold"]["tail_patch"]) == 3
+    assert methods["bm25"]["mrr"][0] > 0.9 > methods["random"]["mrr"][0]
+    assert "<html" in (out / "report/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_killed_demo_goes_on_to_the_same_summary(finished: tuple[Path, str], tmp_path: Path) -> None:
+    whole, _ = finished
+    out = tmp_path / "run"
+    process = start(out)
+    # Killed while it indexes: the stage after the one whose mark has just appeared.
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        marks = out / "timings.json"
+        if marks.exists() and "pretrain" in marks.read_text():
+            break
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    again = start(out)
+    printed, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, printed[-3000:]
+    assert "pretrain: done before" in printed
+    assert summary_of(out) == summary_of(whole)
+
+
+def test_another_setting_in_the_same_run_is_refused(tmp_path: Path) -> None:
+    from headwater.configs import load_config
+    from headwater.configs.errors import MismatchError
+    from headwater.launch.demo import Demo, DemoSettings
+
+    settings = load_config(DemoSettings, str(ROOT / "configs/demo.yaml"), [*OVERRIDES, f"out={tmp_path / 'run'}"])
+    Demo(settings)._check_same()
+    Demo(settings)._check_same()
+    settings.seed = 1
+    with pytest.raises(MismatchError, match="other settings"):
+        Demo(settings)._check_same()
