@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from headwater.attribution import open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.gradients import GradientCollector, collect
@@ -90,7 +91,15 @@ def test_results_have_the_published_fields(run: Path, traced: list[dict[str, obj
     assert written == traced
     probes = [json.loads(line) for line in (run / "facts/probes.jsonl").read_text().splitlines()]
     assert [r["example_id"] for r in traced] == [p["example_id"] for p in probes]
-    fields = "example_id query_set inputs_plaintext targets_plaintext proponents proponent_ids proponent_scores".split()
+    fields = [
+        "example_id",
+        "query_set",
+        "inputs_plaintext",
+        "targets_plaintext",
+        "proponents",
+        "proponent_ids",
+        "proponent_scores",
+    ]
     for record in traced:
         assert all(name in record for name in [*fields, "opponents", "opponent_ids", "opponent_scores", "fact_id"])
         scores = record["proponent_scores"]
