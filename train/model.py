@@ -194,7 +194,8 @@ def transformer_config(
         use_cpu_initialization=True,
         perform_initialization=False,
         masked_softmax_fusion=False,
-        bias_activation_fusion=False,
+        # One kernel for silu(gate) * up, which keeps neither; on a CPU it would be compiled for no gain.
+        bias_activation_fusion=torch.cuda.is_available(),
         bias_dropout_fusion=False,
         apply_rope_fusion=use_transformer_engine(),
         gradient_accumulation_fusion=False,

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from headwater.configs import save_config
 from headwater.configs.errors import UserError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, require_match, write_provenance
+from headwater.train.artifacts import RunDir, remove, require_match, write_provenance
 from headwater.train.callbacks.base import Callback
 from headwater.train.callbacks.checkpoints import Checkpoints, restore
 from headwater.train.callbacks.ledger import Ledger
@@ -78,6 +78,7 @@ def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
     if world.is_main:
         try:
             build_corpus(settings)
+            remove_leftovers(run)
             save_config(settings, run.config)
             write_provenance(run, world_size=world.size)
         except UserError as error:
@@ -86,6 +87,16 @@ def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
         dist.broadcast_object_list(problem, src=0)
     if problem[0] is not None:
         raise problem[0]
+
+
+def remove_leftovers(run: RunDir) -> None:
+    """Removes what a killed run was writing: nobody reads a `.part` file, but it takes space."""
+    for path in (run.config, run.provenance, run.metrics, run.probes):
+        for part in path.parent.glob(f"{path.name}.*.part"):
+            remove(part)
+    for directory in (run.ledger, run.checkpoints):
+        for part in directory.glob("*.part"):
+            remove(part)
 
 
 def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tuple[Trainer, int]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
 
 from headwater.train.artifacts import write_bytes
 from headwater.train.callbacks.base import Callback
@@ -46,26 +48,23 @@ class Metrics(Callback):
         self._writer: Any = None
         self._bar: Any = None
         self._task: Any = None
-        self._seen_tokens = 0
-        self._since = (0.0, 0)
+        self._seen_tokens = self._restored = 0
         self._recent: deque[float] = deque(maxlen=50)
         self._parameters = 0
 
     def start(self, trainer: Trainer, step: int) -> None:
-        counts = torch.tensor([sum(shard_numel(trainer))], dtype=torch.float64)
-        self._parameters = int(counts.item())
+        self._parameters = whole_numel(trainer)
         if not trainer.world.is_main:
             return
         lines = read_metrics(self.path, step)
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._seen_tokens = lines[-1]["tokens"] if lines else 0
+        self._seen_tokens = self._restored
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (kept open for the run)
         if self.tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self.tensorboard), purge_step=step + 1)
         self._open_bar(trainer, step)
-        self._since = (time.perf_counter(), self._seen_tokens)
 
     def _open_bar(self, trainer: Trainer, step: int) -> None:
         if not sys.stderr.isatty():
@@ -126,6 +125,12 @@ class Metrics(Callback):
         if self._writer is not None:
             self._writer.flush()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self._seen_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._restored = state.get("tokens", 0)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -135,11 +140,15 @@ class Metrics(Callback):
             self._writer.close()
 
 
-def shard_numel(trainer: Trainer) -> list[int]:
-    """Elements of each parameter of the whole model (this stage's, when piped)."""
+def whole_numel(trainer: Trainer) -> int:
+    """Parameters of the whole model, over all pipeline stages. Collective."""
     from headwater.train.model import shards
 
-    return [int(torch.Size(shard.shape).numel()) for shard in shards(trainer.engine.model)]
+    own = sum(torch.Size(shard.shape).numel() for shard in shards(trainer.engine.model))
+    count = torch.tensor([float(own)], dtype=torch.float64, device=trainer.world.device)
+    if trainer.world.pipeline > 1:
+        dist.all_reduce(count, group=parallel_state.get_pipeline_model_parallel_group())
+    return int(count.item())
 
 
 def memory_bytes() -> int:

@@ -143,7 +143,7 @@ class Probes(Callback):
         self._tables: list[pa.Table] = []
 
     def start(self, trainer: Trainer, step: int) -> None:
-        if trainer.world.is_main and self.path.exists():
+        if step and trainer.world.is_main and self.path.exists():
             table = pq.read_table(self.path)
             self._tables = [table.filter(np.asarray(table["step"]) <= step)]
         if step == 0:
