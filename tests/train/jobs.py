@@ -20,7 +20,8 @@ from typing import Any
 _FORK = multiprocessing.get_context("forkserver")
 _FORK.set_forkserver_preload(["headwater.train.run", "headwater.train.stream.build", "deepspeed", "pyarrow.parquet"])
 
-DEADLINE_S = 55
+DEADLINE_S = 180
+"""Far more than anything here takes on a quiet machine."""
 
 
 def free_port() -> int:

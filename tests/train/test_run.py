@@ -1,0 +1,178 @@
+"""A run's records: the ledger against stream and schedule, runs that leave passages out, runs that stop early."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.configs import load_config
+from headwater.train.artifacts import RunDir
+from headwater.train.callbacks import ledger
+from headwater.train.callbacks.ledger import read_ledger
+from headwater.train.callbacks.metrics import read_metrics
+from headwater.train.checkpoint import newest
+from headwater.train.facts.schedule import read_schedule
+from headwater.train.settings import PretrainSettings
+from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.stream import open_stream
+
+from .jobs import Job, train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(fresh: Callable[[], Path], config: Path) -> RunDir:
+    """Ten updates; tests only read it."""
+    run = RunDir.at(fresh())
+    train([config, f"out={run.path}"], log=run.path / "log")
+    return run
+
+
+def visits(run: RunDir) -> list[tuple[int, int, int, bool]]:
+    """(step, row, passage, injected) of every visit, in the ledger's order."""
+    table = read_ledger(run.ledger)
+    return list(zip(*(table[name].to_pylist() for name in ("step", "row", "passage", "injected")), strict=True))
+
+
+def test_the_ledger_proves_the_schedule(run):
+    """Every injection that was compiled happened, at its step; an injection of batch t is in update t + 1."""
+    passages, schedule = open_passages(run), read_schedule(run.facts / "schedule.parquet")
+    compiled = Counter(zip(schedule.steps.tolist(), schedule.passage_ids, strict=True))
+    assert len(compiled) > 5
+    noted = Counter((step - 1, passages.ids(p, p + 1)[0]) for step, _, p, injected in visits(run) if injected)
+    assert noted == compiled
+
+
+def test_the_ledger_is_the_stream(run):
+    settings = load_config(PretrainSettings, run.config)
+    stream = open_stream(run, global_batch=settings.train.global_batch, seed=settings.seed)
+    expected = []
+    for step in range(10):
+        for number, row in enumerate(stream.rows(step, 0, settings.train.global_batch)):
+            offsets = np.cumsum(row.lengths) - row.lengths
+            for i in range(len(row.passages)):
+                expected.append(
+                    (step + 1, number, row.sequence, int(row.passages[i]), int(offsets[i]), int(row.lengths[i]))
+                )
+    table = read_ledger(run.ledger)
+    assert table.schema.equals(ledger.SCHEMA)
+    columns = [table[name].to_pylist() for name in ledger.SCHEMA.names[:6]]
+    assert list(zip(*columns, strict=True)) == expected
+    # Tokens with loss: all but each passage's first.
+    lines = read_metrics(run.metrics)
+    by_step = Counter()
+    for step, *_, length in expected:
+        by_step[step] += length - 1
+    assert [line["tokens"] for line in lines] == np.cumsum([by_step[step] for step in range(1, 11)]).tolist()
+
+
+def test_ledger_files_hold_a_fixed_number_of_steps(run, fresh, config, monkeypatch):
+    """Flushed in other portions, and cut back on resume, the files are the same."""
+    import numpy as np
+
+    from headwater.train.callbacks.ledger import Ledger
+
+    monkeypatch.setattr(ledger, "STEPS_PER_FILE", 4)
+    table = read_ledger(run.ledger)
+    entries = np.stack([np.asarray(table[name]).astype(np.int64) for name in ledger.SCHEMA.names], axis=1)
+
+    class World:
+        is_main, size = True, 1
+
+    class Trainer:
+        world = World()
+
+    def write(directory: Path, portions: list[int], resume_at: int | None = None) -> dict[str, bytes]:
+        callback, begin = Ledger(directory), 0
+        for end in [*portions, 10]:
+            if resume_at is not None and begin > resume_at:
+                callback.start(Trainer, resume_at)
+                begin, resume_at = resume_at, None
+            callback._pending = [entries[(entries[:, 0] > begin) & (entries[:, 0] <= end)]]
+            callback.flush(Trainer, end)
+            begin = end
+        return {file.name: file.read_bytes() for file in sorted(directory.iterdir())}
+
+    base = fresh()
+    once = write(base / "a", [])
+    assert list(once) == ["steps-00000001.parquet", "steps-00000005.parquet", "steps-00000009.parquet"]
+    assert write(base / "b", [3, 4, 7]) == once
+    assert write(base / "c", [6, 9], resume_at=3) == once
+    assert write(base / "d", [5], resume_at=0) == once
+
+
+def test_metrics_probes_and_provenance(run):
+    lines = read_metrics(run.metrics)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    for line in lines:
+        assert {"loss", "lr", "grad_norm", "tokens", "tokens_per_s", "memory_bytes"} <= set(line)
+    probes = pq.read_table(run.probes).to_pydict()
+    count = len((run.facts / "probes.jsonl").read_text().splitlines())
+    assert Counter(probes["step"]) == {0: count, 5: count, 10: count}
+    assert probes["probe"] == list(range(count)) * 3
+    np.testing.assert_array_less(np.array(probes["logprob"]), 0)
+    assert (np.array(probes["prob"]) <= np.exp(np.array(probes["logprob"])) * (1 + 1e-5)).all()
+    (start,) = json.loads(run.provenance.read_text())
+    assert start["world_size"] == 1
+    assert set(start["versions"]) >= {"torch", "megatron-core", "deepspeed", "mosaicml-streaming"}
+    assert load_config(PretrainSettings, run.config).train.steps == 10
+
+
+def test_excluded_passages_are_left_out_and_nothing_else_moves(run, fresh, config, tmp_path):
+    passages = open_passages(run)
+    seen = visits(run)
+    base = next(p for step, _, p, injected in seen if step == 3 and not injected)
+    injected = next(p for step, _, p, injected in seen if injected and step > 2)
+    out = {base, injected}
+    (tmp_path / "exclude.txt").write_text("\n".join(passages.ids(p, p + 1)[0] for p in sorted(out)) + "\n\n")
+    without = RunDir.at(fresh())
+    train([config, f"out={without.path}", f"train.exclude={tmp_path / 'exclude.txt'}"], log=tmp_path / "log")
+    assert visits(without) == [visit for visit in seen if visit[2] not in out]
+    first = min(step for step, _, p, _ in seen if p in out)
+    ours, theirs = read_metrics(without.metrics), read_metrics(run.metrics)
+    for line, other in zip(ours, theirs, strict=True):
+        assert line["lr"] == other["lr"]
+        assert (line["loss"] == other["loss"]) is (line["step"] < first)
+
+
+def test_an_unknown_excluded_passage_is_named(fresh, config, tmp_path):
+    (tmp_path / "exclude.txt").write_text("nobody#0\n")
+    run, log = RunDir.at(fresh()), tmp_path / "log"
+    assert Job([config, f"out={run.path}", f"train.exclude={tmp_path / 'exclude.txt'}"], log=log).wait() == 2
+    assert "nobody#0" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert not run.metrics.exists()
+
+
+def test_a_hard_stop_leaves_the_schedule_alone(run, fresh, config, tmp_path):
+    stopped = RunDir.at(fresh())
+    train([config, f"out={stopped.path}", "train.hard_stop=6", "callbacks.metrics.every=4"], log=tmp_path / "log")
+    lines = read_metrics(stopped.metrics)
+    kept = {key: [line[key] for line in read_metrics(run.metrics) if line["step"] in (4, 6)] for key in lines[0]}
+    assert [line["step"] for line in lines] == [4, 6]
+    for key in ("loss", "lr", "grad_norm", "tokens"):
+        assert [line[key] for line in lines] == kept[key]
+    assert newest(stopped.checkpoints).step == 6
+    train([config, f"out={stopped.path}"], log=tmp_path / "log")
+    assert newest(stopped.checkpoints).fingerprint == newest(run.checkpoints).fingerprint
+    assert read_metrics(stopped.metrics)[-1]["tokens"] == read_metrics(run.metrics)[-1]["tokens"]
+
+
+def test_bf16_trains_and_resumes_exactly(fresh, config, tmp_path):
+    whole, broken = RunDir.at(fresh()), RunDir.at(fresh())
+    bf16 = ["train.precision=bf16", "train.micro_batch=4"]
+    train([config, f"out={whole.path}", *bf16], log=tmp_path / "log")
+    for stop in ("train.hard_stop=4", "train.hard_stop=null"):
+        train([config, f"out={broken.path}", *bf16, stop], log=tmp_path / "log")
+    one, other = read_metrics(whole.metrics), read_metrics(broken.metrics)
+    assert [line["loss"] for line in one] == [line["loss"] for line in other]
+    assert one[-1]["loss"] < one[0]["loss"]
+    assert newest(whole.checkpoints).fingerprint == newest(broken.checkpoints).fingerprint
