@@ -88,7 +88,8 @@ def from_llama(read: Any, model: ModelSettings) -> Iterator[tuple[str, Tensor]]:
         ours, theirs = f"decoder.layers.{number}.", f"model.layers.{number}."
         for one, other in _SAME_IN_LAYER.items():
             yield ours + one, read(theirs + other)
-        yield ours + _QKV, join_qkv(*(read(theirs + part) for part in _ATTENTION), model)
+        q, k, v = (read(theirs + part) for part in _ATTENTION)
+        yield ours + _QKV, join_qkv(q, k, v, model)
         yield ours + _FC1, torch.cat([read(theirs + part) for part in _GATED])
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -174,7 +174,7 @@ def huggingface_step(trainer: Any) -> Callable[[], object]:
     settings = trainer.settings
     config = LlamaConfig(**llama_config(settings.model, None, SEQ_LEN, "fp32"))
     dtype = torch.bfloat16 if settings.train.precision == "bf16" else torch.float32
-    model = LlamaForCausalLM(config).to(dtype).train()
+    model: Any = torch.nn.Module.to(LlamaForCausalLM(config), dtype).train()
     optimizer = make_optimizer(list(model.parameters()), settings)
     batches = _batches(trainer)
 
@@ -211,7 +211,7 @@ def _batches(trainer: Any) -> Iterator[Any]:
 
 def parts_of_a_step(trainer: Any, steps: int, clock: Callable[[], float]) -> dict[str, float]:
     """Share of a step's time by part; what is left over is `rest`."""
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     engine = trainer.engine
     watched: list[tuple[Any, str, str]] = [
         (trainer, "_read", "read and pack"),
@@ -234,7 +234,7 @@ def parts_of_a_step(trainer: Any, steps: int, clock: Callable[[], float]) -> dic
 
 
 @contextmanager
-def _timed(watched: list[tuple[Any, str, str]], spent: Counter[str], clock: Callable[[], float]) -> Iterator[None]:
+def _timed(watched: list[tuple[Any, str, str]], spent: dict[str, float], clock: Callable[[], float]) -> Iterator[None]:
     def call(original: Callable[..., Any], name: str, *given: Any, **named: Any) -> Any:
         began = clock()
         try:

@@ -101,7 +101,10 @@ def test_results_have_the_published_fields(run: Path, traced: list[dict[str, obj
         "proponent_scores",
     ]
     for record in traced:
-        assert all(name in record for name in [*fields, "opponents", "opponent_ids", "opponent_scores", "fact_id"])
+        assert all(
+            name in record
+            for name in [*fields, "proponent_scores", "opponents", "opponent_ids", "opponent_scores", "fact_id"]
+        )
         scores = record["proponent_scores"]
         assert isinstance(scores, list)
         assert scores == sorted(scores, reverse=True)
