@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux")
 def test_triton_kernels_in_the_interpreter():
     file = Path(__file__).with_name("interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=file.parents[2])
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
