@@ -13,6 +13,16 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def fresh_numerics() -> None:
+    """Every test begins with torch's own numerics: threads and matmul precision are the process's, not the test's."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_float32_matmul_precision("highest")
+
+
 def pretrain(out: Path, *overrides: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     """`torchrun -m headwater.train configs/pretrain/tiny.yaml out=... overrides`; the finished process."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]

@@ -341,6 +341,7 @@ def _groups(model: PackedGPT, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _initialize(model: PackedGPT, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+    os.environ.setdefault("LOCAL_RANK", "0")  # a process on its own has no launcher that says so
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
 
