@@ -214,7 +214,7 @@ def test_trace_cells_share_the_pretraining_and_the_index(tmp_path: Path, capsys:
     assert failed == 0, logs
     assert len(list(tmp_path.glob("shared/pretrain-*/checkpoints"))) == 1
     assert len(list(tmp_path.glob("shared/index-*/index.json"))) == 1
-    cell = tmp_path / "cells/curvature-task_normalize-true"
+    cell = tmp_path / "cells/curvature-task_normalize-True"
     assert (cell / "index/headwater/index.json").exists()
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["factors"] == ["curvature", "normalize"]
