@@ -84,9 +84,7 @@ class TrainSettings:
         "none", "Activations made again in the backward pass.", choices=("none", "selective", "full")
     )
     exclude: str | None = setting(None, "A file of passage ids, one a line, that the stream leaves out.")
-    spike: float = setting(
-        0.0, "Skip a step whose loss is above this multiple of its median; 0: never.", minimum=0
-    )
+    spike: float = setting(0.0, "Skip a step whose loss is above this multiple of its median; 0: never.", minimum=0)
     max_skips: int = setting(10, "Give up after this many skipped steps in a row.", minimum=1)
     threads: int = setting(0, "CPU threads a rank; 0 shares the cores out evenly.", minimum=0)
 
