@@ -1,6 +1,6 @@
 """The main job, end to end: from documents to the passages that taught a fact, in one run directory.
 
-    headwater demo                                   # runs/demo, about six minutes on two CPU cores
+    headwater demo                                   # runs/demo, minutes on two CPU cores
     headwater demo out=runs/other seed=1             # other people, another model
 
 Every stage leaves what it made in the run directory and a line in timings.json; started again, finished stages are

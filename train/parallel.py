@@ -99,6 +99,20 @@ def any_rank(flag: bool) -> bool:
     return bool(vote.item())
 
 
+def on_main(world: World, action: Any) -> None:
+    """Runs something on rank 0 while the others wait; an error is raised on all."""
+    problem: list[Any] = [None]
+    if world.is_main:
+        try:
+            action()
+        except Exception as error:
+            problem = [error]
+    if world.size > 1:
+        dist.broadcast_object_list(problem, src=0)
+    if problem[0] is not None:
+        raise problem[0]
+
+
 class ModelParallelUnit:
     """What DeepSpeed calls an `mpu`: its questions, answered from Megatron's groups."""
 

@@ -74,19 +74,13 @@ def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
     """On one rank: the corpus, the resolved config and the provenance. The others wait."""
     from headwater.train.stream.build import build_corpus
 
-    problem: list[Any] = [None]
-    if world.is_main:
-        try:
-            build_corpus(settings)
-            remove_leftovers(run)
-            save_config(settings, run.config)
-            write_provenance(run, world_size=world.size)
-        except UserError as error:
-            problem = [error]
-    if world.size > 1:
-        dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise problem[0]
+    def make() -> None:
+        build_corpus(settings)
+        remove_leftovers(run)
+        save_config(settings, run.config)
+        write_provenance(run, world_size=world.size)
+
+    parallel.on_main(world, make)
 
 
 def remove_leftovers(run: RunDir) -> None:

@@ -27,7 +27,7 @@ from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
 from headwater.train.numerics import keep_freed_memory, use_onednn
-from headwater.train.parallel import World
+from headwater.train.parallel import World, on_main
 from headwater.train.stream.corpus import PassageSet, open_passages
 
 _KEPT_BYTES = 512 << 20
@@ -169,17 +169,3 @@ class Builder:
         from rich.progress import track
 
         yield from track(items, description=what, console=Console(stderr=True))
-
-
-def on_main(world: World, action: Any) -> None:
-    """Runs something on rank 0 while the others wait; an error is raised on all."""
-    problem: list[Any] = [None]
-    if world.is_main:
-        try:
-            action()
-        except Exception as error:
-            problem = [error]
-    if world.size > 1:
-        dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise problem[0]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.facts.settings import FactsSettings
-from headwater.train.parallel import World
+from headwater.train.parallel import World, on_main
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.build import build_corpus
 from headwater.train.stream.corpus import PassageSet, open_passages
@@ -53,14 +51,5 @@ def passages_of_documents(settings: IndexSettings, model: TracedModel, out: Path
         ),
         facts=FactsSettings(people=0, distractors=0),
     )
-    problem: list[Any] = [None]
-    if world.is_main:
-        try:
-            build_corpus(wanted)
-        except UserError as error:
-            problem = [error]
-    if world.size > 1:
-        dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise problem[0]
+    on_main(world, lambda: build_corpus(wanted))
     return open_passages(RunDir.at(out))
