@@ -24,7 +24,7 @@ from headwater.configs.errors import UserError
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
-ORDER = ["demo", "corpus", "pretrain", "index", "trace", "evaluate", "report", "ablate"]
+ORDER = ["demo", "corpus", "pretrain", "index", "trace", "evaluate", "report", "study", "ablate"]
 ORDER += ["plan", "launch", "export", "import", "bench"]
 
 
@@ -67,6 +67,7 @@ app = typer.Typer(cls=Front, context_settings=_HELP, rich_markup_mode="rich", **
 corpus_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
 index_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
 bench_app = typer.Typer(**_OPTIONS)  # type: ignore[arg-type]
+study_app = typer.Typer(**_OPTIONS)  # type: ignore[arg-type]
 ablate_app = typer.Typer(cls=StageGroup, **_OPTIONS)  # type: ignore[arg-type]
 
 Arguments = Annotated[
@@ -256,6 +257,29 @@ def report(arguments: Arguments = None, keys: Keys = False) -> None:
     typer.echo(_load("headwater.attribution.report.build:build_report")(settings))
 
 
+@study_app.callback()
+def study() -> None:
+    """Run a study, and say which of its claims hold here."""
+
+
+@study_app.command("acquisition")
+def study_acquisition(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Plant facts from a checkpoint on, and follow how they are acquired and forgotten."""
+    config, overrides = split_arguments(arguments)
+    given = [config or "configs/study/acquisition.yaml", *overrides]
+    settings = _settings("headwater.launch.studies.acquisition:AcquisitionSettings", given, keys)
+    _load("headwater.launch.studies.acquisition:run_acquisition")(settings)
+
+
+@study_app.command("overlearnt")
+def study_overlearnt(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Trace facts that a model has learnt too well, and train again without the passages that are named."""
+    config, overrides = split_arguments(arguments)
+    given = [config or "configs/study/overlearnt.yaml", *overrides]
+    settings = _settings("headwater.launch.studies.overlearnt:OverlearntSettings", given, keys)
+    _load("headwater.launch.studies.overlearnt:run_overlearnt")(settings)
+
+
 @ablate_app.callback()
 def ablate() -> None:
     """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""
@@ -382,6 +406,7 @@ for _name, _help in _BENCHMARKS.items():
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(index_app, name="index")
 app.add_typer(bench_app, name="bench")
+app.add_typer(study_app, name="study")
 app.add_typer(ablate_app, name="ablate")
 
 
