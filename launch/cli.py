@@ -93,14 +93,16 @@ def _load(target: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _settings(schema: str, arguments: list[str] | None, keys: bool) -> Any:
+def _settings(schema: str, arguments: list[str] | None, keys: bool, preset: str | None = None) -> Any:
+    """The settings that the arguments name; `preset` is the configuration when they name none."""
     from headwater.configs import load_config
 
     settings_class = _load(schema)
     if keys:
         _print_keys(settings_class)
         raise typer.Exit(OK)
-    return load_config(settings_class, *split_arguments(arguments))
+    config, overrides = split_arguments(arguments)
+    return load_config(settings_class, config or preset, overrides)
 
 
 def _print_keys(schema: type) -> None:
@@ -153,7 +155,7 @@ def front(
 @app.command()
 def demo(arguments: Arguments = None, keys: Keys = False) -> None:
     """Run everything, small, on this machine: corpus, facts, pretraining, index, trace, evaluation, report."""
-    settings = _settings("headwater.launch.demo:DemoSettings", arguments, keys)
+    settings = _settings("headwater.launch.demo:DemoSettings", arguments, keys, preset="configs/demo.yaml")
     _load("headwater.launch.demo:run_demo")(settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ class BM25:
         # Both are imported here because the command line imports this module at start.
         import bm25s
         import Stemmer
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
 
         if len(passages.texts) != len(passages):
             raise ValueError("BM25 needs the passages' texts")
