@@ -36,6 +36,17 @@ def summary_of(run: Path) -> dict[str, Any]:
     return summary
 
 
+def test_without_a_configuration_it_takes_its_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headwater.configs import load_config
+    from headwater.launch import cli, demo
+
+    got: list[demo.DemoSettings] = []
+    monkeypatch.setattr(demo, "run_demo", got.append)
+    cli.app(["demo", "seed=3"], standalone_mode=False)
+    assert got == [load_config(demo.DemoSettings, ROOT / "configs/demo.yaml", ["seed=3"])]
+    assert got != [load_config(demo.DemoSettings, None, ["seed=3"])]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo") / "run"
