@@ -233,8 +233,11 @@ def run_ablation(settings: AblateSettings, say: Callable[[str], None] = print) -
     return len(failed)
 
 
-def run_cells(cells: list[Cell], parallel: int, say: Callable[[str], None]) -> list[str]:
-    """Runs cells in processes of their own, `parallel` at once; returns the names of those that failed."""
+def run_cells(
+    cells: list[Cell], parallel: int, say: Callable[[str], None], module: str = "headwater.launch.ablate_cell"
+) -> list[str]:
+    """Runs cells in processes of their own (`python -m module PATH CORES`), `parallel` at once; returns the names of
+    those that failed."""
     places = core_sets(parallel)
     running: dict[str, subprocess.Popen[bytes]] = {}
     lock = threading.Lock()
@@ -245,7 +248,7 @@ def run_cells(cells: list[Cell], parallel: int, say: Callable[[str], None]) -> l
             if stopped.is_set():
                 return True
             cores = places.pop()
-            command = [sys.executable, "-m", "headwater.launch.ablate_cell", str(cell.path), cores]
+            command = [sys.executable, "-m", module, str(cell.path), cores]
             with open(cell.path / "log.txt", "ab") as log:
                 running[cell.name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         status = running[cell.name].wait()

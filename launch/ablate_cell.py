@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ SHARED = (
 INDEX = "headwater"
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], work: Callable[[Path, dict[str, Any]], int] | None = None) -> int:
+    """Does a cell's work (`run_cell`, unless told otherwise) on its cores, while nobody else does."""
     from headwater.train.stream.shards import file_lock
 
     path = Path(arguments[0])
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
         os.sched_setaffinity(0, {int(core) for core in arguments[1].split(",")})
     try:
         with file_lock(path / "running"):
-            return run_cell(path, read_json(path / "cell.json"))
+            return (work or run_cell)(path, read_json(path / "cell.json"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -158,7 +160,8 @@ def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
             write_rankings(run.evaluation / f"{name}.jsonl", each)
         patched = None
         if settings.tail_patch.enabled:
-            patched = evaluation.measure_tail_patch(run, settings, queries, rankings, texts, world)
+            step = evaluation.last_indexed_step(run, {"trace": method})
+            patched = evaluation.measure_tail_patch(run, step, settings, queries, rankings, texts, world)
         return build_table(rankings, patched, reference="trace", seed=settings.seed)
     finally:
         parallel.stop()

@@ -9,6 +9,7 @@ random stand beside them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,9 @@ from headwater.attribution.methods.random_ranking import RandomRanking
 from headwater.attribution.methods.ranking import DEPTH, Passages, Query, Ranking, write_rankings
 from headwater.attribution.models import Example, HeadwaterModel
 from headwater.attribution.queries import TraceQuery, examples_of, read_queries
+from headwater.attribution.ranks import gold_ranks
 from headwater.attribution.scoring import Scoring
-from headwater.attribution.search import ScanOptions, Source, gold_ranks, scan
+from headwater.attribution.search import ScanOptions, Source, scan
 from headwater.attribution.settings import EvaluateSettings
 from headwater.attribution.tracing import open_for_queries
 from headwater.configs.errors import MissingError
@@ -36,11 +38,12 @@ from headwater.train.stream.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class GradientMethod:
-    """A way to score an index's rows."""
+    """A way to score the rows of an index, or of several (`also`) whose scores are added."""
 
     index: str
     curvature: str
     normalize: bool = True
+    also: tuple[str, ...] = ()
 
 
 GRADIENT_METHODS = {
@@ -63,6 +66,17 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     methods = {name: m for name, m in GRADIENT_METHODS.items() if (run.index(m.index) / "index.json").exists()}
     if not methods:
         raise MissingError(f"{run.path} has no index", fix="run `headwater index` first")
+    return evaluate_methods(run, methods, settings)
+
+
+def evaluate_methods(
+    run: RunDir, methods: Mapping[str, GradientMethod], settings: EvaluateSettings, reference: str = "headwater"
+) -> dict[str, Any]:
+    """Ranks with these methods, BM25 and random; writes the rankings, the tail-patch and table.json, which is returned.
+
+    Args:
+        reference: the method that the table compares the others with.
+    """
     queries = read_queries(run.facts / "probes.jsonl")
     world = parallel.start()
     try:
@@ -81,8 +95,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             write_rankings(run.evaluation / f"{name}.jsonl", each)
         patched = None
         if settings.tail_patch.enabled:
-            patched = measure_tail_patch(run, settings, queries, rankings, texts, world)
-        table = build_table(rankings, patched, seed=settings.seed)
+            step = last_indexed_step(run, methods)
+            patched = measure_tail_patch(run, step, settings, queries, rankings, texts, world)
+        table = build_table(rankings, patched, reference=reference, seed=settings.seed)
         write_table(run.evaluation / "table.json", table)
     finally:
         parallel.stop()
@@ -98,11 +113,11 @@ def gradient_rankings(
     world: parallel.World,
 ) -> list[Ranking]:
     """The full ranking of every query by one method: its best passages, and the places of the gold ones."""
-    opened = open_for_queries(run.index(method.index), world)
+    opened = [open_for_queries(run.index(name), world) for name in (method.index, *method.also)]
     lambda_ = settings.lambda_ if settings.lambda_ == "paper" else float(settings.lambda_)
     scoring = Scoring(curvature=method.curvature, lambda_=lambda_, normalize=method.normalize)
     options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(texts)))
-    sources = [Source(opened.index, opened.rows(queries))]
+    sources = [Source(each.index, each.rows(queries)) for each in opened]
     found = scan(sources, options)
     golds = gold_ranks(sources, [texts.numbers(query.gold).tolist() for query in queries], options)
     return [
@@ -117,13 +132,14 @@ def gradient_rankings(
 
 def measure_tail_patch(
     run: RunDir,
+    step: int,
     settings: EvaluateSettings,
     queries: list[TraceQuery],
     rankings: dict[str, list[Ranking]],
     texts: Passages,
     world: parallel.World,
 ) -> dict[str, np.ndarray]:
-    """Tail-patch of every method's top passages, and of the gold ones."""
+    """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step."""
     chosen = np.arange(len(queries))
     if 0 < settings.tail_patch.queries < len(queries):
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
@@ -135,7 +151,6 @@ def measure_tail_patch(
     tokenizer = TextTokenizer.from_file(run.tokenizer)
     named = {number for each in lists.values() for numbers in each for number in numbers}
     examples = {number: Example(passages.tokens(number).astype(np.int64)) for number in named}
-    step = last_indexed_step(run)
     model = HeadwaterModel(open_checkpoint(run.checkpoint(step)), world)
     patch = TailPatch(model, settings.tail_patch.lr)
     prompts = examples_of([queries[i] for i in chosen], tokenizer, None)
@@ -145,12 +160,7 @@ def measure_tail_patch(
     return rises
 
 
-def last_indexed_step(run: RunDir) -> int:
+def last_indexed_step(run: RunDir, methods: Mapping[str, GradientMethod]) -> int:
     from headwater.attribution.index.store import open_index
 
-    steps = [
-        int(open_index(run.index(m.index)).manifest["model"]["step"])
-        for m in GRADIENT_METHODS.values()
-        if (run.index(m.index) / "index.json").exists()
-    ]
-    return max(steps)
+    return max(int(open_index(run.index(method.index)).manifest["model"]["step"]) for method in methods.values())

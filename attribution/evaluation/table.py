@@ -141,10 +141,10 @@ def format_interval(metric: str, values: Sequence[float] | None) -> str:
 def format_value(metric: str, value: float) -> str:
     """Three decimals without the leading zero, as the field prints them; signed for tail-patch."""
     text = f"{value:+.3f}" if metric == "tail_patch" else f"{value:.3f}"
-    return text.replace("0.", ".", 1).replace("-", "−")
+    return (text.replace("0.", ".", 1) if abs(value) < 1 else text).replace("-", "−")
 
 
-def console_table(table: Mapping[str, Any], width: int = 160) -> Table:
+def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[str, str] = LABELS) -> Table:
     """The table for a terminal of `width` columns: below 150, each interval stands under its mean."""
     from rich import box
     from rich.table import Table
@@ -168,7 +168,7 @@ def console_table(table: Mapping[str, Any], width: int = 160) -> Table:
     for name in ordered(list(methods)):
         row = methods[name]
         cells = [cell(metric, row.get(metric)) for metric in columns]
-        view.add_row(LABELS.get(name, name), *cells, *([] if compact else [f"{row['queries']:,}"]))
+        view.add_row(labels.get(name, name), *cells, *([] if compact else [f"{row['queries']:,}"]))
     return view
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from headwater.attribution.index.store import Index, open_index
 from headwater.attribution.index.writer import recode
+from headwater.attribution.ranks import gold_ranks
 from headwater.attribution.scoring import Scoring
-from headwater.attribution.search import ScanOptions, Source, gold_ranks, scan
+from headwater.attribution.search import ScanOptions, Source, scan
 
 CANDIDATES = (0.01, 0.02, 0.05, 0.1)
 

@@ -9,8 +9,9 @@ from headwater.attribution.index.errors import IncompleteIndexError
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.store import open_index
 from headwater.attribution.index.writer import IndexWriter
+from headwater.attribution.ranks import gold_ranks, score_all
 from headwater.attribution.scoring import Scoring
-from headwater.attribution.search import Exclusion, ScanOptions, Source, gold_ranks, scan, score_all
+from headwater.attribution.search import Exclusion, ScanOptions, Source, scan
 from headwater.attribution.task_curvature import TaskCurvature, paper_lambda
 from headwater.configs.errors import MismatchError, UserError
 from headwater.launch.bench.synthetic import make_rows

@@ -11,7 +11,8 @@ from headwater.attribution.curvature import CurvatureAccumulator, Whitening
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.store import open_index
 from headwater.attribution.index.writer import IndexWriter
-from headwater.attribution.search import ScanOptions, Source, gold_ranks, scan
+from headwater.attribution.ranks import gold_ranks
+from headwater.attribution.search import ScanOptions, Source, scan
 from headwater.launch.bench.synthetic import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
@@ -22,7 +23,8 @@ import sys
 import numpy as np, torch, torch.distributed as dist
 from headwater.attribution.curvature import CurvatureAccumulator
 from headwater.attribution.index.store import open_index
-from headwater.attribution.search import ScanOptions, Source, gold_ranks, scan, score_all
+from headwater.attribution.ranks import gold_ranks, score_all
+from headwater.attribution.search import ScanOptions, Source, scan
 here, rank = sys.argv[1], int(sys.argv[2])
 index, saved = open_index(here + "/index"), torch.load(here + "/queries.pt")
 torch.set_num_threads(1)
