@@ -9,7 +9,7 @@ checkpoints, the mean row captured in training, and that with log-odds. Then pas
 model knows are drawn, the best passages that a method names for them are taken out of the stream, and the model is
 trained again, with the same seed, so that nothing but these visits differs.
 
-    OUT/seed-0/model/                  the pretraining, its indexes, evaluation and leave_out/ (facts, lists of passages)
+    OUT/seed-0/model/                  the pretraining, its indexes, evaluation, and leave_out/ (facts, passages)
     OUT/seed-0/without-captured/ ...   a training without the passages of one list
     OUT/summary.json  OUT/table.md  OUT/report/index.html
 
@@ -18,6 +18,7 @@ Every part is an ordinary run directory; a study that was killed goes on with th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ class Overlearnt:
         from headwater.launch.studies.overlearnt_report import summarise, write_report
 
         models = [self._model(seed) for seed in self.settings.seeds]
-        retrained = [self._retraining(seed, arm) for arm in self.settings.leave_out.arms for seed in self.settings.seeds]
+        arms = itertools.product(self.settings.leave_out.arms, self.settings.seeds)
+        retrained = [self._retraining(seed, arm) for arm, seed in arms]
         self._check_same()
         self._finish(models, lambda cell: (cell.path / "leave_out" / "facts.json").exists())
         self._finish(retrained, lambda cell: is_done("pretrain", cell))
@@ -183,13 +185,12 @@ def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:
     from rich.text import Text
 
     from headwater.attribution.evaluation.table import console_table
+    from headwater.launch.studies.overlearnt_report import as_interval
 
     console = Console(highlight=False)
     summary = Overlearnt(settings, say=lambda text: console.print(text, style="dim")).run()
     console.print(console_table(summary["pooled"], console.width, LABELS))
     table = Table("left out", "passages", "drop of the probability", "share of gold's", box=None, header_style="bold")
-    from headwater.launch.studies.overlearnt_report import as_interval
-
     for arm, row in summary["pooled"]["leave_out"].items():
         cells = [as_interval(row["drop"]), as_interval(row["share_of_gold"])]
         table.add_row(LABELS[arm], f"{row['passages']:,}", *cells)
