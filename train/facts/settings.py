@@ -46,3 +46,27 @@ class FactsSettings:
     def problems(self) -> Iterator[Problem]:
         if self.passages % 2:
             yield Problem("passages", self.passages, "an even number")
+
+
+@dataclass(kw_only=True, slots=True)
+class PopulationSettings:
+    """People with biographies, after Allen-Zhu and Li 2023: how many, and how many values there are to draw from."""
+
+    people: int = setting(100_000, "People, each with a full name of its own.", minimum=4)
+    first_names: int = setting(400, "First names.", minimum=1, maximum=4000)
+    middle_names: int = setting(400, "Middle names.", minimum=1, maximum=4000)
+    last_names: int = setting(1000, "Last names.", minimum=1, maximum=4000)
+    years: int = setting(200, "Years of birth, from 1900.", minimum=1, maximum=1000)
+    days: int = setting(28, "Days of a month on which people are born.", minimum=1, maximum=28)
+    cities: int = setting(200, "Cities, in which people are born and employers sit.", minimum=2, maximum=202)
+    universities: int = setting(300, "Universities.", minimum=2, maximum=300)
+    majors: int = setting(100, "Majors.", minimum=2, maximum=100)
+    employers: int = setting(
+        263, "Employers; each sits in one city, which is where its people work.", minimum=2, maximum=265
+    )
+    wordings: int = setting(50, "Wordings of each attribute, of which a passage takes one.", minimum=5, maximum=50)
+
+    def problems(self) -> Iterator[Problem]:
+        names = self.first_names * self.middle_names * self.last_names
+        if names < self.people:
+            yield Problem("people", self.people, f"at most as many as there are names, {names}")
