@@ -23,7 +23,7 @@ from headwater.train.artifacts import RunDir, fingerprint, read_json
 from headwater.train.checkpoint import Checkpoint, load_weights, newest, open_checkpoint
 from headwater.train.losses import head_loss
 from headwater.train.model import Batch, Shard, build_model, shards
-from headwater.train.parallel import World, megatron_context
+from headwater.train.parallel import World, megatron_context, tensor_rank, tensor_size
 from headwater.train.settings import ModelSettings, TrainSettings
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -188,11 +188,8 @@ def layer_order(name: str) -> tuple[int, int]:
 
 def megatron_site(shard: Shard, module: nn.Module, world: World | None) -> Site:
     """The part of a Megatron linear layer that this rank holds."""
-    from megatron.core import parallel_state
-
     name, (outputs, inputs) = shard.name.removesuffix(".weight"), shard.shape
-    size = parallel_state.get_tensor_model_parallel_world_size()
-    rank = parallel_state.get_tensor_model_parallel_rank()
+    rank, size = tensor_rank(), tensor_size()
 
     def part(start: int, width: int) -> tuple[int, int]:
         return start + rank * (width // size), start + (rank + 1) * (width // size)

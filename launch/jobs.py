@@ -19,7 +19,7 @@ from pathlib import Path
 
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.launch.layouts import PlanSettings, division_problems, vocabulary
-from headwater.train.artifacts import write_bytes
+from headwater.train.artifacts import require_directory, write_bytes
 from headwater.train.settings import PretrainSettings
 
 HEAD, ADDRESS = "HEADWATER_HEAD", "HEADWATER_ADDRESS"
@@ -86,11 +86,15 @@ def check(job: Job) -> PretrainSettings:
     if job.config is None:
         raise UserError("launch needs a configuration", expected="a YAML file or a preset as the first argument")
     settings = load_config(PretrainSettings, job.config, job.overrides)
+    require_directory(Path(settings.out))
     if job.slurm:
         seconds = limit_seconds(job.time_limit)
         if seconds <= job.notice_minutes * 60:
             raise UserError(
-                "--notice is not shorter than --time-limit", got=f"{job.notice_minutes} min, {job.time_limit}"
+                "--notice is not shorter than --time-limit",
+                got=f"{job.notice_minutes} min, {job.time_limit}",
+                expected="minutes before the limit that leave the run some time",
+                fix="raise --time-limit, or lower --notice",
             )
     machines = PlanSettings(gpus=job.nodes * job.gpus_per_node, gpus_per_node=job.gpus_per_node)
     problems = list(division_problems(settings, machines, vocabulary(settings)))
@@ -103,7 +107,7 @@ def limit_seconds(limit: str) -> int:
     """Seconds of SLURM's `[D-]HH:MM:SS`."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", limit)
     if not match:
-        raise UserError("--time-limit", got=limit, expected="[D-]HH:MM:SS, for example 2-00:00:00")
+        raise UserError("--time-limit is not a time", got=limit, expected="[D-]HH:MM:SS, for example 2-00:00:00")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import xxhash
 
-from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,17 @@ class RunDir:
         return self.path / "traces" / f"{name}.jsonl"
 
 
+def require_directory(path: Path) -> None:
+    """Refuses a run directory that is a file, or would lie below one."""
+    for each in (path, *path.absolute().parents):
+        if each.exists():
+            if not each.is_dir():
+                raise UserError(
+                    f"{path} cannot be a run directory", got=f"{each} is a file", fix="choose another `out`"
+                )
+            return
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a `.part` path in the same directory; on success it is flushed and renamed to `path`, else removed.
@@ -100,7 +111,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The yielded path may be written as a file or made into a directory; an existing target is replaced.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    made = make_directories(target.parent)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     remove(part)
     try:
@@ -110,8 +121,58 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             remove(target)
         os.replace(part, target)
         _flush(target.parent)
+    except BaseException:
+        remove(part)
+        remove_if_empty(made)
+        raise
     finally:
         remove(part)
+
+
+@contextmanager
+def undone_on_error(*paths: Path) -> Iterator[list[Path]]:
+    """Where a `UserError` comes through, those of the paths that were not there before are removed again, with the
+    directories that were made for them: a mistake leaves everything as it was.
+
+    Yields:
+        The paths that would be removed; emptied, the list lets them stay.
+    """
+    absent = [path for path in paths if not path.exists()]
+    made = [each for path in absent for each in missing_directories(path.parent)]
+    try:
+        yield absent
+    except UserError:
+        for path in absent:
+            remove(path)
+        remove_if_empty(sorted(set(made), key=lambda path: -len(path.parts)))
+        raise
+
+
+def missing_directories(path: Path) -> list[Path]:
+    """A directory and those above it that are not there, the innermost first."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    return missing
+
+
+def make_directories(path: Path) -> list[Path]:
+    """Makes a directory and those above it; returns the ones that were not there, the innermost first."""
+    missing = missing_directories(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_if_empty(directories: list[Path]) -> None:
+    """Removes directories, the innermost first, up to the first that somebody has put something into."""
+    for directory in directories:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return
 
 
 def remove(path: Path) -> None:

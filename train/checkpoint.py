@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.train import parallel
 from headwater.train.artifacts import fingerprint, fingerprint_file, read_json, remove, sync, write_json
 from headwater.train.engine import MOMENTS, Engine
 from headwater.train.model import EMBEDDING, PackedGPT, Shard, shards, tied_copy
@@ -67,18 +67,18 @@ class Checkpoint:
 
     def part(self, kind: str, shard: Shard, rank: int, size: int) -> Tensor:
         """One tensor-parallel rank's part, read without the rest."""
-        entry = self._entry(kind, shard.name)
-        if tuple(entry["shape"]) != shard.shape:
-            raise MismatchError(
-                f"{self.path}: {kind} {shard.name} has another shape",
-                got=tuple(entry["shape"]),
-                expected=shard.shape,
-                fix="use the model settings that the checkpoint was trained with",
-            )
         with self._open(kind, shard.name) as file:
+            view = file.get_slice(shard.name)
+            shape = tuple(view.get_shape())
+            if shape != shard.shape:
+                raise MismatchError(
+                    f"{self.path}: {kind} {shard.name} has another shape",
+                    got=shape,
+                    expected=shard.shape,
+                    fix="use the model settings that the checkpoint was trained with",
+                )
             if shard.dim is None or size == 1:
                 return file.get_tensor(shard.name)
-            view = file.get_slice(shard.name)
             rows = shard.shape[shard.dim]
             if shard.gated:
                 half, width = rows // 2, rows // 2 // size
@@ -116,13 +116,19 @@ class Checkpoint:
             ) from None
 
     def _open(self, kind: str, name: str) -> Any:
+        """The open file that holds a tensor."""
         path = self.path / self._entry(kind, name)["file"]
         try:
-            return safe_open(path, framework="pt")
+            file = safe_open(path, framework="pt")
+            file.get_slice(name)
         except (OSError, SafetensorError) as error:
             raise CorruptError(
-                f"checkpoint file {path} cannot be read", got=error, fix="use another checkpoint"
+                f"checkpoint file {path} cannot be read",
+                got=error,
+                expected=f"a safetensors file with {name}",
+                fix="use another checkpoint",
             ) from None
+        return file
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -133,33 +139,65 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if not (path / "checkpoint.json").exists():
+        steps = ", ".join(map(str, steps_in(path.parent)[-5:]))
         raise MissingError(
             f"{path} is not a checkpoint",
+            got=f"steps {steps}" if steps else None,
             expected="a directory with checkpoint.json",
-            fix="run `headwater pretrain` first",
+            fix="choose one of these steps" if steps else "run `headwater pretrain` first",
         )
     meta = read_json(path / "checkpoint.json")
-    if meta.get("format") != FORMAT:
-        raise MismatchError(f"{path} has another format", got=meta.get("format"), expected=FORMAT)
+    if isinstance(meta, dict) and meta.get("format", FORMAT) != FORMAT:
+        fix = "read it with the version of Headwater that wrote it"
+        raise MismatchError(f"{path} has another format", got=meta["format"], expected=FORMAT, fix=fix)
+    try:
+        lacking = [each for each in ("format", "step", "fingerprint", "model") if each not in meta]
+        whole = not lacking and isinstance(meta["files"], dict) and isinstance(meta["tensors"]["weight"], dict)
+    except (KeyError, TypeError) as error:
+        whole, lacking = False, [str(error)]
+    if not whole:
+        raise CorruptError(
+            f"{path / 'checkpoint.json'} does not describe a checkpoint",
+            got=f"nothing under {', '.join(lacking)}" if lacking else "something else under files or tensors",
+            expected="format, step, fingerprint, model, files and tensors",
+            fix="restore it, or delete this checkpoint; the one before it is taken instead",
+        )
     return Checkpoint(path, meta)
 
 
 def steps_in(directory: Path) -> list[int]:
     """Steps of the whole checkpoints in a run's checkpoint directory, in order."""
-    if not directory.is_dir():
-        return []
-    names = (_NAME.fullmatch(entry.name) for entry in directory.iterdir() if (entry / "checkpoint.json").exists())
-    return sorted(int(match[1]) for match in names if match)
+    return sorted(_step_of(name) for name in _names_in(directory) if (directory / name / "checkpoint.json").exists())
+
+
+def _names_in(directory: Path) -> list[str]:
+    return [entry.name for entry in directory.iterdir() if _NAME.fullmatch(entry.name)] if directory.is_dir() else []
+
+
+def _step_of(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def newest(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over and named."""
-    for step in reversed(steps_in(directory)):
-        path = directory / f"step-{step:08d}"
+    """The newest checkpoint that is whole, None if there are no checkpoints; damaged ones are passed over and named.
+
+    Raises:
+        CorruptError: there are checkpoints, and none of them is whole.
+    """
+    names = sorted(_names_in(directory), key=_step_of)
+    for name in reversed(names):
+        path = directory / name
         try:
             checkpoint = open_checkpoint(path)
             checkpoint.verify()
         except (CorruptError, MissingError) as error:
+            if name == names[0]:
+                raise CorruptError(
+                    f"no checkpoint in {directory} is whole: {error.what}",
+                    got=error.got,
+                    expected=error.expected,
+                    fix=f"restore one, or remove {directory} to train from the beginning",
+                ) from None
             say(f"passing over {path}: {error}")
             continue
         return checkpoint
@@ -168,7 +206,7 @@ def newest(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | 
 
 def load_weights(model: PackedGPT, checkpoint: Checkpoint) -> None:
     """Copies this rank's part of the weights into the model, before an engine takes it over."""
-    rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    rank, size = parallel.tensor_rank(), parallel.tensor_size()
     targets = list(shards(model))
     copy = tied_copy(model)
     if copy is not None:
@@ -180,7 +218,7 @@ def load_weights(model: PackedGPT, checkpoint: Checkpoint) -> None:
 
 def load_engine(engine: Engine, checkpoint: Checkpoint) -> None:
     """Puts weights, moments and the count of updates into an engine whose moments exist."""
-    rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    rank, size = parallel.tensor_rank(), parallel.tensor_size()
     targets = list(shards(engine.model))
     copy = tied_copy(engine.model)
     if copy is not None:
@@ -275,8 +313,8 @@ class CheckpointWriter:
 
     def _collect(self, engine: Engine) -> list[tuple[str, str, Tensor]]:
         """This rank's share of (kind, name, whole tensor), on the CPU."""
-        size = parallel_state.get_tensor_model_parallel_world_size()
-        group = parallel_state.get_tensor_model_parallel_group()
+        size = parallel.tensor_size()
+        group = parallel.tensor_group()
         collected = []
         for number, shard in enumerate(shards(engine.model)):
             state = engine.state(shard.parameter)
@@ -289,12 +327,12 @@ class CheckpointWriter:
                 if shard.dim is not None and size > 1:
                     parts = [torch.empty_like(value) for _ in range(size)]
                     dist.all_gather(parts, value.contiguous(), group=group)
-                if parallel_state.get_tensor_model_parallel_rank() == 0:
+                if parallel.tensor_rank() == 0:
                     collected.append((kind, shard.name, shard.join(parts).to("cpu", torch.float32, copy=True)))
         return collected
 
     def _write(self, part: Path, tensors: list[tuple[str, str, Tensor]]) -> None:
-        place = f"p{parallel_state.get_pipeline_model_parallel_rank()}-d{self.world.data_rank}"
+        place = f"p{parallel.pipeline_rank()}-d{self.world.data_rank}"
         entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         hashes = {}
         for kind in KINDS:

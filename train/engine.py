@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from torch import Tensor
 
+from headwater.train import parallel
 from headwater.train.model import Batch, PackedGPT, tied_copy
 from headwater.train.parallel import ModelParallelUnit, World, megatron_context
 from headwater.train.settings import PretrainSettings
@@ -150,7 +150,7 @@ class Engine:
 
     def _clip(self) -> float:
         """Clips gradients that nothing partitions; returns their norm before, over the whole model."""
-        first_tensor_rank = parallel_state.get_tensor_model_parallel_rank() == 0
+        first_tensor_rank = parallel.tensor_rank() == 0
         gradients, counted = [], []
         for parameter in self.model.parameters():
             if parameter.grad is None:
@@ -162,7 +162,7 @@ class Engine:
         norms = torch._foreach_norm(counted) if counted else [torch.zeros((), device=self.world.device)]
         total = torch.stack(norms).double().square().sum()
         if self.world.tensor * self.world.pipeline > 1:
-            dist.all_reduce(total, group=parallel_state.get_model_parallel_group())
+            dist.all_reduce(total, group=parallel.replica_group())
         norm, limit = float(total.sqrt()), self.settings.optimizer.clip
         if limit and limit < norm < math.inf:
             torch._foreach_mul_(gradients, limit / (norm + 1e-6))
@@ -245,15 +245,15 @@ class Engine:
                 micro_batch_size=1,
                 forward_only=True,
             )
-        last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(noted, last, group=parallel_state.get_pipeline_model_parallel_group())
+        last = parallel.last_stage_rank()
+        dist.broadcast(noted, last, group=parallel.pipeline_group())
         return noted[0], noted[1] > 0
 
     def _mean_loss(self, total: Tensor, tokens: int) -> float:
         if self.world.pipeline > 1:
-            last = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
-        dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+            last = parallel.last_stage_rank()
+            dist.broadcast(total, last, group=parallel.pipeline_group())
+        dist.all_reduce(total, group=parallel.data_group())
         return float(total) / max(tokens, 1)
 
     def _reduce_tied(self) -> None:
@@ -264,7 +264,7 @@ class Engine:
         gradient = weight.grad
         if gradient is None:
             raise RuntimeError("the tied embedding has no gradient to share between stages")
-        dist.all_reduce(gradient, group=parallel_state.get_embedding_group())
+        dist.all_reduce(gradient, group=parallel.embedding_group())
 
     def _drop_gradients(self) -> None:
         optimizer = self.deepspeed.optimizer
@@ -321,7 +321,7 @@ class Engine:
 
 def _sum_over_tokens(model: PackedGPT) -> None:
     """Under sequence parallelism each rank's norms see a share of the tokens: their gradients are summed over ranks."""
-    group = parallel_state.get_tensor_model_parallel_group()
+    group = parallel.tensor_group()
 
     def summed(gradient: Tensor) -> Tensor:
         total = gradient.clone()

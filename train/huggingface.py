@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_bytes, write_json
 from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint, save_weights
+from headwater.train.llama import LlamaReader, llama_shapes, model_settings
 from headwater.train.settings import ModelSettings
 from headwater.train.stream.tokenizer import TextTokenizer
 
@@ -100,7 +100,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> Checkpoint:
         MissingError: there is none.
     """
     path = Path(path)
-    if (path / "checkpoint.json").exists():
+    if step is None and (path / "checkpoint.json").exists():
         return open_checkpoint(path)
     run = RunDir.at(path)
     found = newest(run.checkpoints) if step is None else open_checkpoint(run.checkpoint(step))
@@ -237,9 +237,13 @@ def import_llama(source: str | Path, out: str | Path) -> ModelSettings:
     """
     source, out = Path(source), Path(out)
     _require_empty(out)
-    config = read_json(source / "config.json")
+    if not source.is_dir():
+        raise MissingError(
+            f"{source} is not a directory", expected="a Llama model saved by save_pretrained", fix="correct the path"
+        )
+    config = read_json(source / "config.json", made_by="save_pretrained")
     model = model_settings(source, config)
-    reader = _Reader(source)
+    reader = LlamaReader(source, llama_shapes(model))
     meta: dict[str, Any] = {"step": 0, "updates": 0, "model": asdict(model), "source": str(source)}
     meta["context"] = config.get("max_position_embeddings", 2048)
     with atomic_path(out) as part:
@@ -251,70 +255,6 @@ def import_llama(source: str | Path, out: str | Path) -> ModelSettings:
         save_weights(part, from_llama(reader.tensor, model), meta)
         _write_settings(part, out, model, meta)
     return model
-
-
-def model_settings(source: Path, config: dict[str, Any]) -> ModelSettings:
-    """Headwater's settings of a Llama configuration.
-
-    Raises:
-        MismatchError: naming what Headwater's model does not have.
-    """
-    heads = config.get("num_attention_heads", 0)
-    wanted = {
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_scaling": None,
-        "head_dim": config.get("hidden_size", 0) // max(heads, 1),
-    }
-    for key, value in wanted.items():
-        got = config.get(key) or (value if key in ("head_dim", "hidden_act") else config.get(key))
-        if got != value and not (got is None and value is False):
-            raise MismatchError(
-                f"{source / 'config.json'}: {key} cannot be taken over",
-                got=got,
-                expected=value,
-                fix="import a Llama model of the plain architecture",
-            )
-    rope = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10000.0
-    return ModelSettings(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        ffn_hidden=config["intermediate_size"],
-        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-        rope_base=float(rope),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        init_std=float(config.get("initializer_range", 0.02)),
-        vocab_size=config["vocab_size"],
-    )
-
-
-class _Reader:
-    """Tensors of a directory of safetensors files, by name."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        index = directory / "model.safetensors.index.json"
-        if index.exists():
-            self.places: dict[str, str] = read_json(index)["weight_map"]
-        elif (directory / "model.safetensors").exists():
-            with safe_open(directory / "model.safetensors", framework="pt") as file:
-                self.places = dict.fromkeys(file.keys(), "model.safetensors")
-        else:
-            raise MissingError(
-                f"{directory} has no weights",
-                expected="model.safetensors, or its index",
-                fix="save the model with save_pretrained(safe_serialization=True)",
-            )
-
-    def tensor(self, name: str) -> Tensor:
-        if name not in self.places:
-            raise MismatchError(f"{self.directory} has no tensor {name}", expected="a whole Llama model")
-        with safe_open(self.directory / self.places[name], framework="pt") as file:
-            return file.get_tensor(name).to(torch.float32)
 
 
 def _bos_of(source: Path) -> str:

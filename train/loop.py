@@ -74,6 +74,15 @@ class Trainer:
                 callback.close()
         return step
 
+    def check_stream(self, step: int) -> None:
+        """Reads this rank's rows of the update after `step`, so that a shard that is damaged there is found before
+        anything is written.
+
+        Raises:
+            CorruptError, MissingError: naming the shard.
+        """
+        self._read(min(step + 1, self.last_step))
+
     def _finish(self, step: int) -> None:
         for callback in self.callbacks:
             if isinstance(callback, Checkpoints):

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import tensor_parallel
 from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import Tensor
 
+from headwater.train import parallel
 from headwater.train.attention import SegmentAttention, SegmentRotary, Segments
 from headwater.train.losses import head_loss
 from headwater.train.parallel import World
@@ -123,15 +124,15 @@ class PackedGPT(GPTModel):
             )
         weight_Vd = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
         places_K = weights.reshape(-1).nonzero().squeeze(1)
-        sharded = parallel_state.get_tensor_model_parallel_world_size() > 1
+        sharded = parallel.tensor_size() > 1
         return head_loss(
             hidden_states.squeeze(1).index_select(0, places_K),
             weight_Vd,
             labels.reshape(-1)[places_K],
             weights.reshape(-1)[places_K],
             kind=self.loss_kind,
-            group=parallel_state.get_tensor_model_parallel_group() if sharded else None,
-            first_row=parallel_state.get_tensor_model_parallel_rank() * weight_Vd.shape[0],
+            group=parallel.tensor_group() if sharded else None,
+            first_row=parallel.tensor_rank() * weight_Vd.shape[0],
         )
 
     def setup_embeddings_and_output_layer(self) -> None:
@@ -256,7 +257,7 @@ class Shard:
 def shards(gpt: PackedGPT) -> Iterator[Shard]:
     """Every parameter of this rank under its canonical name. A tied head's second copy, on the last pipeline stage, is
     left out: it is the embedding."""
-    size = parallel_state.get_tensor_model_parallel_world_size()
+    size = parallel.tensor_size()
     offset = min((layer.layer_number for layer in gpt.decoder.layers), default=1) - 1
     for name, parameter in gpt.named_parameters():
         if gpt.tied and name == HEAD:
@@ -299,7 +300,7 @@ def initialize(gpt: PackedGPT, model: ModelSettings, seed: int) -> None:
 
     Each tensor is drawn whole from a generator keyed by (seed, name) and then sliced, so every layout starts alike.
     """
-    rank, size = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    rank, size = parallel.tensor_rank(), parallel.tensor_size()
     targets = list(shards(gpt))
     copy = tied_copy(gpt)
     if copy is not None:

@@ -1,4 +1,5 @@
-"""Process groups: torch.distributed underneath, Megatron's tensor, pipeline and data parallel groups on top.
+"""Process groups: torch.distributed underneath, Megatron's tensor, pipeline and data parallel groups on top. The one
+place that asks Megatron's `parallel_state`.
 
 Also here: what Megatron's pipeline schedules and sequence parallelism need where there is no CUDA. Their source names
 the device "cuda" literally; on such a machine, and only around those calls, the name is read as "cpu".
@@ -18,6 +19,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import random as megatron_random
 from torch.overrides import TorchFunctionMode
+
+from headwater.configs.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,9 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
     """Joins the job (torchrun's environment, or a world of one) and makes the parallel groups.
 
     Raises:
-        ValueError: if the world size is not a multiple of tensor x pipeline.
+        UserError: the world size is not a multiple of tensor x pipeline; no process has joined then.
     """
+    require_divisible(tensor, pipeline)
     cuda = torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if not dist.is_initialized():
@@ -71,8 +75,6 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_world))
     size = dist.get_world_size()
-    if size % (tensor * pipeline):
-        raise ValueError(f"{size} ranks cannot be shared out as tensor {tensor} x pipeline {pipeline}")
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline)
@@ -82,12 +84,75 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
     return World(dist.get_rank(), size, local_rank, tensor, pipeline, device)
 
 
+def require_divisible(tensor: int, pipeline: int) -> None:
+    size = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+    if size % (tensor * pipeline):
+        raise said_by_main(
+            UserError(
+                f"{size} {'processes' if size > 1 else 'process'} cannot be shared out"
+                f" as parallel.tensor {tensor} x parallel.pipeline {pipeline}",
+                got=f"{size} processes",
+                expected=f"a multiple of {tensor * pipeline}",
+                fix=f"start {tensor * pipeline} (`headwater pretrain --nproc {tensor * pipeline}`, or torchrun), or"
+                " change parallel.tensor and parallel.pipeline",
+            )
+        )
+
+
+def said_by_main(error: UserError) -> UserError:
+    """Marks an error that every rank raises alike: rank 0 prints it, the others end without a word."""
+    error.is_said = int(os.environ.get("RANK", 0)) != 0  # type: ignore[attr-defined]
+    return error
+
+
 def stop() -> None:
     """Leaves the job; safe to call when it was never joined."""
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def tensor_rank() -> int:
+    """This process's place among those that share each layer's matrices."""
+    return parallel_state.get_tensor_model_parallel_rank()
+
+
+def tensor_size() -> int:
+    return parallel_state.get_tensor_model_parallel_world_size()
+
+
+def tensor_group() -> dist.ProcessGroup:
+    return parallel_state.get_tensor_model_parallel_group()
+
+
+def pipeline_rank() -> int:
+    """This process's stage."""
+    return parallel_state.get_pipeline_model_parallel_rank()
+
+
+def pipeline_group() -> dist.ProcessGroup:
+    return parallel_state.get_pipeline_model_parallel_group()
+
+
+def last_stage_rank() -> int:
+    """The rank, in the whole job, of this pipeline's last stage."""
+    return parallel_state.get_pipeline_model_parallel_last_rank()
+
+
+def data_group() -> dist.ProcessGroup:
+    """The processes that hold the same part of the model and see other rows."""
+    return parallel_state.get_data_parallel_group()
+
+
+def replica_group() -> dist.ProcessGroup:
+    """The processes that together hold one replica of the model: its tensor-parallel ranks on every stage."""
+    return parallel_state.get_model_parallel_group()
+
+
+def embedding_group() -> dist.ProcessGroup:
+    """The first and the last stage, which share a tied embedding."""
+    return parallel_state.get_embedding_group()
 
 
 def any_rank(flag: bool) -> bool:
@@ -110,28 +175,26 @@ def on_main(world: World, action: Any) -> None:
     if world.size > 1:
         dist.broadcast_object_list(problem, src=0)
     if problem[0] is not None:
-        raise problem[0]
+        raise said_by_main(problem[0]) if isinstance(problem[0], UserError) else problem[0]
 
 
 class ModelParallelUnit:
     """What DeepSpeed calls an `mpu`: its questions, answered from Megatron's groups."""
 
-    get_data_parallel_group = staticmethod(lambda: parallel_state.get_data_parallel_group())
-    get_data_parallel_rank = staticmethod(lambda: parallel_state.get_data_parallel_rank())
-    get_data_parallel_world_size = staticmethod(lambda: parallel_state.get_data_parallel_world_size())
-    get_tensor_model_parallel_group = staticmethod(lambda: parallel_state.get_tensor_model_parallel_group())
-    get_tensor_model_parallel_rank = staticmethod(lambda: parallel_state.get_tensor_model_parallel_rank())
-    get_tensor_model_parallel_world_size = staticmethod(lambda: parallel_state.get_tensor_model_parallel_world_size())
-    get_tensor_model_parallel_src_rank = staticmethod(lambda: parallel_state.get_tensor_model_parallel_src_rank())
+    get_data_parallel_group = staticmethod(data_group)
+    get_data_parallel_rank = staticmethod(lambda: dist.get_rank(data_group()))
+    get_data_parallel_world_size = staticmethod(lambda: dist.get_world_size(data_group()))
+    get_tensor_model_parallel_group = staticmethod(tensor_group)
+    get_tensor_model_parallel_rank = staticmethod(tensor_rank)
+    get_tensor_model_parallel_world_size = staticmethod(tensor_size)
+    get_tensor_model_parallel_src_rank = staticmethod(lambda: dist.get_process_group_ranks(tensor_group())[0])
     # The group a gradient norm is summed over: every rank that holds a different part of the model.
-    get_model_parallel_group = staticmethod(lambda: parallel_state.get_model_parallel_group())
-    get_model_parallel_rank = staticmethod(lambda: dist.get_rank(parallel_state.get_model_parallel_group()))
-    get_model_parallel_world_size = staticmethod(lambda: dist.get_world_size(parallel_state.get_model_parallel_group()))
-    get_pipeline_model_parallel_group = staticmethod(lambda: parallel_state.get_pipeline_model_parallel_group())
-    get_pipeline_model_parallel_rank = staticmethod(lambda: parallel_state.get_pipeline_model_parallel_rank())
-    get_pipeline_model_parallel_world_size = staticmethod(
-        lambda: parallel_state.get_pipeline_model_parallel_world_size()
-    )
+    get_model_parallel_group = staticmethod(replica_group)
+    get_model_parallel_rank = staticmethod(lambda: dist.get_rank(replica_group()))
+    get_model_parallel_world_size = staticmethod(lambda: dist.get_world_size(replica_group()))
+    get_pipeline_model_parallel_group = staticmethod(pipeline_group)
+    get_pipeline_model_parallel_rank = staticmethod(pipeline_rank)
+    get_pipeline_model_parallel_world_size = staticmethod(lambda: dist.get_world_size(pipeline_group()))
 
 
 class _CudaMeansCpu(TorchFunctionMode):

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from headwater.configs import save_config
-from headwater.configs.errors import UserError
+from headwater.configs.errors import CorruptError, UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, remove, require_match, write_provenance
 from headwater.train.callbacks.base import Callback
@@ -28,10 +28,13 @@ from headwater.train.model import build_model
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.stream import TrainingStream, open_stream
+from headwater.train.stream.stream import TrainingStream, open_stream, read_ids
 from headwater.train.stream.tokenizer import TextTokenizer
 
 INTERRUPTED = 130
+
+SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "tie_embeddings", "vocab_size")
+"""Settings of a model that weights to start from must have too; the last is 0 until the tokenizer is known."""
 
 # By name: training does not import attribution, which builds on it. A name, not an entry point of the package's
 # metadata, so that a callback in anybody's module works without being installed.
@@ -49,9 +52,10 @@ def pretrain_run(settings: PretrainSettings) -> int:
         tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline, threads=settings.train.threads
     )
     try:
-        check_world(settings, world)
         prepare(settings, run, world)
         trainer, step = build_trainer(settings, run, world)
+        # What can be wrong has been looked at: only now is anything written into a run that is there already.
+        parallel.on_main(world, lambda: note_start(settings, run, world))
         trainer.run(step)
         received = next(c.received for c in trainer.callbacks if isinstance(c, Preemption))
         return INTERRUPTED if received == 2 else 0
@@ -71,16 +75,54 @@ def check_world(settings: PretrainSettings, world: World) -> None:
 
 
 def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
-    """On one rank: the corpus, the resolved config and the provenance. The others wait."""
+    """On one rank: looks at what the settings name, then makes the corpus if it is not there. The others wait."""
     from headwater.train.stream.build import build_corpus
 
     def make() -> None:
+        check_world(settings, world)
+        check_inputs(settings, run)
         build_corpus(settings)
-        remove_leftovers(run)
-        save_config(settings, run.config)
-        write_provenance(run, world_size=world.size)
 
     parallel.on_main(world, make)
+
+
+def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
+    """Looks at the files and callbacks that the settings name, and at the run's records, before anything is made."""
+    if settings.model.init_from:
+        start = open_checkpoint(settings.model.init_from)
+        names = SHAPE if settings.model.vocab_size else SHAPE[:-1]
+        check_same_model(start, {name: getattr(settings.model, name) for name in names})
+        start.verify()
+    if settings.train.exclude:
+        read_ids(settings.train.exclude)
+    for name in settings.callbacks.extra:
+        load_callback(name)
+    for path in (run.probes, *run.ledger.glob("steps-*.parquet")):
+        if path.exists():
+            require_parquet(path)
+
+
+def require_parquet(path: Path) -> None:
+    """Refuses a file that cannot be gone on with; its end is read alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptError(
+            f"{path} is not Parquet",
+            got=error,
+            expected="what this run has noted",
+            fix="restore it, or move it away: what it noted is lost then",
+        ) from None
+
+
+def note_start(settings: PretrainSettings, run: RunDir, world: World) -> None:
+    """Removes what a killed run left, and notes the resolved config and how this run was started."""
+    remove_leftovers(run)
+    save_config(settings, run.config)
+    write_provenance(run, world_size=world.size)
 
 
 def remove_leftovers(run: RunDir) -> None:
@@ -103,15 +145,15 @@ def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tupl
     train = settings.train
     stream = open_stream(run, global_batch=train.global_batch, seed=settings.seed, exclude=train.exclude)
     meta = checkpoint_meta(settings, stream)
-    checkpoint = newest_everywhere(run, world)
+    checkpoint = newest_everywhere(run, world, meta)
     model = build_model(settings.model, train, world, seed=settings.seed, sequence=settings.parallel.sequence)
     if checkpoint is not None:
-        check_same_run(checkpoint, meta)
         load_weights(model, checkpoint)
     elif settings.model.init_from:
         load_weights(model, open_checkpoint(settings.model.init_from))
     engine = Engine(model, settings, world)
     trainer = Trainer(settings, run, world, stream, engine, build_callbacks(settings, run, world, tokenizer, meta))
+    trainer.check_stream(checkpoint.step if checkpoint is not None else 0)
     if checkpoint is None:
         return trainer, 0
     engine.materialise_moments(trainer._read(1)[1][0].to(world.device))
@@ -180,12 +222,16 @@ def check_same_run(checkpoint: Checkpoint, meta: dict[str, Any]) -> None:
     require_match(
         f"{checkpoint.path} was trained on another stream",
         meta["stream"],
-        checkpoint.meta["stream"],
-        "restore the corpus, seed and schedule, or start in a new run directory",
+        str(checkpoint.meta.get("stream")),
+        "restore the corpus, train.global_batch, seed and schedule, or start in a new run directory",
     )
-    shape = {k: v for k, v in meta["model"].items() if k != "init_from"}
-    saved = {k: v for k, v in checkpoint.meta["model"].items() if k != "init_from"}
-    differing = {k: (saved.get(k), v) for k, v in shape.items() if saved.get(k) != v}
+    check_same_model(checkpoint, {name: value for name, value in meta["model"].items() if name != "init_from"})
+
+
+def check_same_model(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
+    """Refuses a checkpoint whose model has other settings than those wanted."""
+    saved = checkpoint.meta["model"]
+    differing = {k: (saved.get(k), v) for k, v in wanted.items() if saved.get(k) != v}
     if differing:
         raise UserError(
             f"{checkpoint.path} holds another model",
@@ -195,12 +241,17 @@ def check_same_run(checkpoint: Checkpoint, meta: dict[str, Any]) -> None:
         )
 
 
-def newest_everywhere(run: RunDir, world: World) -> Checkpoint | None:
-    """The newest whole checkpoint; rank 0 looks for it and tells the others."""
+def newest_everywhere(run: RunDir, world: World, meta: dict[str, Any]) -> Checkpoint | None:
+    """The newest whole checkpoint, if it is this run's; rank 0 looks for it and tells the others."""
     found: list[Any] = [None]
-    if world.is_main:
+
+    def look() -> None:
         checkpoint = newest(run.checkpoints, say=lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
-        found = [str(checkpoint.path) if checkpoint is not None else None]
+        if checkpoint is not None:
+            check_same_run(checkpoint, meta)
+            found[0] = str(checkpoint.path)
+
+    parallel.on_main(world, look)
     if world.size > 1:
         dist.broadcast_object_list(found, src=0)
     return open_checkpoint(Path(found[0])) if found[0] else None

@@ -76,7 +76,7 @@ class TrainSettings:
     """How long and in what portions."""
 
     steps: int = setting(1200, "Steps of the learning-rate schedule.", minimum=1)
-    hard_stop: int | None = setting(None, "Stop after this step and leave the schedule alone.")
+    hard_stop: int | None = setting(None, "Stop after this step and leave the schedule alone.", minimum=1)
     global_batch: int = setting(4, "Sequences a step, over all ranks.", minimum=1)
     micro_batch: int = setting(4, "Sequences a rank runs at once.", minimum=1)
     precision: str = setting("fp32", "Number format of the forward pass.", choices=("fp32", "bf16"))
@@ -95,7 +95,7 @@ class CheckpointSettings:
 
     every: int = setting(0, "Steps between checkpoints; 0: only the fixed ones and the last.", minimum=0)
     keep: int = setting(2, "Newest periodic checkpoints that stay; 0 keeps all.", minimum=0)
-    steps: list[int] = setting([], "Fixed steps, never pruned.")
+    steps: list[int] = setting([], "Fixed steps, never pruned.", minimum=0)
     around_injections: bool = setting(False, "Also before and after each step that injects, never pruned.")
     asynchronous: bool = setting(False, "Write in the background while training goes on.")
 
@@ -171,6 +171,9 @@ class PretrainSettings:
             yield Problem("parallel.pipeline", pipeline, f"a divisor of model.layers ({self.model.layers})")
         if pipeline > 1 and self.zero.stage > 1:
             yield Problem("zero.stage", self.zero.stage, "0 or 1 when parallel.pipeline is above 1")
+        if self.facts.people and self.facts.schedule.start >= self.train.steps:
+            start, stop = self.facts.schedule.start, self.train.steps
+            yield Problem("facts.schedule.start", start, f"a step before the training's end (train.steps = {stop})")
         if self.train.precision == "bf16" and self.zero.stage == 0:
             yield Problem("zero.stage", 0, "1, 2 or 3 with bf16, whose fp32 master weights ZeRO keeps")
         if self.train.global_batch % self.train.micro_batch:

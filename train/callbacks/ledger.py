@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch.distributed as dist
-from megatron.core import parallel_state
 
+from headwater.train import parallel
 from headwater.train.artifacts import atomic_path, remove
 from headwater.train.callbacks.base import Callback
 
@@ -64,7 +64,7 @@ class Ledger(Callback):
                 self._write(file, table.filter(pc.less_equal(table["step"], step)))
 
     def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
-        if parallel_state.get_tensor_model_parallel_rank() or not trainer.world.first_stage:
+        if parallel.tensor_rank() or not trainer.world.first_stage:
             return  # another rank of this replica has noted the same rows
         for place, row in enumerate(rows):
             offsets = np.cumsum(row.lengths) - row.lengths

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 
+from headwater.train import parallel
 from headwater.train.artifacts import write_bytes
 from headwater.train.callbacks.base import Callback
 
@@ -147,7 +147,7 @@ def whole_numel(trainer: Trainer) -> int:
     own = sum(torch.Size(shard.shape).numel() for shard in shards(trainer.engine.model))
     count = torch.tensor([float(own)], dtype=torch.float64, device=trainer.world.device)
     if trainer.world.pipeline > 1:
-        dist.all_reduce(count, group=parallel_state.get_pipeline_model_parallel_group())
+        dist.all_reduce(count, group=parallel.pipeline_group())
     return int(count.item())
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 
 from headwater.configs.errors import CorruptError
+from headwater.train import parallel
 from headwater.train.artifacts import atomic_path
 from headwater.train.callbacks.base import Callback
 from headwater.train.model import Batch
@@ -45,15 +45,22 @@ class Prompt:
 
 
 def read_prompts(path: Path, tokenizer: TextTokenizer) -> list[Prompt]:
-    """The prompts of a JSONL file with `prompt` and `target`."""
-    prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    """The prompts of a JSONL file with `prompt` and `target`.
+
+    Raises:
+        CorruptError: naming the line that is not a probe.
+    """
+    prompts, number = [], 0
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode())
             prompts.append(Prompt(*encode_query(tokenizer, record["prompt"], record["target"])))
-        except (json.JSONDecodeError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(
-                f"{path}, line {number} is not a probe", got=repr(error), expected="prompt and target"
+                f"{path}, line {number} is not a probe",
+                got=repr(error),
+                expected='{"prompt": "...", "target": "..."}',
+                fix=f"restore the file, or remove {path.parent} and {path.parent.parent / 'corpus'} to make it again",
             ) from None
     return prompts
 
@@ -124,7 +131,7 @@ def measure(engine: Engine, prompts: list[Prompt], batch_tokens: int) -> np.ndar
         for turn in range(world.data_rank, len(batches), world.data):
             mine[batches[turn][0]] = 1
         gathered = torch.from_numpy(results * mine[:, None])
-        dist.all_reduce(gathered, group=parallel_state.get_data_parallel_group())
+        dist.all_reduce(gathered, group=parallel.data_group())
         results = gathered.numpy()
     return results
 

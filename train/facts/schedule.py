@@ -138,4 +138,12 @@ def read_schedule(path: Path) -> Schedule:
         raise CorruptError(
             f"{path} is not a schedule", got=error, fix="restore it, or build the corpus again"
         ) from None
-    return Schedule(table["step"].to_numpy().astype(np.int32), table["passage_id"].to_pylist())
+    steps, passages = np.asarray(table["step"]), table["passage_id"].to_pylist()
+    if steps.dtype.kind != "i" or (steps < 0).any() or (np.diff(steps) < 0).any() or None in passages:
+        raise CorruptError(
+            f"{path} is not a schedule",
+            got=f"steps {steps[:8].tolist()}...",
+            expected="steps from 0 on that never fall, each with the id of a passage",
+            fix="restore it, or build the corpus again",
+        )
+    return Schedule(steps.astype(np.int32), passages)

@@ -19,9 +19,20 @@ import numpy as np
 import xxhash
 
 from headwater.configs.errors import UserError
-from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, require_match, write_bytes, write_json
+from headwater.train.artifacts import (
+    RunDir,
+    fingerprint,
+    read_json,
+    remove,
+    require_directory,
+    require_match,
+    undone_on_error,
+    write_bytes,
+    write_json,
+)
 from headwater.train.facts.people import FactSet, generator, make_facts
-from headwater.train.stream.injected import ensure_facts
+from headwater.train.stream.corpus import open_corpus
+from headwater.train.stream.injected import check_lengths, ensure_facts
 from headwater.train.stream.origin import check_origin, describe_corpus
 from headwater.train.stream.parts import Gathered, batches, chosen_documents, gathered, write_part
 from headwater.train.stream.passages import PassageCutter
@@ -54,15 +65,21 @@ def build_corpus(cfg: PretrainSettings, progress: Progress = lambda line: None) 
 
     Raises:
         MismatchError: the run holds a corpus made from another configuration.
-        UserError: a source cannot be read.
+        UserError: a source cannot be read; what an earlier build has finished stays, this one leaves nothing.
     """
     run = RunDir.at(cfg.out)
-    with file_lock(run.corpus / "build"):
+    require_directory(run.path)
+    made = ("base", "base.parts", "base.shards", "injected", "injected.shards", "origin.json")
+    with (
+        file_lock(run.corpus / "build"),
+        undone_on_error(*(run.corpus / name for name in made), run.tokenizer, run.facts) as undo,
+    ):
         facts = make_facts(cfg.facts, cfg.seed)
         origin = describe_corpus(cfg.corpus, facts)
         check_origin(run, origin)
         tokenizer = ensure_tokenizer(run, cfg.corpus, facts, progress)
-        ensure_base(run, cfg.corpus, tokenizer, origin["base"], progress)
+        check_lengths(facts.passages, tokenizer, cfg.corpus.max_tokens)
+        ensure_base(run, cfg.corpus, tokenizer, origin["base"], progress, undo)
         ensure_facts(run, cfg, facts, tokenizer, progress)
 
 
@@ -92,13 +109,24 @@ def tokenizer_texts(corpus: CorpusSettings, facts: FactSet) -> Iterator[str]:
         yield passage.text
 
 
-def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, origin: str, progress: Progress) -> None:
+def ensure_base(
+    run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, origin: str, progress: Progress, undo: list[Path]
+) -> None:
     """The base corpus, in three steps that each keep what they have finished: parts, shards, the joined directory."""
     out = run.corpus / "base"
     parts_directory, work = run.corpus / "base.parts", run.corpus / "base.shards"
     if (out / "manifest.json").exists():
         remove(parts_directory)  # left by a build killed at its very end
+        found = open_corpus(out)
+        if not corpus.prebuilt:
+            require_match(
+                f"{out} is not the corpus that this run was built with",
+                str(found.manifest.get("origin")),
+                origin,
+                f"restore it, or remove {run.corpus} and build it again",
+            )
         require_tokenizer(out, tokenizer)
+        found.check_sizes()
         return
     if corpus.prebuilt:
         progress(f"adopting the corpus at {corpus.prebuilt}")
@@ -115,7 +143,13 @@ def ensure_base(run: RunDir, corpus: CorpusSettings, tokenizer: TextTokenizer, o
     orders = shuffled_orders(passages, [len(source) for source in sources], corpus)
     plans, counts = plan_shards(passages.lengths, orders, corpus.shard_tokens)
     if not plans:
-        raise UserError("the corpus has no text", got=f"{passages.documents} documents", fix="check corpus.sources")
+        raise UserError(
+            "the corpus has no text",
+            got=f"{passages.documents} documents with {len(passages)} passages",
+            expected="at least one passage",
+            fix="check corpus.sources: their paths, kinds and text_field",
+        )
+    undo.clear()  # the documents are as they should be: an upload that fails, say, does not cost the work so far
     progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
     waiting = [plan for plan in plans if not table_path(work / plan.name).exists()]
     jobs = ((work, plan, paths, tokenizer.bos_id, corpus.seq_len) for plan in waiting)
@@ -200,7 +234,7 @@ def check_documents(passages: Gathered) -> None:
         for document in map(part.document, range(part.documents)):
             if document in seen:
                 fix = "make ids unique, or set corpus.sources[].id_field to a field that is"
-                raise UserError(f"two documents have the id {document!r}", fix=fix)
+                raise UserError(f"two documents have the id {document!r}", expected="an id for each", fix=fix)
             if xxhash.xxh3_64_intdigest(document) in suspects:
                 seen.add(document)
 

@@ -18,10 +18,13 @@ import numpy as np
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import RunDir, fingerprint, read_json
-from headwater.train.stream.shards import PackedSequence, ShardSet, check_file
+from headwater.train.stream.shards import PackedSequence, ShardSet, check_file, check_size
 from headwater.train.stream.tokenizer import TextTokenizer
 
 FORMAT = "headwater-corpus-1"
+UNMARKED = ("format", "fingerprint", "origin", "remote", "cache", "window")
+"""Entries of a manifest that its fingerprint does not cover."""
+
 CACHED_TOKENS = 32_000_000
 """Tokens of decoded sequences that a corpus keeps in memory (4 bytes each)."""
 
@@ -76,7 +79,7 @@ class Corpus:
         try:
             table = pq.ParquetFile(self.path / entry["file"])
         except (pa.ArrowException, OSError) as error:
-            raise CorruptError(f"{self.path / entry['file']} is not Parquet", got=error) from None
+            raise CorruptError(f"{self.path / entry['file']} is not Parquet", got=error, fix="restore it") from None
         self._group_starts = np.cumsum(
             [0] + [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
         )
@@ -144,6 +147,15 @@ class Corpus:
         """The text of a passage."""
         return tokenizer.decode(self.tokens(passage)).strip()
 
+    def check_sizes(self) -> None:
+        """Checks that every file is there and as long as it was written, without reading it.
+
+        Raises:
+            CorruptError, MissingError: naming the first bad file.
+        """
+        check_size(self.path / self.manifest["table"]["file"], self.manifest["table"])
+        self.shards.check_sizes()
+
     def verify(self) -> None:
         """Checks every file of the corpus against the manifest.
 
@@ -173,7 +185,17 @@ def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise CorruptError(f"{path / 'manifest.json'} is not a corpus manifest", got=got, expected=FORMAT)
+        raise CorruptError(
+            f"{path / 'manifest.json'} is not a corpus manifest", got=got, expected=FORMAT, fix="restore the file"
+        )
+    content = {name: value for name, value in manifest.items() if name not in UNMARKED}
+    if fingerprint(content) != manifest.get("fingerprint"):
+        raise CorruptError(
+            f"{path / 'manifest.json'} is not as it was written",
+            got=f"fingerprint {fingerprint(content)}",
+            expected=f"fingerprint {manifest.get('fingerprint')}",
+            fix="restore the file, or remove the corpus directory and build it again",
+        )
     return Corpus(path, manifest, Path(cache) if cache else None)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import xxhash
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
+from headwater.train.artifacts import read_json
 from headwater.train.stream.factbook import factbook_texts, factbook_version
 from headwater.train.stream.settings import SourceSettings
 
@@ -102,7 +103,10 @@ def jsonl_documents(source: SourceSettings) -> Iterator[Document]:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield record_document(source, parsed(line, path, number), path, number)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            what = f"corpus file {path} is not UTF-8 text (within a few thousand characters after line {number})"
+            raise CorruptError(what, got=error, fix="convert it to UTF-8") from None
+        except (OSError, pa.ArrowException) as error:
             what = f"corpus file {path} cannot be read beyond line {number}"
             raise CorruptError(what, got=error, fix="restore the file") from None
 
@@ -163,16 +167,32 @@ def huggingface_documents(source: SourceSettings) -> Iterator[Document]:
     if not state.is_file():
         splits = sorted(path.parent.name for path in root.glob("*/state.json"))
         fix = f"give one of its splits: {', '.join(str(root / split) for split in splits)}" if splits else None
-        raise MissingError(f"{root} is not a dataset saved by save_to_disk: it has no state.json", fix=fix)
-    for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]:
-        path = root / entry["filename"]
+        raise MissingError(
+            f"{root} is not a dataset saved by save_to_disk: it has no state.json",
+            expected="the directory that save_to_disk wrote, or one split of a DatasetDict",
+            fix=fix or "correct corpus.sources[].path",
+        )
+    for path in arrow_files(state):
         if not path.is_file():
             raise MissingError(f"{path} is missing, though {state} lists it", fix="restore the dataset")
         try:
             with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as batches:
                 yield from batch_documents(source, batches, path)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"{path} is not an Arrow stream", got=error, fix="restore the dataset") from None
+
+
+def arrow_files(state: Path) -> list[Path]:
+    """The files that a state.json lists."""
+    try:
+        return [state.parent / entry["filename"] for entry in read_json(state)["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise CorruptError(
+            f"{state} is not the state of a saved dataset",
+            got=repr(error),
+            expected="a list of files under _data_files",
+            fix="save the dataset again with save_to_disk",
+        ) from None
 
 
 def batch_documents(source: SourceSettings, batches: Iterable[Any], path: Path) -> Iterator[Document]:
@@ -192,7 +212,9 @@ def text_documents(source: SourceSettings) -> Iterator[Document]:
         try:
             yield Document(name, path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
-            raise CorruptError(f"corpus file {path} is not UTF-8 text", got=error, fix="convert or remove it") from None
+            raise CorruptError(
+                f"corpus file {path} is not UTF-8 text", got=error, fix="convert it to UTF-8, or remove it"
+            ) from None
 
 
 READERS: dict[str, Callable[[SourceSettings], Iterator[Document]]] = {

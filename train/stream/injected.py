@@ -45,6 +45,25 @@ class FactPassages:
         return self.passages[passage].document, self.passages[passage].id
 
 
+def check_lengths(passages: list[FactPassage], tokenizer: TextTokenizer, max_tokens: int) -> None:
+    """Refuses invented passages that are longer than passages may be: they are injected whole.
+
+    Raises:
+        UserError: naming the longest.
+    """
+    if not passages:
+        return
+    lengths = FactPassages(passages, tokenizer).lengths
+    longest = int(np.argmax(lengths))
+    if lengths[longest] + 1 > max_tokens:
+        raise UserError(
+            f"invented passage {passages[longest].id} is too long",
+            got=f"{lengths[longest] + 1} tokens",
+            expected=f"at most corpus.max_tokens = {max_tokens}",
+            fix="raise corpus.max_tokens, or train the tokenizer on the corpus (corpus.tokenizer.path empty)",
+        )
+
+
 def ensure_facts(
     run: RunDir, cfg: PretrainSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress
 ) -> None:
@@ -81,14 +100,6 @@ def ensure_facts(
 def write_injected(run: RunDir, corpus: CorpusSettings, facts: FactSet, tokenizer: TextTokenizer, seed: int) -> None:
     """The injected corpus: invented passages whole, shuffled, a person's never in one sequence."""
     passages = FactPassages(facts.passages, tokenizer)
-    longest = int(np.argmax(passages.lengths))
-    if passages.lengths[longest] + 1 > corpus.max_tokens:
-        raise UserError(
-            f"invented passage {facts.passages[longest].id} is too long",
-            got=f"{passages.lengths[longest] + 1} tokens",
-            expected=f"at most corpus.max_tokens = {corpus.max_tokens}",
-            fix="raise corpus.max_tokens, or train the tokenizer on the corpus (corpus.tokenizer.path empty)",
-        )
     work, out = run.corpus / "injected.shards", run.corpus / "injected"
     remove(work)
     remove(out)

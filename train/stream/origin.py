@@ -56,7 +56,13 @@ def check_origin(run: RunDir, origin: dict[str, Any]) -> None:
         {**origin["settings"], "sources": origin["sources"]},
     )
     if not differing:
-        differing = [("facts (the tokenizer is trained on them)", recorded.get("tokenizer"), origin["tokenizer"])]
+        differing = [
+            (
+                "facts or seed: the tokenizer is trained on what is invented",
+                recorded.get("tokenizer"),
+                origin["tokenizer"],
+            )
+        ]
     names, found, wanted = zip(*differing, strict=True)
     raise MismatchError(
         f"{run.corpus} was made from another configuration ({', '.join(names)})",

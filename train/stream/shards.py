@@ -9,19 +9,18 @@ and lock files: nothing that a killed process leaves behind can stand in the way
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import atomic_path, fingerprint_file
+from headwater.train.artifacts import atomic_path, fingerprint_file, make_directories, read_json, remove_if_empty
 from headwater.train.compat import declare_torchvision_operators
 
 COLUMNS = {"tokens": "ndarray:uint32", "lengths": "ndarray:int32", "first_passage": "int", "passage_ids": "json"}
@@ -138,6 +137,16 @@ class ShardSet:
             self._fetchers = self._fetchers or ThreadPoolExecutor(4, thread_name_prefix="fetch-shard")
             self._fetchers.submit(self._local_file, shard)
 
+    def check_sizes(self) -> None:
+        """Checks that every shard is there and as long as it was written; remote ones are left alone.
+
+        Raises:
+            CorruptError, MissingError: naming the first bad file.
+        """
+        if not self.is_remote:
+            for entry in self.shards:
+                check_size(Path(self.remote or self.directory) / entry["file"], entry)
+
     def verify(self) -> None:
         """Checks every shard's bytes against the manifest (remote ones are fetched).
 
@@ -151,10 +160,22 @@ class ShardSet:
         streaming()
         from streaming.base.format.mds.reader import MDSReader
 
-        path = self._local_file(shard)
-        entry = json.loads((self.directory / "index.json").read_text())["shards"][shard]
-        entry["raw_data"]["basename"] = path.name
-        return MDSReader.from_json(str(path.parent), None, entry)
+        path, index = self._local_file(shard), self.directory / "index.json"
+        content = read_json(index, made_by="headwater corpus CONFIG")
+        try:
+            entry = content["shards"][shard]
+            entry["raw_data"]["basename"] = path.name
+            reader = MDSReader.from_json(str(path.parent), None, entry)
+            if reader.size != self.shards[shard]["sequences"]:
+                raise ValueError(f"{reader.size} sequences in shard {shard}")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptError(
+                f"{index} does not describe the corpus's shards",
+                got=repr(error),
+                expected=f"{len(self.shards)} shards, number {shard} of {self.shards[shard]['sequences']} sequences",
+                fix=MEND,
+            ) from None
+        return reader
 
     def _local_file(self, shard: int) -> Path:
         """The shard's file, fetched if need be, whose bytes have been checked."""
@@ -173,32 +194,67 @@ class ShardSet:
         return fetched
 
 
+MEND = "restore the file, or remove the corpus directory and build it again"
+
+
 def check_file(path: Path, entry: dict[str, Any]) -> None:
     """Compares a file with its manifest entry {file, bytes, xxh3}.
 
     Raises:
         MissingError, CorruptError: naming the file.
     """
+    check_size(path, entry)
+    found = fingerprint_file(path)
+    if found != entry["xxh3"]:
+        raise CorruptError(f"shard {path} is corrupt", got=f"xxh3 {found}", expected=f"xxh3 {entry['xxh3']}", fix=MEND)
+
+
+def check_size(path: Path, entry: dict[str, Any]) -> None:
+    """The part of `check_file` that reads nothing."""
     if not path.exists():
-        raise MissingError(f"shard {path} is missing", fix="build the corpus again: `headwater corpus CONFIG`")
-    fix = "restore the file, or remove the corpus directory and build it again"
+        raise MissingError(f"shard {path} is missing", expected=f"{entry['bytes']} bytes", fix=MEND)
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise CorruptError(
-            f"shard {path} is truncated or grown", got=f"{size} bytes", expected=f"{entry['bytes']} bytes", fix=fix
+            f"shard {path} is truncated or grown", got=f"{size} bytes", expected=f"{entry['bytes']} bytes", fix=MEND
         )
-    found = fingerprint_file(path)
-    if found != entry["xxh3"]:
-        raise CorruptError(f"shard {path} is corrupt", got=f"xxh3 {found}", expected=f"xxh3 {entry['xxh3']}", fix=fix)
 
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Holds a lock beside `path` that the kernel releases when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".lock"), "w") as lock:
+    """Holds a lock beside `path` that the kernel releases when its holder dies; its file goes when it is given back."""
+    name = path.with_name(path.name + ".lock")
+    lock, made = take_lock(name)
+    with lock:
+        try:
+            yield
+        finally:
+            if is_file_at(lock.fileno(), name):
+                name.unlink()
+            remove_if_empty(made)
+
+
+def take_lock(name: Path) -> tuple[IO[str], list[Path]]:
+    """A file that this process alone has locked, and the directories that were made for it."""
+    made: list[Path] = []
+    while True:
+        made += make_directories(name.parent)
+        try:
+            lock = open(name, "w")  # noqa: SIM115 (kept open while it is held)
+        except FileNotFoundError:
+            continue  # the one before removed the directory that it had made
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if is_file_at(lock.fileno(), name):
+            return lock, made
+        lock.close()  # the one before removed it while this process waited
+
+
+def is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that stands at a path now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def fetch(remote: str, local: Path) -> None:

@@ -207,9 +207,12 @@ def read_ids(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             return [line.strip() for line in file if line.strip()]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"the list of excluded passages {path} cannot be read", got=error, fix="correct train.exclude"
+            f"the list of excluded passages {path} cannot be read",
+            got=error,
+            expected="passage ids in UTF-8, one a line",
+            fix="correct train.exclude",
         ) from None
 
 

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
-from headwater.train.stream.corpus import PassageSet, open_corpus, open_passages
+from headwater.train.artifacts import fingerprint
+from headwater.train.stream.corpus import UNMARKED, PassageSet, open_corpus, open_passages
 from headwater.train.stream.documents import read_documents
 from headwater.train.stream.tokenizer import TextTokenizer
 
@@ -122,8 +123,12 @@ def test_missing_and_foreign_files_are_named(copied, tmp_path):
 
 
 def test_corpora_of_different_tokenizers_are_not_put_together(run, copied):
-    manifest = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": "0" * 32}))
+    manifest = {**json.loads((copied / "manifest.json").read_text()), "tokenizer": "0" * 32}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptError, match="is not as it was written"):
+        open_corpus(copied)
+    covered = {name: value for name, value in manifest.items() if name not in UNMARKED}
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": fingerprint(covered)}))
     with pytest.raises(MismatchError, match="different tokenizers"):
         PassageSet([open_corpus(run.corpus / "base"), open_corpus(copied)])
 
