@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 PACKAGES := configs kernels train attribution launch
 TREE := .mypy_tree/headwater
 
@@ -28,7 +29,7 @@ demo: setup
 	$(BIN)/headwater demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The package `headwater` exists only as a mapping onto folders; mypy is shown the same as links.
 lint: setup
