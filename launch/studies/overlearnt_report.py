@@ -37,7 +37,7 @@ def summarise(settings: OverlearntSettings) -> dict[str, Any]:
         seeds[str(seed)] = {
             **build_table(rankings, patched, reference="captured", seed=0),
             "leave_out": leave_out_table(drops[seed]),
-            "model": model_figures(model_run(settings, seed)),
+            "model": model_figures(model_run(settings, seed), settings.leave_out.known),
         }
     pooled = {
         **build_table(*pool(asked), reference="captured", seed=0),
@@ -72,12 +72,13 @@ def pool(asked: Mapping[int, tuple[dict[str, list[Ranking]], dict[str, np.ndarra
     return rankings, {name: np.concatenate(parts) for name, parts in patched.items()} or None
 
 
-def model_figures(run: RunDir) -> dict[str, float]:
+def model_figures(run: RunDir, known: float) -> dict[str, float]:
+    """Probes, their targets' mean probability at the end of training, and the share of those that are known."""
     probability = last_probabilities(run)
     return {
         "probes": len(probability),
         "target_prob": float(probability.mean()),
-        "known": float(np.mean(probability >= 0.5)),
+        "known": float(np.mean(probability >= known)),
     }
 
 
