@@ -2,9 +2,10 @@
 
     headwater launch pretrain/llama-8b --nodes 8 --gpus-per-node 8 --slurm --submit out=/scratch/runs/8b
 
-The script meets failures on three levels: torchrun starts failed processes again (`--restarts`), SLURM puts a job whose
-machine failed back into the queue, and SIGTERM comes early enough before the time limit for a checkpoint to be saved.
-The run goes on from its newest whole checkpoint each time.
+The script meets failures on four levels: torchrun starts failed processes again (`--restarts`); an agent that was
+killed may be started again by the same script, and the others wait for it (under SLURM all agents are, as often); SLURM
+puts a job whose machine failed back into the queue; and SIGTERM comes early enough before the time limit for a
+checkpoint to be saved. The run goes on from its newest whole checkpoint each time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Job:
         config, overrides: as `headwater pretrain` takes them.
         time_limit: SLURM's, as `[D-]HH:MM:SS`.
         notice_minutes: how long before the limit SIGTERM is sent, and how long a checkpoint may take after it.
-        restarts: how often torchrun starts failed processes again.
+        restarts: how often torchrun starts failed processes again, and SLURM's script torchrun.
         script: where the script goes; in the run directory if None.
     """
 
@@ -147,6 +148,12 @@ def _torchrun(job: Job, settings: PretrainSettings, endpoint: str, identity: str
     ]
 
 
+# With a store shared between rounds, an agent that lives on does not tell one that was started again where to meet
+# (torch 2.13): the job would not come back.
+_ENVIRONMENT = """export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"""
+
+
 def _torchrun_script(job: Job, settings: PretrainSettings) -> str:
     name = shlex.quote(Path(settings.out).name or "headwater")
     lines = _torchrun(job, settings, f'"${{{HEAD}:?the name or address of the first machine}}:{job.port}"', name)
@@ -159,7 +166,7 @@ def _torchrun_script(job: Job, settings: PretrainSettings) -> str:
 {comment}
 set -euo pipefail
 cd {shlex.quote(os.getcwd())}
-export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"
+{_ENVIRONMENT}
 exec {command}
 """
 
@@ -183,11 +190,18 @@ def _slurm_script(job: Job, settings: PretrainSettings) -> str:
     directives += ["#SBATCH --exclusive", "#SBATCH --requeue"]
     command = " \\\n    ".join(_torchrun(job, settings, f'"$head:{job.port}"', '"$SLURM_JOB_ID"'))
     header = "\n".join(directives)
+    notice = limit_seconds(job.time_limit) - job.notice_minutes * 60
     return f"""#!/usr/bin/env bash
 {header}
 set -euo pipefail
 cd {shlex.quote(os.getcwd())}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-1}}"
-srun --kill-on-bad-exit=1 {command}
+{_ENVIRONMENT}
+attempt=0
+until srun --kill-on-bad-exit=1 {command}
+do
+    status=$?
+    # An agent was killed, or torchrun has used up its restarts. After the SIGTERM before the limit all is saved.
+    ((attempt++ < {job.restarts} && SECONDS < {notice})) || exit "$status"
+done
 """

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from headwater.configs import ConfigError, UserError
 from headwater.launch.jobs import Job, check, launch_job, limit_seconds, script_text
+from headwater.train.__main__ import main
+from headwater.train.callbacks.metrics import read_metrics
 
 LAYOUT = "model: {layers: 2, heads: 4, kv_heads: 4}\ntrain: {global_batch: 16, micro_batch: 1}\n"
 
@@ -104,6 +108,24 @@ def test_slurm_script_has_what_slurm_reads(config: Path):
     assert "scontrol show hostnames" in script.read_text()
 
 
+def test_slurm_script_starts_its_agents_again(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """When srun fails, as often as asked; not when the time is nearly over."""
+    (tmp_path / "bin").mkdir()
+    for name, does in {"scontrol": "echo here", "srun": "echo x >> calls; exit 7"}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "here")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    launch_job(job(config, "out=run", gpus_per_node=2, slurm=True, restarts=2), submit=False)
+    script = Path("run/launch.sbatch").read_text()
+    assert subprocess.run(["bash", "-c", script], check=False).returncode == 7
+    assert Path("calls").read_text().split() == ["x"] * 3
+    Path("calls").unlink()
+    assert subprocess.run(["bash", "-c", f"SECONDS=85800\n{script}"], check=False).returncode == 7
+    assert Path("calls").read_text().split() == ["x"]
+
+
 def test_submit_calls_sbatch_with_the_script(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     slurm = job(config, "out=run", nodes=1, gpus_per_node=2, slurm=True)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -161,38 +183,93 @@ time.sleep(60)
 
 
 def wait_for(*paths: str, seconds: float = 50) -> None:
+    wait_until(lambda: all(Path(path).exists() for path in paths), seconds)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 100) -> None:
     end = time.monotonic() + seconds
-    while not all(Path(path).exists() for path in paths):
-        assert time.monotonic() < end, f"{paths} did not appear"
-        time.sleep(0.1)
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def agent(number: int) -> subprocess.Popen[bytes]:
+    """The script launch.sh, as the machine with the address 127.0.0.`number` runs it."""
+    environment = {**os.environ, "HEADWATER_HEAD": "127.0.0.1", "HEADWATER_ADDRESS": f"127.0.0.{number}"}
+    with open(f"agent-{number}.log", "ab") as log:
+        return subprocess.Popen(["bash", "launch.sh"], env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 @pytest.mark.slow
 def test_two_agents_meet_log_by_rank_and_save_on_sigterm(config: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    two = job(config, "out=run", nodes=2, gpus_per_node=1, port=port, restarts=0)
+    two = job(config, "out=run", nodes=2, gpus_per_node=1, port=free_port(), restarts=0)
     text = script_text(two, check(two))
     Path("worker.py").write_text(WORKER)
     Path("launch.sh").write_text(text[: text.index("-m headwater.train")] + "worker.py\n")
-    agents = [
-        subprocess.Popen(
-            ["bash", "launch.sh"],
-            env={**os.environ, "HEADWATER_HEAD": "127.0.0.1", "HEADWATER_ADDRESS": f"127.0.0.{number}"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for number in (1, 2)
-    ]
+    agents = [agent(1), agent(2)]
     try:
         wait_for("ready-0", "ready-1")
         logs = [path.read_text() for path in Path("run/logs").rglob("stdout.log")]
         assert logs == ["together [0, 1]\n"] * 2
-        for agent in agents:
-            agent.send_signal(signal.SIGTERM)
+        for each in agents:
+            each.send_signal(signal.SIGTERM)
         wait_for("saved-0", "saved-1", seconds=15)
     finally:
-        for agent in agents:
-            agent.terminate()
-            agent.wait(20)
+        for each in agents:
+            each.terminate()
+            each.wait(20)
+
+
+TRAINING = """
+corpus:
+  sources: [{kind: jsonl, path: texts.jsonl}]
+  tokenizer: {vocab_size: 320}
+  max_tokens: 48
+  min_tokens: 5
+  seq_len: 64
+facts: {people: 0, distractors: 0}
+model: {layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn_hidden: 48}
+train: {steps: 150, global_batch: 4, micro_batch: 2}
+checkpoint: {every: 10}
+callbacks: {metrics: {tensorboard: false}}
+"""
+
+
+def losses(run: str) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(Path(run, "metrics.jsonl"))]
+
+
+@pytest.mark.slow
+def test_the_job_comes_back_when_an_agent_and_its_workers_are_killed(config: Path):
+    """Two agents train; one is killed -9 and started again. The losses are those of one process left alone."""
+    words = ["river", "stone", "cloud", "ember", "willow", "harbor", "lantern", "meadow"]
+    texts = [" ".join(words[(number * k) % 8] for k in range(5, 25)) for number in range(1, 90)]
+    Path("texts.jsonl").write_text("".join(f'{{"text": "{text} {number}"}}\n' for number, text in enumerate(texts)))
+    config.write_text(TRAINING)
+    assert main([str(config), "out=alone"]) == 0
+    two = job(config, "out=run", nodes=2, gpus_per_node=1, port=free_port())
+    Path("launch.sh").write_text(script_text(two, check(two)))
+    agents = [agent(1), agent(2)]
+    try:
+        wait_until(lambda: len(losses("run")) >= 30 or agents[0].poll() is not None)
+        agents[1].kill()
+        agents[1].wait()
+        assert len(losses("run")) < 150
+        agents[1] = agent(2)
+        assert [each.wait(150) for each in agents] == [0, 0], Path("agent-1.log").read_text()[-3000:]
+    finally:
+        for each in agents:
+            each.terminate()
+            each.wait(20)
+    ours, theirs = losses("run"), losses("alone")
+    assert [step for step, _ in ours] == list(range(1, 151))
+    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-5)
+    # The killed agent's workers went with it, and both agents started others.
+    starts = json.loads(Path("run/provenance.json").read_text())
+    assert [start["world_size"] for start in starts] == [2, 2]
