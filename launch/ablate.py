@@ -188,8 +188,9 @@ def is_done(kind: str, cell: Cell) -> bool:
 def is_trained(path: Path, settings: PretrainSettings) -> bool:
     """Whether a run directory holds the last checkpoint of these settings."""
     last = min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
-    steps = [int(p.parent.name.split("-")[1]) for p in path.glob("checkpoints/step-*/checkpoint.json")]
-    return max(steps, default=0) >= last
+    # A checkpoint that was being written when the run was killed has its note already, under a `.part` name.
+    found = [place.parent for place in path.glob("checkpoints/step-*/checkpoint.json")]
+    return max((int(each.name.split("-")[1]) for each in found if not each.suffix), default=0) >= last
 
 
 def _timings(path: Path) -> dict[str, float]:
