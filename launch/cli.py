@@ -273,6 +273,15 @@ def study_acquisition(arguments: Arguments = None, keys: Keys = False) -> None:
     _load("headwater.launch.studies.acquisition:run_acquisition")(settings)
 
 
+@study_app.command("storage")
+def study_storage(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Write people's biographies in sixteen ways, and see which of them questions can be answered from."""
+    config, overrides = split_arguments(arguments)
+    given = [config or "configs/study/storage.yaml", *overrides]
+    settings = _settings("headwater.launch.studies.storage:StorageSettings", given, keys)
+    _load("headwater.launch.studies.storage:run_storage")(settings)
+
+
 @study_app.command("overlearnt")
 def study_overlearnt(arguments: Arguments = None, keys: Keys = False) -> None:
     """Trace facts that a model has learnt too well, and train again without the passages that are named."""
