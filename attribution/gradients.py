@@ -84,11 +84,21 @@ class GradientCollector:
                     got=f"{len(example.tokens)} tokens, target from {example.target_start}",
                     expected="at least one token before the target and one in it",
                 )
-        rows_BD = torch.zeros(len(examples), self.layout.dims)
-        target = Target(rows_BD, [])
+        return self._rows(examples, None)
+
+    def token_rows(self, example: Example) -> Tensor:
+        """What each place of one example adds to its raw row: float32 [T, D], on the CPU; the row is their sum."""
+        return self._rows([example], list(range(len(example.tokens) + 1)))
+
+    def _rows(self, examples: Sequence[Example], bounds: list[int] | None) -> Tensor:
+        """Rows of the segments between `bounds`, by default those of the examples, of one forward and backward pass."""
+        count = len(examples) if bounds is None else len(bounds) - 1
+        rows_BD = torch.zeros(count, self.layout.dims)
+        target = Target(rows_BD, bounds or [])
 
         def target_of(site: Site) -> Target:
-            target.bounds = self.model.bounds  # known by the time the first layer runs
+            if bounds is None:
+                target.bounds = self.model.bounds  # known by the time the first layer runs
             return target
 
         handles = self.watcher.attach(target_of)

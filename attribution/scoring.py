@@ -140,6 +140,10 @@ class BlockScorer:
         products_NQ, along_N = self._integer_parts(fields) if self._integer else self._float_parts(fields)
         return products_NQ.mul_(self._factor(along_N, fields)[:, None])
 
+    def factors(self, fields: Fields) -> Tensor:
+        """What each passage's inner products with the queries are multiplied with, float32 [n]."""
+        return self._factor(self._float_parts(fields)[1], fields)
+
     def _float_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
         """Products with the queries, float32 [n, Q], and the squared length along the directions, float32 [n]."""
         rows_ND = self.codec.block(fields, torch.float32)

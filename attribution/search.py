@@ -188,7 +188,9 @@ class Scan:
         for s, source in enumerate(self.sources):
             if self.options.rescore == "recompute":
                 assert source.recompute is not None
-                fields = self._recomputed(source, passages)
+                raw_ND = source.recompute(passages).float()
+                require_finite(raw_ND, what="recomputed rows")
+                fields = fields_of_rows(source.index, raw_ND)
                 scorer = BlockScorer(self.prepared[s], Float32Codec(source.index.layout))
             else:
                 fields = source.index.gather(self.options.rescore, passages)
@@ -197,15 +199,13 @@ class Scan:
             total_NQ += source.weight * scorer.scores(fields)
         return total_NQ
 
-    @staticmethod
-    def _recomputed(source: Source, passages: np.ndarray) -> dict[str, Tensor]:
-        assert source.recompute is not None
-        raw_ND = source.recompute(passages).float()
-        require_finite(raw_ND, what="recomputed rows")
-        white_ND = source.index.whitening.apply(raw_ND)
-        norm_N, raw_N = white_ND.norm(dim=1), raw_ND.norm(dim=1)
-        unit_ND = white_ND / norm_N.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-        return {"row": unit_ND, "norm": norm_N, "raw_norm": raw_N}
+
+def fields_of_rows(index: Index, raw_ND: Tensor) -> dict[str, Tensor]:
+    """What an index stores of raw rows, float [n, D], with the codec fp32."""
+    white_ND = index.whitening.apply(raw_ND)
+    norm_N, raw_N = white_ND.norm(dim=1), raw_ND.norm(dim=1)
+    unit_ND = white_ND / norm_N.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+    return {"row": unit_ND, "norm": norm_N, "raw_norm": raw_N}
 
 
 def check_sources(sources: Sequence[Source], options: ScanOptions) -> None:
@@ -231,7 +231,6 @@ def scan(
     options: ScanOptions | None = None,
     *,
     exclude: Exclusion | None = None,
-    groups: np.ndarray | None = None,
 ) -> ScanResult:
     """Finds the passages with the highest and the lowest scores for every query.
 
@@ -239,7 +238,6 @@ def scan(
         sources: indexes with the queries' rows; their weighted scores are added.
         options: what to look for.
         exclude: passages or pairs to leave out.
-        groups: int64 [N], near-duplicate groups: of each only the best passage is kept.
 
     Returns:
         The same on every rank, and for every division into shards.
@@ -252,13 +250,12 @@ def scan(
     began = time.perf_counter()
     work = Scan(sources, options)
     prepared = time.perf_counter() - began
-    groups_N = None if groups is None else torch.from_numpy(np.asarray(groups, np.int64))
     keep_top, keep_bottom = options.top_k, options.bottom_k
     if options.rescore is not None:
         count = candidate_count(options.candidates, work.passages)
         keep_top, keep_bottom = (max(count, k) if k else 0 for k in (options.top_k, options.bottom_k))
-    top = TopK(work.queries, min(keep_top, work.passages), groups_N)
-    bottom = TopK(work.queries, min(keep_bottom, work.passages), groups_N)
+    top = TopK(work.queries, min(keep_top, work.passages))
+    bottom = TopK(work.queries, min(keep_bottom, work.passages))
     scanned = 0
     for start, stop, scores_NQ in work.blocks():
         scanned += stop - start
@@ -269,8 +266,8 @@ def scan(
     top.merge_ranks()
     bottom.merge_ranks()
     if options.rescore is not None:
-        top = rescore(work, top, min(options.top_k, work.passages), groups_N, 1)
-        bottom = rescore(work, bottom, min(options.bottom_k, work.passages), groups_N, -1)
+        top = rescore(work, top, min(options.top_k, work.passages), 1)
+        bottom = rescore(work, bottom, min(options.bottom_k, work.passages), -1)
     for source in sources:
         source.index.close()
     passages, scores = as_arrays(top, 1)
@@ -301,9 +298,9 @@ def add_block(heap: TopK, scores_NQ: Tensor, passages_N: Tensor, exclude: Exclus
     heap.add(scores_NQ, passages_N)
 
 
-def rescore(work: Scan, candidates: TopK, k: int, groups_N: Tensor | None, sign: int) -> TopK:
+def rescore(work: Scan, candidates: TopK, k: int, sign: int) -> TopK:
     """Scores each query's own candidates again and keeps the best `k`."""
-    final = TopK(work.queries, k, groups_N)
+    final = TopK(work.queries, k)
     _, passages_QC = candidates.result()
     if not k:
         return final

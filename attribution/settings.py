@@ -118,6 +118,15 @@ class TraceSettings:
     codec: str | None = setting(None, "The form that is scanned; the finest if not given.")
     rescore: str | None = setting(None, "The form in which the best candidates are scored again.")
     candidates: float = setting(0.05, "Candidates per query: a number, or below 1 a share of the passages.", above=0)
+    duplicates: str = setting(
+        "off",
+        "Near-duplicates: `collapse` keeps the best of passages whose words are alike, and names the others.",
+        choices=("off", "collapse"),
+    )
+    similar: float = setting(
+        0.8, "Least share of runs of five words that near-duplicates have in common (Jaccard).", above=0, maximum=1
+    )
+    tokens: bool = setting(False, "Also score the tokens of what is found; passages then have their exact scores.")
     allow_incomplete: bool = setting(False, "Search what there is of an unfinished index.")
 
     def problems(self) -> Iterator[Problem]:

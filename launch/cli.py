@@ -226,13 +226,16 @@ def trace(
     arguments: Arguments = None,
     prompt: Annotated[str | None, typer.Option(help="Trace this prompt instead of the run's probes.")] = None,
     target: Annotated[str | None, typer.Option(help="What follows the prompt.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another target: trace what favours the one over it.")] = None,
     keys: Keys = False,
 ) -> None:
     """Scan a whole index for the passages that moved each prediction, with the steps at which they were seen."""
     if (prompt is None) != (target is None):
         raise UserError("--prompt and --target go together", fix="give both, or neither to trace the run's probes")
+    if against is not None and prompt is None:
+        raise UserError("--against needs --prompt and --target", fix='in a file of queries, write "against": "..."')
     settings = _settings("headwater.attribution.settings:TraceSettings", arguments, keys)
-    results = _load("headwater.attribution.tracing:run_trace")(settings, prompt=prompt, target=target)
+    results = _load("headwater.attribution.tracing:run_trace")(settings, prompt=prompt, target=target, against=against)
     if prompt is not None:
         _print_trace(results[0])
     else:
@@ -397,6 +400,7 @@ _BENCHMARKS = {
     "train": "Tokens per second of the trainer against a bare loop and Hugging Face's Llama; where a step's time goes.",
     "collect": "Collecting gradient rows against the model's own forward and backward pass.",
     "capture": "A training step with gradient rows captured against one without.",
+    "codecs": "What each way to store rows costs and keeps, in one stage and in two.",
     "search": "The scan of an index against a sequential read and faiss; memory against the size of the corpus.",
 }
 

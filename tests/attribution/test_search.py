@@ -210,23 +210,6 @@ def test_excluded_passages_and_pairs_do_not_turn_up(sharded):
     assert pair[1, 1] not in result.bottom_passages[1]
 
 
-def test_near_duplicates_are_collapsed_exactly(tmp_path, rows_ND):
-    """Each passage four times over, scattered: the collapsed ranking is the ranking of the distinct ones."""
-    order = np.random.default_rng(0).permutation(np.repeat(np.arange(80), 4))
-    index = build(tmp_path, rows_ND[torch.from_numpy(order)], shard_rows=64)
-    queries_QD = queries_of(6)
-    scores = score_all([Source(index, queries_QD)])
-    result = scan([Source(index, queries_QD)], ScanOptions(top_k=30, bottom_k=7), groups=order)
-    first = {group: int(np.flatnonzero(order == group)[0]) for group in range(80)}
-    for q in range(6):
-        best = {g: scores[q, order == g].max() for g in range(80)}
-        expected = sorted(best, key=lambda g: -best[g])[:30]
-        assert order[result.passages[q]].tolist() == expected
-        assert len(set(order[result.bottom_passages[q]])) == 7
-        assert np.allclose(result.scores[q], [best[g] for g in expected])
-    assert len(first) == 80
-
-
 def test_more_places_than_passages(sharded):
     result = scan([Source(sharded, queries_of(2))], ScanOptions(top_k=1000))
     assert result.passages.shape == (2, N)

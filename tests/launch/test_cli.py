@@ -132,8 +132,15 @@ def test_trace_takes_a_prompt_and_its_target_together(calls: list):
     assert "1, 2, 3, 4, ..." in traced.out
     assert "the text" in traced.out
     assert calls == [
-        ("headwater.attribution.tracing:run_trace", (FakeSettings(steps=2),), {"prompt": "a b", "target": "c"})
+        (
+            "headwater.attribution.tracing:run_trace",
+            (FakeSettings(steps=2),),
+            {"prompt": "a b", "target": "c", "against": None},
+        )
     ]
+    assert run("trace", "--prompt", "a", "--target", "c", "--against", "d").status == 0
+    assert calls[-1][2]["against"] == "d"
+    assert "--prompt" in run("trace", "--against", "d").err
     result = run("trace", "--prompt", "a")
     assert result.status == 2
     assert "--target" in result.err
