@@ -1,7 +1,8 @@
 """Benchmarks: `headwater bench NAME --option value` calls `main` of the module of that name.
 
 `main`'s parameters are its options: each has a default and a type (int, float, str, bool, or a sequence of one of the
-first three), and its docstring is the help. It prints what it measures and returns it.
+first three); one without a default is given by its place. Its docstring is the help. It prints what it measures and
+returns it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def _parser(name: str, main: Callable[..., Any]) -> argparse.ArgumentParser:
     hints = typing.get_type_hints(main)
     for parameter in inspect.signature(main).parameters.values():
         hint = _without_none(hints[parameter.name])
+        if parameter.default is parameter.empty:
+            parser.add_argument(parameter.name, type=hint)
+            continue
         option = f"--{parameter.name.replace('_', '-')}"
         shown = f"default: {parameter.default}"
         if hint is bool:
