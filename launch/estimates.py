@@ -126,7 +126,8 @@ class Memory:
     """Bytes on the most loaded GPU.
 
     `activations`, `head` and `communication` are there in the backward pass, `update` (the fp32 gradients of this
-    rank's part) when it is over; the rest always. `moments` includes the fp32 master weights.
+    rank's part, or the bucket in which plain gradients are reduced) when it is over; the rest always. `moments`
+    includes the fp32 master weights, where there are any.
     """
 
     weights: int
@@ -154,16 +155,23 @@ class Recipe:
     update: float = 0.0
 
 
+def is_plain(precision: str, zero: int, data: int) -> bool:
+    """Whether torch's AdamW works on the weights themselves (train/engine.py): fp32, and nothing to share out."""
+    return precision == "fp32" and (zero == 0 or (data == 1 and zero <= 2))
+
+
 def recipe_of(precision: str, zero: int, data: int) -> Recipe:
-    """What DeepSpeed holds for a parameter under torch's AdamW; `update` is the fp32 gradient that AdamW reads."""
+    """What the engine holds for a parameter under torch's AdamW; `update` is the fp32 gradient that AdamW reads."""
     e = 2 if precision == "bf16" else 4
-    master = 4 if zero or precision == "bf16" else 0
+    if is_plain(precision, zero, data):
+        return Recipe(weights=e, gradients=e, moments=8)
     shards = data if zero else 1
+    # DeepSpeed keeps masters of its own, in fp32 too.
     return Recipe(
         weights=e / data if zero == 3 else e,
         gradients=e / data if zero >= 2 else e,
-        moments=(master + 8) / shards,
-        update=master / shards,
+        moments=(4 + 8) / shards,
+        update=4 / shards,
     )
 
 
@@ -223,6 +231,8 @@ def _memory_of_stage(
     precision, h = settings.train.precision, settings.model.hidden
     e = 2 if precision == "bf16" else 4
     recipe = recipe or recipe_of(precision, layout.zero, layout.data)
+    plain = is_plain(precision, layout.zero, layout.data)
+    reduced_last = plain and layout.data > 1  # in a bucket, when backward is over; ZeRO does it as gradients come
     gathered = min(count, LIVE_PARAMETERS) * e if layout.zero == 3 and layout.data > 1 else 0
 
     tokens = layout.micro_batch * settings.corpus.seq_len
@@ -248,8 +258,8 @@ def _memory_of_stage(
         moments=int(count * recipe.moments),
         activations=int(activations),
         head=int(head),
-        communication=min(bucket, count) * e if layout.zero else 0,
-        update=int(count * recipe.update),
+        communication=0 if plain else min(bucket, count) * e,
+        update=int(count * recipe.update + (min(bucket, count) * e if reduced_last else 0)),
     )
 
 

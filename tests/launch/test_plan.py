@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -98,10 +99,16 @@ def test_memory_agrees_with_megatrons_estimate(name: str, gpus: int, options: di
     assert ours == pytest.approx(megatron_bytes(settings, layout), rel=0.10)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 MEASURE = """
 import os, sys
 from headwater.configs import load_config
-from headwater.launch.estimates import Layout, memory_of
+from headwater.launch.estimates import Layout, is_plain, memory_of
 from headwater.train.settings import PretrainSettings
 settings = load_config(PretrainSettings, None, sys.argv[1:])
 import torch
@@ -113,6 +120,7 @@ world = start(threads=1)
 tokens, length = settings.train.micro_batch * settings.corpus.seq_len, settings.corpus.max_tokens
 with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
     engine = Engine(build_model(settings.model, settings.train, world, seed=0), settings, world)
+    assert engine.plain == is_plain(settings.train.precision, settings.zero.stage, world.size)
     for _ in range(2):
         lengths = torch.full((tokens // length,), length)
         batches = [Batch.from_lengths(torch.randint(1, 99, (tokens,)), lengths) for _ in range(2)]
@@ -122,7 +130,7 @@ for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event:
     if event.name() == "[memory]":
         live += event.nbytes()
         peak = max(peak, live)
-plan = memory_of(settings, Layout.of(settings, 1), settings.model.vocab_size, fused=False)
+plan = memory_of(settings, Layout.of(settings, world.size), settings.model.vocab_size, fused=False)
 print("MEASURED", peak, plan.total)
 stop()
 """
@@ -130,22 +138,53 @@ stop()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides",
+    ("ranks", "overrides"),
     [
-        ["zero.stage=0", "model.vocab_size=8192"],
-        ["zero.stage=1", "train.precision=bf16"],
-        ["zero.stage=0", "train.recompute=full"],
+        (1, ["zero.stage=0", "model.vocab_size=8192"]),
+        (1, ["zero.stage=1"]),
+        (1, ["zero.stage=3"]),
+        (1, ["zero.stage=1", "train.precision=bf16"]),
+        (1, ["zero.stage=0", "train.recompute=full"]),
+        (2, ["zero.stage=0"]),
+        (2, ["zero.stage=1"]),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_memory_agrees_with_measured_allocations(overrides: list[str], tmp_path: Path):
+def test_memory_agrees_with_measured_allocations(ranks: int, overrides: list[str], tmp_path: Path):
     shape = ["layers=4", "hidden=256", "heads=4", "kv_heads=2", "ffn_hidden=688", "vocab_size=4096"]
-    common = [f"model.{each}" for each in shape] + ["corpus.seq_len=256", "train.global_batch=8", "train.micro_batch=4"]
-    command = [sys.executable, "-c", MEASURE, *common, *overrides]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("MEASURED")]
-    assert lines, result.stderr[-2000:]
+    common = [f"model.{each}" for each in shape] + ["corpus.seq_len=256", "train.micro_batch=4"]
+    command = [sys.executable, "-c", MEASURE, *common, f"train.global_batch={8 * ranks}", *overrides]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+    processes = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        together = {**address, **{name: str(value) for name, value in place.items()}} if ranks > 1 else {}
+        environment = {**os.environ, **together}
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        )
+    said, errors = zip(*(process.communicate() for process in processes), strict=True)
+    lines = [line for line in said[0].splitlines() if line.startswith("MEASURED")]
+    assert lines, errors[0][-2000:]
     measured, planned = map(int, lines[0].split()[1:])
     assert planned == pytest.approx(measured, rel=0.15)
+
+
+def test_one_fp32_replica_has_no_second_copy_of_its_weights():
+    """Nothing is shared out, so torch's AdamW works on the weights: 4 + 4 + 8 bytes of a parameter, no bucket."""
+    settings = settings_of("1b")
+    settings.train.precision = "fp32"
+    parameters = estimates.count_parameters(LLAMA["1b"], 128256).total
+    for stage in (0, 1, 2):
+        memory = estimates.memory_of(settings, replace(Layout.of(settings, 1), zero=stage), 128256)
+        assert memory.weights + memory.gradients + memory.moments == 16 * parameters
+        assert memory.communication == memory.update == 0
+    shared = estimates.memory_of(settings, replace(Layout.of(settings, 2), zero=1), 128256)
+    assert shared.moments == 12 * parameters / 2
+    plain = estimates.memory_of(settings, replace(Layout.of(settings, 2), zero=0), 128256)
+    assert (plain.moments, plain.update) == (8 * parameters, 4 * estimates.REDUCE_BUCKET)
 
 
 def test_zero_stages_share_out_what_they_say():
