@@ -48,8 +48,8 @@ Probing took {{ "%.0f" | format(100 * s.probing_share) }}% of {{ "%.0f" | format
 {% for name, g in c.groups.items() %}<tr><td>{{ name.split("/")[0] }}<td>{{ name.split("/")[1] }}
 <td class="n">{{ g.probes }}
 <td class="n">{{ g.first_effectivity | i }}<td class="n">{{ g.effectivity | i }}<td class="n">{{ g.decay | i }}
-<td class="n">{{ g.power.r2 | f }}<td class="n">{{ g.exponential.r2 | f }}
-<td class="n">{{ g.power.x_intercept | g }}</tr>
+<td class="n">{{ g.get("power", {}).get("r2") | f }}<td class="n">{{ g.get("exponential", {}).get("r2") | f }}
+<td class="n">{{ g.get("power", {}).get("x_intercept") | g }}</tr>
 {% endfor %}</table></div>
 {% endfor %}
 <p><small>E: rise of a target's mean log-probability, in nats, from just before an injection to its highest value in the

@@ -1,8 +1,13 @@
-"""The acquisition study: measures against hand values and planted laws, and its records."""
+"""The acquisition study: measures against hand values and planted laws, its records, and a study from end to end."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +237,80 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path):
     settings = load_config(AcquisitionSettings, "study/acquisition-1b", ["facts=a.json", "batches=[4096]"])
     parts = Acquisition(settings).parts()
     assert [(part.batch, part.copies) for part in parts] == [(2048, 1), (4096, 1), (4096, 2)]
+
+
+TINY = [
+    "facts.people=0",
+    "facts.distractors=0",
+    "train.steps=40",
+    "train.threads=1",
+    "train.global_batch=4",
+    "corpus.seq_len=320",
+    "corpus.passages=80",
+    "corpus.tokenizer.vocab_size=1024",
+    "model.layers=1",
+    "model.hidden=32",
+    "model.heads=2",
+    "model.ffn_hidden=64",
+    "optimizer.lr=5e-3",
+    "optimizer.schedule=constant",
+    "callbacks.metrics.tensorboard=false",
+]
+
+
+@pytest.mark.slow
+def test_a_study_from_end_to_end_killed_in_the_middle(tmp_path: Path):
+    out = tmp_path / "study"
+    small = ["records=6", "control=1", "stages=[4]", "interval=8", "count=2", "window=8", "steps=24", "probe_every=4"]
+    small += ["dense=2", "checkpoint_every=4", "resamples=10", f"preset={ROOT}/configs/pretrain/tiny.yaml"]
+    small += [f"out={out}", f"pretrain={json.dumps(TINY)}"]
+    code = "from headwater.launch.cli import main; main()"
+    config = str(ROOT / "configs/study/acquisition.yaml")
+    command = [sys.executable, "-c", code, "study", "acquisition", config, *small, "seeds=[0]"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    part = out / "seed-0/stage-4"
+    end = time.monotonic() + 150
+    while not list(part.glob("checkpoints/step-0000001?/checkpoint.json")):
+        assert killed.poll() is None, "the study ended early"
+        assert time.monotonic() < end, "the study never came to its injections"
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (out / "summary.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "negative control" in again.stdout
+    check_study(out, part)
+    # Its summary is a function of the runs: once more, and it is the same but for the clock.
+    first = json.loads((out / "summary.json").read_text())
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads((out / "summary.json").read_text()) == first
+
+
+def check_study(out: Path, part: Path) -> None:
+    import pyarrow.parquet as pq
+
+    probes = pq.read_table(part / "probes.parquet")
+    steps = np.unique(probes["step"].to_numpy())
+    # Dense after the injections at 4 and 12, every fourth step elsewhere; the first before anything is injected.
+    assert steps.tolist() == [4, 5, 6, 8, 12, 13, 14, 16, 20, 24, 28]
+    counts = np.bincount(probes["step"].to_numpy())
+    assert set(counts[steps]) == {6 * 14}, "every probe once at every step, also after the kill"
+    ledger = pq.read_table(part / "ledger")
+    injected = ledger.filter(ledger["injected"])["step"].to_numpy()
+    # A batch injected after t updates is update t + 1: two of three scenarios come again.
+    assert sorted(np.unique(injected)) == [5, 13]
+    assert (injected == 5).sum() == 5
+    assert (injected == 13).sum() == sum(each in ("duplicate", "paraphrase") for each in scenarios(part))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["scenarios"]["control"] == 1
+    assert 0 < summary["probing_share"] < 1
+    assert {claim["status"] for claim in summary["claims"]} <= {REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE}
+    page = (out / "report/index.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "differs from the paper in" in page
+    assert (out / "report/curves-0.png").stat().st_size > 5000
+
+
+def scenarios(part: Path) -> list[str]:
+    return json.loads((part / "part.json").read_text())["scenarios"]
