@@ -157,7 +157,12 @@ class Capture(Callback):
         if self.world.data > 1:
             passages, rows_ND = self._of_all_replicas(passages, rows_ND)
         rows_ND = rows_ND.cpu()
-        require_finite(rows_ND, what=f"rows captured at step {step}")
+        ids = trainer.stream.passages.ids
+        require_finite(
+            rows_ND,
+            what=f"rows captured at step {step}",
+            name=lambda place: ids(int(passages[place]), int(passages[place]) + 1)[0],
+        )
         lr = trainer.lr(step)
         self.means.add(passages.tolist(), rows_ND, lr)
         if self.visits is not None:

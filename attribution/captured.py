@@ -170,7 +170,7 @@ def mean_rows(directory: Path, number: int) -> tuple[Tensor, Tensor]:
     state = load_file(directory / shard_file(number))
     weights_N1 = state["weights"].clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     means_ND = (state["sums"].double() / weights_N1).float()
-    require_finite(means_ND)
+    require_finite(means_ND, number * default_shard_rows(means_ND.shape[1]), "captured means")
     return means_ND, state["visits"]
 
 

@@ -7,7 +7,7 @@ weigh alike when their curvatures are mixed. Shapes: n rows, D dims of a row, d 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,29 @@ def unit_rows(rows_ND: Tensor) -> Tensor:
     return (rows_ND / norms_N1.clamp_min(torch.finfo(torch.float64).tiny)).float()
 
 
-def require_finite(rows_ND: Tensor, first: int | None = None, what: str = "gradient rows") -> None:
+def require_finite(
+    rows_ND: Tensor,
+    first: int | None = None,
+    what: str = "gradient rows",
+    name: Callable[[int], str] | None = None,
+) -> None:
     """Refuses rows with NaN or infinity.
 
+    Args:
+        first: number of the first row.
+        what: the rows are.
+        name: of the passage of a row, by its place in `rows_ND`; else rows are named by their numbers.
+
     Raises:
-        NonFiniteRowsError: with the numbers of the first such rows (counted from `first`).
+        NonFiniteRowsError: with the first such rows.
     """
     good_N = torch.isfinite(rows_ND).all(dim=1)
     if not bool(good_N.all()):
-        bad = (torch.nonzero(~good_N).flatten() + (first or 0)).tolist()
+        bad = torch.nonzero(~good_N).flatten().tolist()
+        named = [name(place) if name else str(place + (first or 0)) for place in bad[:5]]
         raise NonFiniteRowsError(
             f"{len(bad)} of the {what} hold NaN or infinity",
-            got=f"rows {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}",
+            got=f"{'passages' if name else 'rows'} {', '.join(named)}{', ...' if len(bad) > 5 else ''}",
             expected="finite numbers",
             fix="look for overflow in half precision or for a loss that diverged, and compute the rows in float32",
         )

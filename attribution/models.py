@@ -92,7 +92,10 @@ class TracedModel(abc.ABC):
 
     @abc.abstractmethod
     def backward(self, examples: Sequence[Example], loss: str) -> None:
-        """Forward and backward over the summed token losses of the examples; sets `bounds` before either."""
+        """Forward and backward over the summed token losses of the examples; sets `bounds` before either.
+
+        The weights are frozen: the caller has hooks that make what is to be differentiated require gradients.
+        """
 
     @abc.abstractmethod
     def second_moment(self, site: Site) -> Tensor:
@@ -108,8 +111,6 @@ class HeadwaterModel(TracedModel):
         self.gpt = build_model(settings, TrainSettings(precision=precision), world, seed=0)
         load_weights(self.gpt, checkpoint)
         freeze(self.gpt)
-        if world.first_stage:
-            self.gpt.embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
         self.fingerprint = checkpoint.fingerprint
         self.description = {
             "kind": "headwater",
@@ -244,7 +245,6 @@ class HuggingFaceModel(TracedModel):
         self.model: Any = nn.Module.to(model, self.device).eval()
         self.base = self.model.base_model
         freeze(self.model)
-        self.model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_())
         self.context = getattr(self.model.config, "max_position_embeddings", None)
         self.fingerprint = fingerprint(
             {n: fingerprint(p.float().cpu().numpy().tobytes()) for n, p in model.named_parameters()}

@@ -84,6 +84,8 @@ class Watcher:
     def attach(self, target_of: Callable[[Site], Target | None]) -> list[Any]:
         """Registers the hooks and returns their handles.
 
+        With frozen weights the graph begins at the first watched layer's output: nothing before it is differentiated.
+
         Args:
             target_of: asked at each forward pass of a layer that will be differentiated: one object for all layers of
                 a pass; None: this one is not watched.
@@ -93,8 +95,9 @@ class Watcher:
         def watch(site: Site) -> Any:
             def forward(module: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
                 out = output[0] if isinstance(output, tuple) else output
-                target = target_of(site) if out.requires_grad else None
+                target = target_of(site) if torch.is_grad_enabled() else None
                 if target is not None:
+                    out.requires_grad_()
                     a_TI = flat(inputs[0])
                     out.register_hook(lambda delta: arrived(site, flat(delta), a_TI, target))
 

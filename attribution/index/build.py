@@ -129,7 +129,7 @@ class Builder:
             rows_ND = collect(self.collector, examples, self.settings.batch_tokens)
             made = dict(zip(missing, rows_ND, strict=True))
         found = torch.stack([made[n] if n in made else self._kept.pop(n) for n in map(int, numbers)])
-        require_finite(found, int(numbers[0]))
+        require_finite(found, name=lambda place: self.passages.ids(int(numbers[place]), int(numbers[place]) + 1)[0])
         return found
 
     def _whitening(self) -> Whitening:

@@ -71,8 +71,11 @@ def main(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def passes() -> None:
+        embedding = traced.model.get_input_embeddings()
+        handle = embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
         for batch in batches:
             traced.backward(batch, "cross_entropy")
+        handle.remove()
 
     def passes_with_weights() -> None:
         traced.model.requires_grad_(True)

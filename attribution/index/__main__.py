@@ -1,0 +1,31 @@
+"""Makes an index under torchrun.
+
+torchrun --nproc-per-node 2 -m headwater.attribution.index configs/index/run.yaml model.run=runs/demo
+"""
+
+from __future__ import annotations
+
+import sys
+
+from headwater.attribution.settings import IndexSettings
+from headwater.configs import load_config
+from headwater.configs.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        settings = load_config(IndexSettings, arguments[0], arguments[1:])
+        from headwater.attribution.index.build import build_index
+
+        print(build_index(settings), flush=True)
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

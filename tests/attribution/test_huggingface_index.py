@@ -1,0 +1,171 @@
+"""A Hugging Face model from the command line: index, verify, trace; kill -9 on the way; and what is broken."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headwater.attribution.index.store import open_index
+from headwater.train.compat import declare_torchvision_operators
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]
+COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
+WORDS = ["river", "stone", "harbor", "winter", "garden", "bridge", "letter", "morning", "copper", "island", "candle"]
+
+
+def headwater(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with a byte-level tokenizer of its own, context 64."""
+    declare_torchvision_operators()
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    path = tmp_path_factory.mktemp("llama")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(["<s>", *alphabet])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(path)
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=257,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty documents of 3 to 40 words."""
+    generator, path = random.Random(5), tmp_path_factory.mktemp("corpus") / "docs.jsonl"
+    lines = []
+    for number in range(60):
+        text = " ".join(generator.choice(WORDS) for _ in range(generator.randint(3, 40)))
+        lines.append(json.dumps({"id": f"d{number}", "text": text}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(model: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "index"
+    config = str(ROOT / "configs/index/hf.yaml")
+    done = headwater("index", config, f"model.path={model}", f"corpus.path={documents}", f"out={out}", *SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith(str(out))
+    return out
+
+
+@pytest.mark.slow
+def test_every_document_is_in_the_index_once(built: Path, documents: Path) -> None:
+    checked = headwater("index", "verify", str(built))
+    assert checked.returncode == 0, checked.stderr
+    assert "is whole" in checked.stdout
+    index = open_index(built)
+    names = [json.loads(line)["id"] for line in documents.read_text().splitlines()]
+    assert {name.split("#")[0] for name in index.passage_ids} == set(names)
+    assert len(set(index.passage_ids)) == len(index.passage_ids) > 60, "long documents are several passages"
+    assert all(name.split("#")[1].isdecimal() for name in index.passage_ids)
+
+
+@pytest.mark.slow
+def test_traces_from_the_command_line(built: Path, tmp_path: Path) -> None:
+    trace = ["trace", str(ROOT / "configs/trace/default.yaml"), f"index={built}", "top_k=3", "bottom_k=1"]
+    one = headwater(*trace, "--prompt", "The river runs to the", "--target", "harbor", "--against", "garden")
+    assert one.returncode == 0, one.stderr[-3000:]
+    assert one.stdout.count("#") == 4, "three proponents and one opponent, by their ids"
+    lines: list[dict[str, Any]] = [
+        {"fact_id": "published", "prompt0": "The stone lies in the", "entity1": "garden", "entity0": "x"},
+        {"example_id": "plain", "prompt": "The stone lies in the", "target": "garden"},
+        {"example_id": "other", "prompt": "A candle in the", "target": "window"},
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "t.jsonl"
+    many = headwater(*trace, f"queries={tmp_path / 'q.jsonl'}", f"out={out}", "tokens=true", "duplicates=collapse")
+    assert many.returncode == 0, many.stderr[-3000:]
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [record["example_id"] for record in records] == ["published", "plain", "other"]
+    assert records[0]["proponent_ids"] == records[1]["proponent_ids"], "two formats of one question"
+    assert records[0]["proponent_scores"] == pytest.approx(records[1]["proponent_scores"])
+    assert records[2]["proponent_ids"] != records[1]["proponent_ids"]
+    for record in records:
+        assert len(record["proponents"]) == len(record["proponent_duplicates"]) == 3
+        for score, parts in zip(record["proponent_scores"], record["proponent_token_scores"], strict=True):
+            assert sum(parts) == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_query_beyond_the_context_is_one_error(built: Path, tmp_path: Path) -> None:
+    trace = ["trace", str(ROOT / "configs/trace/default.yaml"), f"index={built}", f"out={tmp_path / 't.jsonl'}"]
+    (tmp_path / "q.jsonl").write_text(
+        '{"example_id": "short", "prompt": "a", "target": "b"}\n'
+        + json.dumps({"example_id": "endless", "prompt": "river " * 40, "target": "b"})
+    )
+    done = headwater(*trace, f"queries={tmp_path / 'q.jsonl'}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "query endless is longer than the model's context" in done.stderr
+    assert "at most 64" in done.stderr
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_a_number_names_its_passage(model: Path, documents: Path, tmp_path: Path) -> None:
+    """One token's embedding is NaN: the passages that hold it are named, and no other."""
+    import transformers
+
+    broken = transformers.AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("z")] = torch.nan
+        broken.config.tie_word_embeddings = False
+    broken.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    corpus = tmp_path / "docs.jsonl"
+    corpus.write_text(documents.read_text() + json.dumps({"id": "lazy", "text": "a lazy river and a stone bridge"}))
+    arguments = [f"model.path={tmp_path / 'model'}", f"corpus.path={corpus}", f"out={tmp_path / 'index'}"]
+    done = headwater("index", str(ROOT / "configs/index/hf.yaml"), *arguments, *SMALL)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert "1 of the gradient rows hold NaN or infinity" in done.stderr
+    assert "passages lazy#0" in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_builds_end_with_the_same_bytes(model: Path, documents: Path, tmp_path: Path) -> None:
+    arguments = [str(ROOT / "configs/index/hf.yaml"), f"model.path={model}", f"corpus.path={documents}", *SMALL]
+    killed = [{"out": str(tmp_path / f"killed-{ranks}"), "ranks": ranks, "kills": 3 * ranks - 1} for ranks in (1, 2)]
+    task = {"reference": str(tmp_path / "whole"), "killed": killed, "arguments": arguments}
+    script = Path(__file__).parent / "killed_builds.py"
+    done = subprocess.run([sys.executable, str(script), json.dumps(task)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = files_of(tmp_path / "whole")
+    assert sum(name.startswith("rows-") for name in expected) > 3
+    for ranks in (1, 2):
+        assert files_of(tmp_path / f"killed-{ranks}") == expected
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """The bytes of every file but locks."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
