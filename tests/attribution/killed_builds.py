@@ -2,9 +2,9 @@
 
     python killed_builds.py '{"reference": DIR, "killed": [{"out": DIR, "ranks": 2, "kills": 5}], "arguments": [...]}'
 
-The reference is built once on one rank. Each other directory is begun again and again, on one rank and on two in turn,
-and killed at random moments of the time that the reference took; the last build, on `ranks`, comes to its end. Everything is imported once, before
-the first fork, and nothing is computed in the parent.
+The reference is built once on one rank. Each other directory is begun again and again, on one rank and on two in
+turn, and killed at random moments of the time that the reference took; the last build, on `ranks`, comes to its end.
+Everything is imported once, before the first fork, and nothing is computed in the parent.
 """
 
 from __future__ import annotations
