@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from headwater.configs import ConfigError, Problem, load_config
+from headwater.configs.sources import find_config, read_with_bases
 from headwater.launch import estimates
 from headwater.launch.estimates import GPUS, Index, Layout, Memory, Operations, Parameters, Time
 from headwater.launch.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
@@ -58,11 +59,15 @@ def run_plan(config: str | None, overrides: Iterable[str], *, as_json: bool = Fa
 
 
 def load_plan(config: str | None, overrides: Iterable[str]) -> tuple[PretrainSettings, PlanSettings]:
-    """Loads both settings: an override whose key is one of PlanSettings' goes there, every other to the run's."""
+    """Loads both settings: an override whose key is one of PlanSettings' goes there, every other to the run's.
+
+    Of a configuration that names a pretraining, a study or a demo, that pretraining is planned.
+    """
+    config, more = named_pretraining(config)
     own = {field.name for field in fields(PlanSettings)}
     overrides = list(overrides)
     here = [text for text in overrides if text.partition("=")[0].strip() in own]
-    there = [text for text in overrides if text not in here]
+    there = [*more, *(text for text in overrides if text not in here)]
     problems: list[Problem] = []
     machines, settings = PlanSettings(), PretrainSettings()
     try:
@@ -80,6 +85,14 @@ def load_plan(config: str | None, overrides: Iterable[str]) -> tuple[PretrainSet
     if problems:
         raise ConfigError(problems, f"configuration {config}" if config else "the configuration")
     return settings, machines
+
+
+def named_pretraining(config: str | None) -> tuple[str | None, list[str]]:
+    """The pretraining that a configuration names as its `preset`, with its overrides of it; else the one given."""
+    tree = read_with_bases(find_config(config)) if config is not None else {}
+    if "preset" not in tree:
+        return config, []
+    return str(tree["preset"]), [str(each) for each in tree.get("pretrain") or []]
 
 
 def make_plan(settings: PretrainSettings, machines: PlanSettings) -> Plan:
