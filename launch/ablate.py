@@ -30,7 +30,7 @@ from headwater.launch.demo import DemoSettings
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, require_match, write_bytes, write_json
 from headwater.train.settings import PretrainSettings
 
-KINDS = ("pretrain", "demo", "trace")
+KINDS = ("pretrain", "demo", "trace", "storage")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,8 +54,8 @@ class AblateSettings:
     out: str = setting("runs/ablation", "Where the cells and the table go.")
     kind: str = setting(
         "pretrain",
-        "What a cell is: a pretraining run, a whole demo, or one way of tracing (an index and its evaluation) on a "
-        "pretraining that cells share.",
+        "What a cell is: a pretraining run, a whole demo, one way of tracing (an index and its evaluation) on a "
+        "pretraining that cells share, or a study of storage.",
         choices=KINDS,
     )
     preset: str = setting("configs/pretrain/tiny.yaml", "The configuration of every cell (`trace` takes a demo's).")
@@ -88,7 +88,7 @@ class Cell:
         name: of its directory, made of what is particular to it.
         factors: level of every factor, `seed` included.
         overrides: key=value of its configuration.
-        settings: its configuration, resolved: PretrainSettings or DemoSettings.
+        settings: its configuration, resolved: PretrainSettings, DemoSettings or StorageSettings.
     """
 
     name: str
@@ -101,7 +101,9 @@ class Cell:
     def pretraining(self) -> PretrainSettings:
         if isinstance(self.settings, PretrainSettings):
             return self.settings
-        return pretraining_of(self.settings)
+        if isinstance(self.settings, DemoSettings):
+            return pretraining_of(self.settings)
+        return load_config(PretrainSettings, self.settings.preset, self.settings.pretrain)
 
 
 def pretraining_of(settings: DemoSettings) -> PretrainSettings:
@@ -149,6 +151,13 @@ def configure(settings: AblateSettings, overrides: list[str], path: Path, seed: 
     if settings.kind == "pretrain":
         overrides = [*overrides, f"seed={seed}", f"corpus.seed={seed}", f"out={path}"]
         return overrides, load_config(PretrainSettings, settings.preset, overrides)
+    if settings.kind == "storage":
+        from headwater.launch.studies.storage import Storage, StorageSettings
+
+        overrides = [*overrides, f"seeds=[{seed}]", f"out={path}"]
+        study = load_config(StorageSettings, settings.preset, overrides)
+        Storage(study)  # so that a mistake in what it names is found before anything starts
+        return overrides, study
     pretrain = [each.removeprefix("pretrain.") for each in overrides if each.startswith("pretrain.")]
     own = [each for each in overrides if not each.startswith("pretrain.")] + [f"seed={seed}", f"out={path}"]
     demo = load_config(DemoSettings, settings.preset, own)
@@ -180,6 +189,8 @@ def is_done(kind: str, cell: Cell) -> bool:
     run = RunDir(cell.path)
     if kind == "trace":
         return (cell.path / "done.json").exists()
+    if kind == "storage":
+        return (cell.path / "summary.json").exists()
     if kind == "demo":
         return (run.report / "summary.json").exists() and "report" in _timings(cell.path)
     return is_trained(cell.path, cell.pretraining)

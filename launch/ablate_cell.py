@@ -60,6 +60,11 @@ def run_cell(path: Path, task: dict[str, Any]) -> int:
         settings = load_config(PretrainSettings, task["preset"], task["overrides"])
         status = pretrain(settings)
         return status or (0 if is_trained(path, settings) else 1)
+    if task["kind"] == "storage":
+        from headwater.launch.studies.storage import StorageSettings, run_storage
+
+        run_storage(load_config(StorageSettings, task["preset"], task["overrides"]))
+        return 0
     demo = load_config(DemoSettings, task["preset"], task["overrides"])
     if task["kind"] == "demo":
         from headwater.launch.demo import run_demo

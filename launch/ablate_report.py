@@ -17,6 +17,7 @@ METRICS = {
     "pretrain": ("loss", "probe_logprob", "probe_peak", "probe_drop", "probe_exact"),
     "demo": ("headwater mrr", "trackstar mrr", "bm25 mrr", "headwater tail_patch", "trackstar tail_patch", "loss"),
     "trace": ("mrr", "recall@10", "precision@10", "tail_patch", "bm25 mrr", "random mrr"),
+    "storage": ("mixed exact", "full exact", "lora exact", "q_probe", "majority", "next_token"),
 }
 """The columns of the table, in order; those that no cell has are left out."""
 
@@ -57,6 +58,8 @@ def describe(kind: str, cell: Cell) -> dict[str, Any]:
 
 def read_metrics(kind: str, cell: Cell) -> dict[str, float]:
     run = RunDir(cell.path)
+    if kind == "storage":
+        return storage_metrics(read_json(cell.path / "summary.json"))
     found = {} if kind == "trace" else training_metrics(run)
     if kind == "pretrain":
         return found
@@ -66,6 +69,19 @@ def read_metrics(kind: str, cell: Cell) -> dict[str, float]:
             if isinstance(value, list):
                 found[metric if name == "trace" else f"{name} {metric}"] = value[0]
     return found
+
+
+def storage_metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """Exact answers about asked people by way of training, and what stands beside them; means over variants."""
+    rows = list(summary["accuracy"].values())
+    wanted = {
+        f"{method} exact": [row[method]["asked"][0] for row in rows if method in row]
+        for method in ("mixed", "full", "lora")
+    }
+    wanted["q_probe"] = [row["mean"] for row in summary["q_probes"].values()]
+    wanted["next_token"] = [row["next_token"] for each in summary["recall"].values() for row in each.values()]
+    found = {name: sum(values) / len(values) for name, values in wanted.items() if values}
+    return {**found, "majority": summary["majority"]["mean"]}
 
 
 def training_metrics(run: RunDir) -> dict[str, float]:

@@ -11,9 +11,11 @@ where it was.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class AcquisitionSettings:
     )
     resamples: int = setting(1000, "Draws of records for the intervals.", minimum=10)
     ranks: int = setting(1, "Processes that train, through torchrun.", minimum=1)
+    parallel: int = setting(1, "Seeds that run at once, each with its share of the cores.", minimum=1)
     checkpoint_every: int = setting(100, "Steps between checkpoints of a run.", minimum=1)
 
     def problems(self) -> Iterator[Problem]:
@@ -117,19 +120,37 @@ class Acquisition:
 
         self._check_same()
         parts = self.parts()
-        for part in parts:
-            if (part.path / "done.json").exists():
-                self.say(f"{part.path.name} of seed {part.seed}: done before")
-                continue
-            self._base(part)
-            self.say(f"{part.path.name} of seed {part.seed} ...")
-            self._prepare(part)
-            self._start("headwater.launch.studies.continued", [str(part.path)])
-            if not (part.path / "done.json").exists():
-                raise KeyboardInterrupt  # asked to stop, and saved
+
+        def run_seed(seed: int) -> None:
+            for part in parts:
+                if part.seed == seed:
+                    self._run_part(part)
+
+        # A seed's parts share its base model, so they follow one another.
+        with ThreadPoolExecutor(self.settings.parallel) as pool:
+            list(pool.map(run_seed, self.settings.seeds))
         summary = analyse(self.settings, parts)
         write_report(self.settings, parts, summary)
         return summary
+
+    def _run_part(self, part: Part) -> None:
+        if (part.path / "done.json").exists():
+            self.say(f"{part.path.name} of seed {part.seed}: done before")
+            return
+        self._base(part)
+        self.say(f"{part.path.name} of seed {part.seed} ...")
+        self._prepare(part)
+        self._start("headwater.launch.studies.continued", [str(part.path)])
+        if not (part.path / "done.json").exists():
+            raise KeyboardInterrupt  # asked to stop, and saved
+
+    @property
+    def _threads(self) -> int:
+        """CPU threads of a process: as configured, else its share of the cores."""
+        own = self.base_settings.train.threads
+        return own or (
+            max(1, len(os.sched_getaffinity(0)) // self.settings.parallel) if self.settings.parallel > 1 else 0
+        )
 
     def parts(self) -> list[Part]:
         """The runs of the study: per seed and stage the plain one, then the batch ablation at the first stage."""
@@ -152,7 +173,7 @@ class Acquisition:
         return made
 
     def _check_same(self) -> None:
-        wanted = fingerprint([asdict(self.base_settings), asdict(replace(self.settings, resamples=0))])
+        wanted = fingerprint([asdict(self.base_settings), asdict(replace(self.settings, resamples=0, parallel=1))])
         path = self.out / "study.json"
         if path.exists():
             what = f"{self.out} holds a study of other settings"
@@ -171,7 +192,11 @@ class Acquisition:
         self.say(f"base model of seed {part.seed} ...")
         seeds = [f"out={part.base}", f"seed={part.seed}", f"corpus.seed={part.seed}"]
         stages = f"checkpoint.steps={self.settings.stages}"
-        stop = [f"train.hard_stop={max(self.settings.stages)}", "callbacks.probes.every=0"]
+        stop = [
+            f"train.hard_stop={max(self.settings.stages)}",
+            "callbacks.probes.every=0",
+            f"train.threads={self._threads}",
+        ]
         overrides = [*self.settings.pretrain, *seeds, stages, *stop]
         self._start("headwater.train", [self.settings.preset, *overrides])
         if not all(path.exists() for path in wanted):
@@ -223,6 +248,7 @@ class Acquisition:
         settings.train.global_batch = part.batch
         settings.train.hard_stop = part.stage + self.settings.steps
         settings.train.steps = self.base_settings.train.steps
+        settings.train.threads = self._threads
         settings.checkpoint = replace(settings.checkpoint, every=self.settings.checkpoint_every, keep=1, steps=[])
         settings.callbacks.probes = replace(
             settings.callbacks.probes, every=self.settings.probe_every, steps=self._dense_steps(part.stage)

@@ -63,6 +63,9 @@ def differences(summary: dict[str, Any]) -> str:
         parts.append(f"probes every {settings['probe_every']} steps")
     if model["batch"] != 2048:
         parts.append(f"batch of {model['batch']} x {model['seq_len']} tokens instead of 2,048 x 2,048")
+    shown_once = sum(n for name, n in summary.get("scenarios", {}).items() if name != "control")
+    if shown_once and (shown_once, model["batch"]) != (120, 2048):
+        parts.append(f"{shown_once} records injected into {model['batch']} sequences instead of 120 into 2,048")
     if summary["leaking_probes_left_out"]:
         parts.append(f"{summary['leaking_probes_left_out']} probes that hold their target are left out")
     return "; ".join(parts)

@@ -18,7 +18,9 @@ from headwater.configs.errors import MismatchError
 from headwater.launch import ablate
 from headwater.launch.ablate import AblateSettings, expand, prepare, run_ablation, short_names
 from headwater.launch.ablate_cell import essence, shared_pretraining
-from headwater.launch.ablate_report import conditions
+from headwater.launch.ablate_report import conditions, describe
+from headwater.train.facts.biographies import VARIANTS
+from headwater.train.settings import PretrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -222,3 +224,40 @@ def test_trace_cells_share_the_pretraining_and_the_index(tmp_path: Path, capsys:
     assert len({row["metrics"]["bm25 mrr"] for row in table["cells"]}) == 1
     assert "tail_patch" in table["metrics"]
     assert "curvature" in capsys.readouterr().out
+
+
+def test_storage_cells_are_studies_of_one_variant_each(tmp_path: Path):
+    settings = load_config(AblateSettings, "ablation/augmentation", [f"out={tmp_path}"])
+    cells = expand(settings)
+    assert len(cells) == 32
+    assert {cell.factors["cell"] for cell in cells} == set(VARIANTS)
+    cell = next(each for each in cells if each.name == "multi5+permute+fullname_seed-1")
+    assert cell.settings.variants == cell.settings.mixed == ["multi5+permute+fullname"]
+    assert cell.settings.seeds == [1]
+    assert not cell.settings.celebrity
+    assert cell.pretraining.model.hidden == cells[0].pretraining.model.hidden
+    prepare(settings, cell)
+    assert not ablate.is_done("storage", cell)
+    rows = {"mixed": {"asked": [0.8, 0.7, 0.9]}, "full": {"asked": [0.5, 0.4, 0.6]}}
+    summary = {
+        "accuracy": {"multi5+permute+fullname": rows},
+        "q_probes": {},
+        "recall": {"mixed": {"multi5+permute+fullname": {"next_token": 0.9}}},
+        "majority": {"mean": 0.1},
+    }
+    (cell.path / "summary.json").write_text(json.dumps(summary))
+    assert ablate.is_done("storage", cell)
+    row = describe("storage", cell)
+    assert row["metrics"] == {"mixed exact": 0.8, "full exact": 0.5, "next_token": 0.9, "majority": 0.1}
+    with pytest.raises(UserError, match="multi6x"):
+        expand(load_config(AblateSettings, "ablation/augmentation", ["cells={bad: ['mixed=[multi6x]']}"]))
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path: Path):
+    settings = load_config(PretrainSettings, "pretrain/tiny", ["train.steps=4", f"out={tmp_path}"])
+    for name in ("step-00000002", "step-00000004.part"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "checkpoint.json").write_text("{}")
+    assert not ablate.is_trained(tmp_path, settings)
+    (tmp_path / "checkpoints/step-00000004.part").rename(tmp_path / "checkpoints/step-00000004")
+    assert ablate.is_trained(tmp_path, settings)
