@@ -125,9 +125,9 @@ def count_parameters(model: ModelSettings, vocab_size: int) -> Parameters:
 class Memory:
     """Bytes on the most loaded GPU.
 
-    `activations`, `head` and `communication` are there in the backward pass, `update` (the fp32 gradients of this
-    rank's part, or the bucket in which plain gradients are reduced) when it is over; the rest always. `moments`
-    includes the fp32 master weights, where there are any.
+    `activations`, `head`, `sums` (what fp32 sums of bf16 gradients take beyond these) and `communication` are there in
+    the backward pass, `update` (the fp32 gradients of this rank's part, or the bucket in which plain gradients are
+    reduced) when it is over; the rest always. `moments` includes the fp32 master weights, where there are any.
     """
 
     weights: int
@@ -135,13 +135,14 @@ class Memory:
     moments: int
     activations: int
     head: int
+    sums: int
     communication: int
     update: int
 
     @property
     def total(self) -> int:
         """At the peak of a step."""
-        backward = self.activations + self.head + self.communication
+        backward = self.activations + self.head + self.sums + self.communication
         return self.weights + self.gradients + self.moments + max(backward, self.update)
 
 
@@ -153,6 +154,7 @@ class Recipe:
     gradients: float
     moments: float
     update: float = 0.0
+    sums: float = 0.0
 
 
 def is_plain(precision: str, zero: int, data: int) -> bool:
@@ -160,18 +162,23 @@ def is_plain(precision: str, zero: int, data: int) -> bool:
     return precision == "fp32" and (zero == 0 or (data == 1 and zero <= 2))
 
 
-def recipe_of(precision: str, zero: int, data: int) -> Recipe:
-    """What the engine holds for a parameter under torch's AdamW; `update` is the fp32 gradient that AdamW reads."""
+def recipe_of(precision: str, zero: int, data: int, micro_batches: int = 1) -> Recipe:
+    """What the engine holds for a parameter under torch's AdamW; `update` is the fp32 gradient that AdamW reads.
+
+    Several micro-batches' bf16 gradients are added up in fp32 (train/accumulation.py), from ZeRO-2 on by DeepSpeed.
+    """
     e = 2 if precision == "bf16" else 4
+    adds_up = precision == "bf16" and micro_batches > 1
     if is_plain(precision, zero, data):
         return Recipe(weights=e, gradients=e, moments=8)
     shards = data if zero else 1
     # DeepSpeed keeps masters of its own, in fp32 too.
     return Recipe(
         weights=e / data if zero == 3 else e,
-        gradients=e / data if zero >= 2 else e,
+        gradients=(4 if adds_up else e) / data if zero >= 2 else e,
         moments=(4 + 8) / shards,
         update=4 / shards,
+        sums=4 - e if adds_up and zero < 2 else 0,
     )
 
 
@@ -230,7 +237,7 @@ def _memory_of_stage(
     count = parameters.on_stage(layout, first, last)
     precision, h = settings.train.precision, settings.model.hidden
     e = 2 if precision == "bf16" else 4
-    recipe = recipe or recipe_of(precision, layout.zero, layout.data)
+    recipe = recipe or recipe_of(precision, layout.zero, layout.data, layout.micro_batches)
     plain = is_plain(precision, layout.zero, layout.data)
     reduced_last = plain and layout.data > 1  # in a bucket, when backward is over; ZeRO does it as gradients come
     gathered = min(count, LIVE_PARAMETERS) * e if layout.zero == 3 and layout.data > 1 else 0
@@ -258,6 +265,7 @@ def _memory_of_stage(
         moments=int(count * recipe.moments),
         activations=int(activations),
         head=int(head),
+        sums=int(count * recipe.sums),
         communication=0 if plain else min(bucket, count) * e,
         update=int(count * recipe.update + (min(bucket, count) * e if reduced_last else 0)),
     )

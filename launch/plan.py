@@ -196,6 +196,7 @@ def _tables(plan: Plan) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
                 f"micro-batch {layout.micro_batch}, recompute {layout.recompute}",
             ),
             ("head and loss", gib(memory.head), ""),
+            ("fp32 sums of gradients", gib(memory.sums), f"{layout.micro_batches} micro-batches"),
             ("reduction bucket", gib(memory.communication), ""),
             ("at the peak", gib(memory.total), "the most loaded stage"),
             ("left", gib(plan.left), f"after {plan.machines.reserve_gib:g} GiB for CUDA and NCCL"),

@@ -151,7 +151,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         fix = "read it with the version of Headwater that wrote it"
         raise MismatchError(f"{path} has another format", got=meta["format"], expected=FORMAT, fix=fix)
     try:
-        lacking = [each for each in ("format", "step", "fingerprint", "model") if each not in meta]
+        lacking = [each for each in ("format", "step", "fingerprint") if each not in meta]
         whole = not lacking and isinstance(meta["files"], dict) and isinstance(meta["tensors"]["weight"], dict)
     except (KeyError, TypeError) as error:
         whole, lacking = False, [str(error)]
@@ -159,7 +159,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise CorruptError(
             f"{path / 'checkpoint.json'} does not describe a checkpoint",
             got=f"nothing under {', '.join(lacking)}" if lacking else "something else under files or tensors",
-            expected="format, step, fingerprint, model, files and tensors",
+            expected="format, step, fingerprint, files and tensors",
             fix="restore it, or delete this checkpoint; the one before it is taken instead",
         )
     return Checkpoint(path, meta)

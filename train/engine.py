@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from headwater.train import parallel
+from headwater.train.accumulation import Fp32Sum
 from headwater.train.model import Batch, PackedGPT, tied_copy
 from headwater.train.parallel import ModelParallelUnit, World, megatron_context
 from headwater.train.settings import PretrainSettings
@@ -74,7 +75,10 @@ class Engine:
             eps=settings.optimizer.eps,
             fused=True,
         )
+        accumulates_bf16 = settings.train.precision == "bf16" and self.micro_batches > 1
+        self._fp32_by_deepspeed = accumulates_bf16 and settings.zero.stage >= 2
         self.deepspeed = _initialize(model, optimizer, self._config())
+        self._sum = Fp32Sum(model.parameters()) if accumulates_bf16 and settings.zero.stage == 1 else None
         if settings.zero.stage == 3:
             import deepspeed
 
@@ -101,6 +105,7 @@ class Engine:
                 "reduce_bucket_size": min(REDUCE_BUCKET, sum(p.numel() for p in self.model.parameters())),
             },
             "bf16": {"enabled": settings.train.precision == "bf16", "check_grad_overflow": True},
+            **({"data_types": {"grad_accum_dtype": "fp32"}} if self._fp32_by_deepspeed else {}),
         }
 
     @property
@@ -123,6 +128,8 @@ class Engine:
         # DeepSpeed averages over data-parallel ranks, so each rank's share of the mean is scaled up by their number.
         scale = self.world.data / max(tokens, 1)
         run = self._pipelined if self.world.pipeline > 1 else self._plain
+        if self._sum is not None:
+            self._sum.begin(len(batches))
         total = run(batches, scale)
         loss = self._mean_loss(total, tokens)
         if accept is not None and not accept(loss):

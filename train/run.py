@@ -230,7 +230,7 @@ def check_same_run(checkpoint: Checkpoint, meta: dict[str, Any]) -> None:
 
 def check_same_model(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
     """Refuses a checkpoint whose model has other settings than those wanted."""
-    saved = checkpoint.meta["model"]
+    saved = checkpoint.meta.get("model", {})
     differing = {k: (saved.get(k), v) for k, v in wanted.items() if saved.get(k) != v}
     if differing:
         raise UserError(

@@ -152,6 +152,18 @@ def test_an_unknown_excluded_passage_is_named(fresh, config, tmp_path):
     assert not run.metrics.exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [("parallel.pipeline=4", "2 processes cannot be shared out"), ("train.exclude=nowhere.txt", "nowhere.txt")],
+)
+def test_several_processes_say_what_is_wrong_once(override, named, fresh, config, tmp_path):
+    run, log = RunDir.at(fresh()), tmp_path / "log"
+    assert Job([config, f"out={run.path}", override], ranks=2, log=log).wait() == 2
+    assert log.read_text().count("error: ") == 1
+    assert named in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
 def test_a_hard_stop_leaves_the_schedule_alone(run, fresh, config, tmp_path):
     stopped = RunDir.at(fresh())
     train([config, f"out={stopped.path}", "train.hard_stop=6", "callbacks.metrics.every=4"], log=tmp_path / "log")
