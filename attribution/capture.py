@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from headwater.attribution.settings import ProjectionSettings
 from headwater.attribution.watching import Target, Watcher
 from headwater.configs.errors import MismatchError
 from headwater.kernels import Correction, Factored, Full
+from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.callbacks.base import Callback
 from headwater.train.model import Shard, shards
@@ -84,7 +84,7 @@ class Capture(Callback):
         self.watcher = Watcher(
             megatron_sites(gpt, self.world), self.layout, 0, self.world.device, whole_sequence if sequence else None
         )
-        first_of_replica = dist.get_rank(parallel_state.get_model_parallel_group()) == 0
+        first_of_replica = dist.get_rank(parallel.replica_group()) == 0
         share = (self.world.data_rank, self.world.data) if first_of_replica else None
         self.means = MeanRows(self.run.path / "capture", len(trainer.stream.passages), self.layout.dims, share)
         keeps_visits = self.settings.mode == "visits" and self.world.is_main
@@ -153,7 +153,7 @@ class Capture(Callback):
         # The loss was divided by the tokens of the global batch, and multiplied by the replicas that are averaged over.
         rows_ND = torch.cat(parts).mul_(result.tokens / self.world.data)
         if self.world.tensor * self.world.pipeline > 1:
-            dist.all_reduce(rows_ND, group=parallel_state.get_model_parallel_group())
+            dist.all_reduce(rows_ND, group=parallel.replica_group())
         if self.world.data > 1:
             passages, rows_ND = self._of_all_replicas(passages, rows_ND)
         rows_ND = rows_ND.cpu()
@@ -170,7 +170,7 @@ class Capture(Callback):
 
     def _of_all_replicas(self, passages: np.ndarray, rows_ND: Tensor) -> tuple[np.ndarray, Tensor]:
         """Every replica's passages and rows, in the order of the global batch."""
-        group, device = parallel_state.get_data_parallel_group(), rows_ND.device
+        group, device = parallel.data_group(), rows_ND.device
         mine = torch.from_numpy(passages).to(device)
         counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.world.data)]
         dist.all_gather(counts, torch.tensor([len(mine)], device=device), group=group)
@@ -193,8 +193,8 @@ class Capture(Callback):
         self.means.save(directory)
         if self.visits is not None:
             self.visits.save(directory)
-        if parallel_state.get_tensor_model_parallel_rank() == 0 and self.world.data_rank == 0 and self.corrections:
-            stage = parallel_state.get_pipeline_model_parallel_rank()
+        if parallel.tensor_rank() == 0 and self.world.data_rank == 0 and self.corrections:
+            stage = parallel.pipeline_rank()
             tensors = {
                 f"{name}/{part}": getattr(made, part).contiguous().cpu()
                 for name, made in self.corrections.items()
@@ -278,7 +278,7 @@ def whole_shapes(mine: dict[str, Shard], world: World) -> dict[str, tuple[int, i
     """(O, I) of the block linear layers of all pipeline stages, in order."""
     shapes = {name: (shard.shape[0], shard.shape[1]) for name, shard in mine.items()}
     if world.pipeline > 1:
-        group = parallel_state.get_pipeline_model_parallel_group()
+        group = parallel.pipeline_group()
         stages: list[Any] = [None] * world.pipeline
         dist.all_gather_object(stages, shapes, group=group)
         shapes = {name: shape for stage in stages for name, shape in stage.items()}
@@ -291,7 +291,7 @@ def whole_moment(engine: Engine, shard: Shard, world: World) -> Tensor:
     if world.tensor == 1:
         return moment
     parts = [torch.empty_like(moment) for _ in range(world.tensor)]
-    dist.all_gather(parts, moment.contiguous(), group=parallel_state.get_tensor_model_parallel_group())
+    dist.all_gather(parts, moment.contiguous(), group=parallel.tensor_group())
     return shard.join(parts)
 
 
@@ -300,5 +300,5 @@ def whole_sequence(x_TF: Tensor, tokens: int) -> Tensor:
     if len(x_TF) == tokens:
         return x_TF
     parts = [torch.empty_like(x_TF) for _ in range(tokens // len(x_TF))]
-    dist.all_gather(parts, x_TF.contiguous(), group=parallel_state.get_tensor_model_parallel_group())
+    dist.all_gather(parts, x_TF.contiguous(), group=parallel.tensor_group())
     return torch.cat(parts)

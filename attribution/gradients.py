@@ -108,10 +108,10 @@ class GradientCollector:
             for handle in handles:
                 handle.remove()
         if self.model.world is not None and self.model.world.tensor * self.model.world.pipeline > 1:
-            from megatron.core import parallel_state
+            from headwater.train import parallel
 
             # Every rank of a replica has projected its part of the layers: the row is their sum.
-            dist.all_reduce(rows_BD, group=parallel_state.get_model_parallel_group())
+            dist.all_reduce(rows_BD, group=parallel.replica_group())
         return rows_BD
 
 

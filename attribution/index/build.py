@@ -104,9 +104,7 @@ class Builder:
 
     @property
     def _replica_first(self) -> int:
-        from megatron.core import parallel_state
-
-        return min(dist.get_process_group_ranks(parallel_state.get_model_parallel_group()))
+        return min(dist.get_process_group_ranks(parallel.replica_group()))
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -154,9 +152,7 @@ class Builder:
             if (len(self._kept) + len(part)) * self.layout.dims * 4 <= _KEPT_BYTES:
                 self._kept.update(zip(map(int, part), rows_ND, strict=True))
         if self.world.data > 1:
-            from megatron.core import parallel_state
-
-            accumulator.all_reduce(parallel_state.get_data_parallel_group())
+            accumulator.all_reduce(parallel.data_group())
         made = accumulator.autocorrelation()
         return Whitening.from_autocorrelation(self.layout, made, curvature.damping, len(sample))
 
