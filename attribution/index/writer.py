@@ -96,7 +96,7 @@ class IndexWriter:
             MismatchError: the directory holds an index made from something else.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in self.path.glob("*.part"):
+        for part in (*self.path.glob("*.part"), *self.path.glob(".tmp*")):  # the latter are safetensors' own
             remove(part)
         curvature = self.path / "curvature.safetensors"
         if not self.whitening.fingerprint or not curvature.exists():
