@@ -44,6 +44,7 @@ def test_a_build_leaves_what_a_run_needs_and_no_work(built):
         assert f"facts/{name}" in names
     assert "corpus/injected/manifest.json" in names
     assert not [name for name in names if ".part" in name or ".shards" in name]
+    assert not list(Path(built.out).rglob("*.lock"))
 
 
 def test_a_complete_build_is_left_alone(built):

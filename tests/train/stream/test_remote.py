@@ -125,6 +125,7 @@ def test_an_upload_to_nowhere_is_a_clear_error_and_goes_on(bucket, built, tmp_pa
     cfg.corpus.remote = "s3://no-such-bucket/small"
     with pytest.raises(UserError, match="cannot be uploaded to s3://no-such-bucket"):
         build_corpus(cfg)
+    assert (RunDir.at(cfg.out).corpus / "base.shards" / "manifest.json").exists(), "the work so far is kept"
     cfg.corpus.remote = "s3://corpora/later"
     build_corpus(cfg)
     assert open_passages(RunDir.at(cfg.out)).corpora[0].manifest["remote"] == cfg.corpus.remote
