@@ -81,6 +81,19 @@ def main(
     return found
 
 
+class Numbered:
+    """Passages that have no text, for the callback that counts and names them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        return [f"passage {number}" for number in range(start, stop)]
+
+
 class Steps:
     """Training steps on random passages, as the training loop makes them, with the callback or without."""
 
@@ -119,7 +132,7 @@ class Steps:
             world=world,
             settings=settings,
             last_step=-1,
-            stream=SimpleNamespace(passages=range(count)),
+            stream=SimpleNamespace(passages=Numbered(count)),
             lr=lambda step: 1e-4,
         )
         self.trainer = trainer

@@ -206,6 +206,9 @@ def test_what_cannot_be_taken_over_is_refused(world, tmp_path):
     (tmp_path / "hf" / "model.safetensors").unlink()
     with pytest.raises(MissingError, match="has no weights"):
         import_llama(tmp_path / "hf", tmp_path / "new")
+    (tmp_path / "hf" / "config.json").unlink()
     with pytest.raises(MissingError, match=r"config\.json is missing"):
+        import_llama(tmp_path / "hf", tmp_path / "new")
+    with pytest.raises(MissingError, match="nowhere is not a directory"):
         import_llama(tmp_path / "nowhere", tmp_path / "new")
     assert not (tmp_path / "new").exists()
