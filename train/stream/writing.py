@@ -162,6 +162,8 @@ def publish_corpus(work: Path, out: Path, plans: list[ShardPlan], remote: str = 
 
     With a remote, `out` keeps the manifest and the tables; shards come back into the cache when they are read.
     """
+    for part in work.glob("*.part"):  # what a killed build was writing
+        remove(part)
     if remote:
         shards = [f"{plan.name}/{name}" for plan in plans for name in (SHARD_FILE, "index.json")]
         # The manifest comes last: whoever finds it finds everything.
