@@ -139,7 +139,7 @@ def planted_summary(rich: list[float], poor: list[float], known: float = 0.99) -
         },
         "majority": {"mean": 0.1},
         "accuracy": accuracy,
-        "recall": {"pretrain": {name: {"next_token": known, "values": 1.0} for name in accuracy}},
+        "recall": {"pretrain": {name: {"next_token": 0.9, "values": known} for name in accuracy}},
         "comparisons": {"multi5+permute - single, full": gap, "celebrity - single+permute1, full": [0.2, -0.1, 0.5]},
         "q_probes": {},
         "p_probes": {},
