@@ -78,6 +78,7 @@ class Engine:
         accumulates_bf16 = settings.train.precision == "bf16" and self.micro_batches > 1
         self._fp32_by_deepspeed = accumulates_bf16 and settings.zero.stage >= 2
         self.deepspeed = _initialize(model, optimizer, self._config())
+        _look_at_gradients_once(self.deepspeed.optimizer)
         self._sum = Fp32Sum(model.parameters()) if accumulates_bf16 and settings.zero.stage == 1 else None
         if settings.zero.stage == 3:
             import deepspeed
@@ -338,6 +339,18 @@ def _sum_over_tokens(model: PackedGPT) -> None:
     for parameter in model.parameters():
         if getattr(parameter, "sequence_parallel", False):
             parameter.register_hook(summed)
+
+
+def _look_at_gradients_once(optimizer: Any) -> None:
+    """ZeRO reads all gradients to see whether each is finite, and then once more for their norm, of which it sees the
+    same: where a gradient is not finite the norm is not, on every rank."""
+    if not hasattr(optimizer, "check_overflow"):
+        return
+
+    def not_yet(*_: Any, **__: Any) -> None:
+        optimizer.overflow = False
+
+    optimizer.check_overflow = not_yet
 
 
 def _groups(model: PackedGPT, weight_decay: float) -> list[dict[str, Any]]:

@@ -16,11 +16,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
-from megatron.core.tensor_parallel import random as megatron_random
 from torch.overrides import TorchFunctionMode
 
 from headwater.configs.errors import UserError
+from headwater.train.compat import functions_left_plain
+
+with functions_left_plain():
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import random as megatron_random
 
 
 @dataclass(frozen=True, slots=True)
