@@ -15,8 +15,8 @@ from headwater.launch.studies.storage_shares import GROUPS
 
 MAIN, POOR = "multi5+permute", "single"
 KNOWN = 0.95
-"""Share of the biographies' values that must be foreseen before extraction says anything. Not of all their tokens: short
-biographies are to a good part names, and no model can foresee whom a text is about."""
+"""Share of the biographies' values that must be foreseen before extraction says anything. Not of all their tokens:
+short biographies are to a good part names, and no model can foresee whom a text is about."""
 
 
 def judge(summary: dict[str, Any]) -> list[dict[str, str]]:
