@@ -158,7 +158,7 @@ def draw_accuracy(summary: dict[str, Any]) -> bytes:
     axis.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axis.set_ylim(0, 1)
     axis.set_ylabel("exact answers, asked people")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     axis.grid(alpha=0.25, axis="y")
     return as_png(drawn)
 
