@@ -2,14 +2,15 @@
 
 A shard directory `NNNNN/` holds one MDS shard and its index.json; mosaicml's `merge_index` joins them into the
 corpus's index.json, so the corpus can also be opened with `streaming.StreamingDataset`. Reading goes through
-`MDSReader`, without StreamingDataset's shared memory
-and lock files: nothing that a killed process leaves behind can stand in the way of the next.
+`MDSReader`, without StreamingDataset's shared memory and lock files: nothing that a killed process leaves behind can
+stand in the way of the next.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -72,14 +73,21 @@ def merge_indexes(directory: Path, shards: list[str]) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps mosaicml's remarks about its temporary folders (logged as warnings) off the terminal."""
+    """Keeps mosaicml's remarks about its temporary folders (logged as warnings) off the terminal.
+
+    One thread at a time: what is disabled is disabled for the whole process.
+    """
     import logging
 
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with _QUIET:
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+_QUIET = threading.Lock()
 
 
 class ShardSet:
