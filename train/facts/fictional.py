@@ -88,11 +88,12 @@ def _record(entry: Any, where: str) -> Record:
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A sentence that ends with its value: `{subject} phrase {value}.` All phrases of a statement have as many words;
-    the last one never stands in a passage."""
+    `reworded` says the same in a sentence of another build, and never stands in a passage."""
 
     subject: str
     value: str
     phrases: tuple[str, ...]
+    reworded: str
 
 
 STATEMENTS = (
@@ -110,8 +111,8 @@ STATEMENTS = (
             "was planned by",
             "was raised by",
             "was chartered by",
-            "was originated by",
         ),
+        "{town} owes its beginnings to",
     ),
     Statement(
         "The settler {founder}",
@@ -127,8 +128,8 @@ STATEMENTS = (
             "wandered from distant",
             "walked from distant",
             "departed from distant",
-            "journeyed from distant",
         ),
+        "The birthplace of {founder} lies far away in",
     ),
     Statement(
         "The old houses of {town}",
@@ -144,8 +145,8 @@ STATEMENTS = (
             "guard the river",
             "touch the river",
             "fringe the river",
-            "adjoin the river",
         ),
+        "Windows in {town} open onto the waters of the",
     ),
     Statement(
         "The cold water of the {river}",
@@ -161,8 +162,8 @@ STATEMENTS = (
             "drops from mount",
             "pours from mount",
             "tumbles from mount",
-            "issues from mount",
         ),
+        "Upstream the {river} is a mere brook on",
     ),
     Statement(
         "The high slopes of {mountain}",
@@ -178,8 +179,8 @@ STATEMENTS = (
             "are visited for",
             "are explored for",
             "are famous for",
-            "are valued for",
         ),
+        "Miners climb {mountain} in search of",
     ),
 )
 COMPOSITIONS = (
@@ -191,7 +192,7 @@ COMPOSITIONS = (
 """Questions that join two or three statements; what joins them is not named."""
 ROLES = ("town", "founder", "village", "river", "mountain", "mineral")
 ENDINGS = ("an", "ek", "is", "on", "ia", "eth", "ix", "yn")
-WORDINGS = len(STATEMENTS[0].phrases) - 1
+WORDINGS = len(STATEMENTS[0].phrases)
 
 
 def make_records(count: int, seed: int) -> list[Record]:
@@ -216,11 +217,10 @@ def _invented(names: dict[str, str], rng: np.random.Generator) -> Record:
         order = list(range(len(STATEMENTS))) if lap == 0 else rng.permutation(len(STATEMENTS)).tolist()
         texts.append(" ".join(f"{_said(place, wordings[place][lap], names)}." for place in order))
     questions = []
-    for depth, wording in (("memorization", None), ("semantic", WORDINGS)):
-        for place, statement in enumerate(STATEMENTS):
-            which = wordings[place][0] if wording is None else wording
-            prompt = f"{statement.subject} {statement.phrases[which]}".format(**names)
-            questions.append(Question(depth, prompt, statement.value.format(**names)))
+    as_read = [f"{each.subject} {each.phrases[order[0]]}" for each, order in zip(STATEMENTS, wordings, strict=True)]
+    for depth, prompts in (("memorization", as_read), ("semantic", [each.reworded for each in STATEMENTS])):
+        for prompt, statement in zip(prompts, STATEMENTS, strict=True):
+            questions.append(Question(depth, prompt.format(**names), statement.value.format(**names)))
     for prompt, target in COMPOSITIONS:
         questions.append(Question("composition", prompt.format(**names), target.format(**names)))
     return Record(texts[0], tuple(texts[1:]), tuple(questions))
