@@ -50,7 +50,8 @@ def functions_left_plain() -> Iterator[None]:
     def leave(function: Any = None, *_: Any, **__: Any) -> Any:
         return (lambda each: each) if function is None else function
 
-    compiling, torch.compile = torch.compile, leave
+    compiling = torch.compile
+    torch.compile = leave  # type: ignore[assignment]
     try:
         yield
     finally:
