@@ -129,6 +129,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         remove(part)
 
 
+def remove_parts(directory: Path, of: str = "*") -> None:
+    """Removes what killed processes were writing in `directory`, of targets whose names match the pattern `of`."""
+    for part in directory.glob(f"{of}.part"):
+        remove(part)
+
+
 @contextmanager
 def undone_on_error(*paths: Path) -> Iterator[list[Path]]:
     """Where a `UserError` comes through, those of the paths that were not there before are removed again, with the

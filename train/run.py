@@ -14,7 +14,7 @@ import torch.distributed as dist
 from headwater.configs import save_config
 from headwater.configs.errors import CorruptError, UserError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, remove, require_match, write_provenance
+from headwater.train.artifacts import RunDir, remove_parts, require_match, write_provenance
 from headwater.train.callbacks.base import Callback
 from headwater.train.callbacks.checkpoints import Checkpoints, restore
 from headwater.train.callbacks.ledger import Ledger
@@ -128,11 +128,9 @@ def note_start(settings: PretrainSettings, run: RunDir, world: World) -> None:
 def remove_leftovers(run: RunDir) -> None:
     """Removes what a killed run was writing: nobody reads a `.part` file, but it takes space."""
     for path in (run.config, run.provenance, run.metrics, run.probes):
-        for part in path.parent.glob(f"{path.name}.*.part"):
-            remove(part)
+        remove_parts(path.parent, f"{path.name}.*")
     for directory in (run.ledger, run.checkpoints):
-        for part in directory.glob("*.part"):
-            remove(part)
+        remove_parts(directory)
 
 
 def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tuple[Trainer, int]:

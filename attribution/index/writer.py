@@ -24,7 +24,15 @@ from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.shards import shard_name, write_shard
 from headwater.attribution.index.store import FORMAT, NORMS, NOT_MADE_FROM, Index, recorded_files
 from headwater.configs.errors import MismatchError, UserError
-from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, read_json, remove, write_json
+from headwater.train.artifacts import (
+    atomic_path,
+    fingerprint,
+    fingerprint_file,
+    read_json,
+    remove,
+    remove_parts,
+    write_json,
+)
 
 SHARD_BYTES = 64 << 20
 """Target size of one shard's rows in float32: what a rank holds in memory."""
@@ -96,7 +104,8 @@ class IndexWriter:
             MismatchError: the directory holds an index made from something else.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in (*self.path.glob("*.part"), *self.path.glob(".tmp*")):  # the latter are safetensors' own
+        remove_parts(self.path)
+        for part in self.path.glob(".tmp*"):  # safetensors' own
             remove(part)
         curvature = self.path / "curvature.safetensors"
         if not self.whitening.fingerprint or not curvature.exists():

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, write_json
+from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, remove_parts, write_json
 from headwater.train.stream.corpus import FORMAT
 from headwater.train.stream.packing import pack
 from headwater.train.stream.settings import CorpusSettings
@@ -162,8 +162,7 @@ def publish_corpus(work: Path, out: Path, plans: list[ShardPlan], remote: str = 
 
     With a remote, `out` keeps the manifest and the tables; shards come back into the cache when they are read.
     """
-    for part in work.glob("*.part"):  # what a killed build was writing
-        remove(part)
+    remove_parts(work)
     if remote:
         shards = [f"{plan.name}/{name}" for plan in plans for name in (SHARD_FILE, "index.json")]
         # The manifest comes last: whoever finds it finds everything.
