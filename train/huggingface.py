@@ -22,7 +22,8 @@ from torch import Tensor
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_bytes, write_json
-from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint, save_weights
+from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
+from headwater.train.checkpoint_writer import save_weights
 from headwater.train.llama import LlamaReader, llama_shapes, model_settings
 from headwater.train.settings import ModelSettings
 from headwater.train.stream.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ def resave(arguments: list[str], directory: str) -> None:
     from headwater.configs import load_config
     from headwater.train import parallel
     from headwater.train.artifacts import RunDir
-    from headwater.train.checkpoint import CheckpointWriter
+    from headwater.train.checkpoint_writer import CheckpointWriter
     from headwater.train.run import build_trainer
     from headwater.train.settings import PretrainSettings
 

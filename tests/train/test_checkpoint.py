@@ -13,7 +13,8 @@ import torch
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
-from headwater.train.checkpoint import KINDS, newest, open_checkpoint, prune, steps_in
+from headwater.train.checkpoint import KINDS, newest, open_checkpoint, steps_in
+from headwater.train.checkpoint_writer import prune
 
 from .jobs import Call, Job, train
 from .resaving import resave

@@ -12,7 +12,8 @@ import torch
 from headwater.configs import load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.train import huggingface
-from headwater.train.checkpoint import load_weights, open_checkpoint, save_weights
+from headwater.train.checkpoint import load_weights, open_checkpoint
+from headwater.train.checkpoint_writer import save_weights
 from headwater.train.compat import declare_torchvision_operators
 from headwater.train.huggingface import export_llama, import_llama, join_qkv, split_qkv
 from headwater.train.model import Batch, build_model, shards

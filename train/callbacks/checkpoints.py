@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.train.callbacks.base import Callback
-from headwater.train.checkpoint import Checkpoint, CheckpointWriter, prune
+from headwater.train.checkpoint import Checkpoint
+from headwater.train.checkpoint_writer import CheckpointWriter, prune
 from headwater.train.settings import CheckpointSettings
 
 if TYPE_CHECKING:

@@ -1,0 +1,208 @@
+"""Writing checkpoints: every rank its share of the tensors, one directory, renamed when whole.
+
+Every rank writes the tensors it is dealt under a `.part` directory; rank 0 waits for all, writes checkpoint.json and
+renames. What a reader sees is therefore whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headwater.train import parallel
+from headwater.train.artifacts import fingerprint, fingerprint_file, remove, sync, write_json
+from headwater.train.checkpoint import FORMAT, KINDS, steps_in
+from headwater.train.engine import Engine
+from headwater.train.model import shards
+from headwater.train.parallel import World
+
+_FILE_BYTES = 1 << 30
+
+
+class CheckpointWriter:
+    """Saves an engine's state; in the background if asked.
+
+    Args:
+        directory: a run's checkpoint directory, on a file system that all ranks share.
+        asynchronous: return as soon as the tensors are copied; files are written while training goes on.
+    """
+
+    def __init__(self, directory: Path, world: World, *, asynchronous: bool = False) -> None:
+        self.directory, self.world, self.asynchronous = directory, world, asynchronous
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._abandoned = threading.Event()
+
+    def save(
+        self,
+        engine: Engine,
+        step: int,
+        meta: dict[str, Any],
+        extra: Callable[[Path], None] | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Writes `step-NNNNNNNN/`.
+
+        Args:
+            meta: goes into checkpoint.json.
+            extra: may write files into the directory that it is given.
+            done: called on rank 0 when the checkpoint is in its place.
+        """
+        self.wait()
+        final = self.directory / f"step-{step:08d}"
+        part = final.with_name(final.name + ".part")
+        if self.world.is_main:
+            remove(part)
+            (part / "extra").mkdir(parents=True)
+        dist.barrier()
+        tensors = self._collect(engine)
+        if extra is not None:
+            extra(part / "extra")
+        meta = {"format": FORMAT, "step": step, **meta}
+        if self.asynchronous:
+            self._thread = threading.Thread(target=self._guarded, args=(part, final, tensors, meta, done))
+            self._thread.start()
+        else:
+            self._write(part, tensors)
+            dist.barrier()  # a rank that is gone ends the waiting with an error
+            if self.world.is_main:
+                self._finish(part, final, meta, done)
+            dist.barrier()
+
+    def wait(self) -> None:
+        """Returns when no write is under way; raises what a background write raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            dist.barrier()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def abandon(self) -> None:
+        """Ends a background write without agreeing with the other ranks, which may be gone: training has broken off."""
+        self._abandoned.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _guarded(
+        self,
+        part: Path,
+        final: Path,
+        tensors: list[tuple[str, str, Tensor]],
+        meta: dict[str, Any],
+        done: Callable[[], None] | None,
+    ) -> None:
+        try:
+            self._write(part, tensors)
+            if self.world.is_main:
+                self._finish(part, final, meta, done)
+        except BaseException as error:  # handed over to `wait`
+            self._error = error
+
+    def _collect(self, engine: Engine) -> list[tuple[str, str, Tensor]]:
+        """This rank's share of (kind, name, whole tensor), on the CPU."""
+        size = parallel.tensor_size()
+        group = parallel.tensor_group()
+        collected = []
+        for number, shard in enumerate(shards(engine.model)):
+            state = engine.state(shard.parameter)
+            if number % self.world.data != self.world.data_rank:
+                continue
+            for kind in KINDS:
+                value = state.get(kind)
+                value = torch.zeros_like(state["weight"]) if value is None else value
+                parts = [value]
+                if shard.dim is not None and size > 1:
+                    parts = [torch.empty_like(value) for _ in range(size)]
+                    dist.all_gather(parts, value.contiguous(), group=group)
+                if parallel.tensor_rank() == 0:
+                    collected.append((kind, shard.name, shard.join(parts).to("cpu", torch.float32, copy=True)))
+        return collected
+
+    def _write(self, part: Path, tensors: list[tuple[str, str, Tensor]]) -> None:
+        place = f"p{parallel.pipeline_rank()}-d{self.world.data_rank}"
+        entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+        hashes = {}
+        for kind in KINDS:
+            own = [(name, tensor) for other, name, tensor in tensors if other == kind]
+            for number, chunk in enumerate(_chunks(own)):
+                file = f"{kind}-{place}-{number}.safetensors"
+                save_file({name: tensor.contiguous() for name, tensor in chunk}, part / file)
+                hashes[file] = fingerprint_file(part / file)
+                for name, tensor in chunk:
+                    entries[kind][name] = {"file": file, "shape": list(tensor.shape)}
+                    if kind == "weight":
+                        entries[kind][name]["xxh3"] = fingerprint(tensor.numpy().tobytes())
+        write_json(part / f"rank-{self.world.rank:05d}.json", {"files": hashes, "tensors": entries})
+
+    def _finish(self, part: Path, final: Path, meta: dict[str, Any], done: Callable[[], None] | None) -> None:
+        merged: dict[str, Any] = {"files": {}, "tensors": {kind: {} for kind in KINDS}}
+        for rank in range(self.world.size):
+            path = part / f"rank-{rank:05d}.json"
+            while not path.exists():
+                if self._abandoned.wait(0.01):
+                    raise RuntimeError(f"rank {rank} has not written its part of {part}")
+            note = json.loads(path.read_text())
+            merged["files"].update(note["files"])
+            for kind in KINDS:
+                merged["tensors"][kind].update(note["tensors"][kind])
+            remove(path)
+        for path in sorted((part / "extra").rglob("*")):
+            if path.is_file():
+                merged["files"][str(path.relative_to(part))] = fingerprint_file(path)
+        weights = merged["tensors"]["weight"]
+        meta["fingerprint"] = fingerprint({name: weights[name]["xxh3"] for name in weights})
+        write_json(part / "checkpoint.json", {**meta, **merged})
+        sync(part)
+        remove(final)
+        os.replace(part, final)
+        if done is not None:
+            done()
+
+
+def save_weights(directory: Path, named: Iterable[tuple[str, Tensor]], meta: dict[str, Any]) -> None:
+    """Makes a directory into a checkpoint without moments, from whole fp32 tensors under canonical names."""
+    entries, hashes = {}, {}
+    for number, chunk in enumerate(_chunks(named)):
+        file = f"weight-{number}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in chunk}, directory / file)
+        hashes[file] = fingerprint_file(directory / file)
+        for name, tensor in chunk:
+            digest = fingerprint(tensor.contiguous().numpy().tobytes())
+            entries[name] = {"file": file, "shape": list(tensor.shape), "xxh3": digest}
+    whole = fingerprint({name: entries[name]["xxh3"] for name in entries})
+    rest = {"fingerprint": whole, "files": hashes, "tensors": {"weight": entries}}
+    write_json(directory / "checkpoint.json", {"format": FORMAT, **meta, **rest})
+
+
+def prune(directory: Path, keep: int, fixed: Iterable[int]) -> None:
+    """Deletes all but the newest `keep` checkpoints and the fixed ones; keep = 0 deletes none."""
+    if keep < 1:
+        return
+    protected = set(fixed)
+    for step in [step for step in steps_in(directory) if step not in protected][:-keep]:
+        remove(directory / f"step-{step:08d}")
+
+
+def _chunks(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    chunk: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, tensor in tensors:
+        if chunk and size + tensor.nbytes > _FILE_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((name, tensor))
+        size += tensor.nbytes
+    if chunk:
+        yield chunk
