@@ -24,7 +24,6 @@ from headwater.attribution.captured import NOTE, MeanRows, VisitLog, build_captu
 from headwater.attribution.correction import part_of, whole_correction
 from headwater.attribution.curvature import require_finite
 from headwater.attribution.gradients import module_dims
-from headwater.attribution.index.build import on_main
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.models import Site, is_block_linear, layer_order, megatron_sites
 from headwater.attribution.settings import ProjectionSettings
@@ -257,7 +256,7 @@ class Capture(Callback):
     def close(self) -> None:
         self.detach()
         if self._finished and self.run.checkpoint(self.trainer.last_step).exists():
-            on_main(self.world, lambda: build_captured(self.run, self.trainer.last_step))
+            parallel.on_main(self.world, lambda: build_captured(self.run, self.trainer.last_step))
             self.means.discard()
 
 

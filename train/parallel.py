@@ -8,11 +8,11 @@ the device "cuda" literally; on such a machine, and only around those calls, the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,8 @@ from headwater.train.compat import functions_left_plain
 with functions_left_plain():
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import random as megatron_random
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +169,29 @@ def any_rank(flag: bool) -> bool:
     return bool(vote.item())
 
 
-def on_main(world: World, action: Any) -> None:
+def on_main(world: World, action: Callable[[], Any]) -> None:
     """Runs something on rank 0 while the others wait; an error is raised on all."""
-    problem: list[Any] = [None]
+
+    def without_result() -> None:
+        action()
+
+    from_main(world, without_result)
+
+
+def from_main(world: World, action: Callable[[], T]) -> T:
+    """Runs something on rank 0; what it returns, something small, is returned on all ranks, and an error raised."""
+    outcome: list[Any] = [None, None]
     if world.is_main:
         try:
-            action()
+            outcome[0] = action()
         except Exception as error:
-            problem = [error]
+            outcome[1] = error
     if world.size > 1:
-        dist.broadcast_object_list(problem, src=0)
-    if problem[0] is not None:
-        raise said_by_main(problem[0]) if isinstance(problem[0], UserError) else problem[0]
+        dist.broadcast_object_list(outcome, src=0)
+    result, problem = outcome
+    if problem is not None:
+        raise said_by_main(problem) if isinstance(problem, UserError) else problem
+    return result
 
 
 class ModelParallelUnit:

@@ -9,8 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from headwater.configs import save_config
 from headwater.configs.errors import CorruptError, UserError
 from headwater.train import parallel
@@ -241,15 +239,13 @@ def check_same_model(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
 
 def newest_everywhere(run: RunDir, world: World, meta: dict[str, Any]) -> Checkpoint | None:
     """The newest whole checkpoint, if it is this run's; rank 0 looks for it and tells the others."""
-    found: list[Any] = [None]
 
-    def look() -> None:
+    def look() -> str | None:
         checkpoint = newest(run.checkpoints, say=lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
-        if checkpoint is not None:
-            check_same_run(checkpoint, meta)
-            found[0] = str(checkpoint.path)
+        if checkpoint is None:
+            return None
+        check_same_run(checkpoint, meta)
+        return str(checkpoint.path)
 
-    parallel.on_main(world, look)
-    if world.size > 1:
-        dist.broadcast_object_list(found, src=0)
-    return open_checkpoint(Path(found[0])) if found[0] else None
+    found = parallel.from_main(world, look)
+    return open_checkpoint(Path(found)) if found else None

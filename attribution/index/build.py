@@ -27,7 +27,7 @@ from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
 from headwater.train.numerics import keep_freed_memory, use_onednn
-from headwater.train.parallel import World, on_main
+from headwater.train.parallel import World, from_main, on_main
 from headwater.train.stream.corpus import PassageSet, open_passages
 
 _KEPT_BYTES = 512 << 20
@@ -86,11 +86,14 @@ class Builder:
             shard_rows=self._shard_rows,
         )
         on_main(self.world, writer.begin)
-        for number in self._progress(writer.pending(self.world.data_rank, self.world.data)):
+        # Asked once: a rank that looked later would miss what others have written meanwhile, and deal otherwise.
+        pending = from_main(self.world, writer.pending)
+        for number in self._progress(pending[self.world.data_rank :: self.world.data]):
             start, stop = writer.span(number)
             rows_ND = self.rows(np.arange(start, stop))
             if self._writes:
                 writer.write(number, rows_ND)
+        dist.barrier()  # the first rank may be done before the others
         on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
 
     @property

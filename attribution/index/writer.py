@@ -165,12 +165,11 @@ class IndexWriter:
     def complete(self) -> bool:
         return bool(read_json(self.path / "index.json")["complete"])
 
-    def pending(self, rank: int = 0, world: int = 1) -> list[int]:
-        """The shards still to be made by this rank. Call it on every rank before any of them writes."""
+    def pending(self) -> list[int]:
+        """The shards still to be made. Ranks that share them ask once: each write makes the list shorter."""
         if self.complete:
             return []
-        todo = [number for number in range(self.shards) if not self._record(number).exists()]
-        return todo[rank::world]
+        return [number for number in range(self.shards) if not self._record(number).exists()]
 
     def span(self, number: int) -> tuple[int, int]:
         """Passages [start, stop) of a shard."""

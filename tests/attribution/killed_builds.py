@@ -3,7 +3,8 @@
     python killed_builds.py '{"reference": DIR, "killed": [{"out": DIR, "ranks": 2, "kills": 5}], "arguments": [...]}'
 
 The reference is built once on one rank. Each other directory is begun again and again, on one rank and on two in
-turn, and killed at random moments of the time that the reference took; the last build, on `ranks`, comes to its end.
+turn, and killed at random moments of the time that the reference took; the last build, on `ranks` of which the last is
+slow, comes to its end.
 Everything is imported once, before the first fork, and nothing is computed in the parent.
 """
 
@@ -21,6 +22,7 @@ import transformers  # noqa: F401
 
 import headwater.attribution.index.build  # noqa: F401
 from headwater.attribution.index.__main__ import main
+from headwater.attribution.index.writer import IndexWriter
 
 
 def free_port() -> int:
@@ -29,7 +31,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def begin(arguments: list[str], ranks: int) -> list[int]:
+def write_slowly() -> None:
+    """From here on a shard takes a while: the other ranks are done long before this one."""
+    write = IndexWriter.write
+
+    def slow(self: IndexWriter, *arguments: object) -> None:
+        time.sleep(0.5)
+        write(self, *arguments)
+
+    IndexWriter.write = slow
+
+
+def begin(arguments: list[str], ranks: int, *, slow_rank: int | None = None) -> list[int]:
     """Starts a build on so many ranks; returns their processes."""
     port, started = free_port(), []
     for rank in range(ranks):
@@ -39,6 +52,8 @@ def begin(arguments: list[str], ranks: int) -> list[int]:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
                 place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
                 os.environ.update({name: str(value) for name, value in place.items()})
+            if rank == slow_rank:
+                write_slowly()
             status = 1
             try:
                 status = main(arguments)
@@ -66,7 +81,7 @@ def run(task: dict) -> None:
             for process in processes:
                 os.kill(process, signal.SIGKILL)
             wait(processes)
-        statuses = wait(begin(arguments, each["ranks"]))
+        statuses = wait(begin(arguments, each["ranks"], slow_rank=each["ranks"] - 1))
         assert statuses == [0] * each["ranks"], statuses
 
 
