@@ -102,33 +102,67 @@ class _Scatter(torch.autograd.Function):
         return out.index_copy_(0, scatter_T, grads[0]), None
 
 
-def attend_padded(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments: Segments) -> Tensor:
-    """Attention within segments by plain batched matrix products; returns [T, H*D].
+class _Causal(torch.autograd.Function):
+    """softmax(scale q k^T + mask) v, with what autograd would copy done in place and only the weights kept."""
+
+    @staticmethod
+    def forward(ctx: Any, query_BMD: Tensor, key_BLD: Tensor, value_BLD: Tensor, scale: float) -> Tensor:
+        longest = key_BLD.shape[1]
+        scaled_BMD = query_BMD * scale
+        later_LL = query_BMD.new_full((longest, longest), float("-inf")).triu_(1)
+        later_ML = later_LL.repeat(query_BMD.shape[1] // longest, 1)
+        # Adding the mask in the product is free; filling it in afterwards is not.
+        weights_BML = torch.baddbmm(later_ML, scaled_BMD, key_BLD.transpose(1, 2)).softmax(dim=-1)
+        ctx.save_for_backward(scaled_BMD, key_BLD, value_BLD, weights_BML)
+        ctx.scale = scale
+        return torch.bmm(weights_BML, value_BLD)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        scaled_BMD, key_BLD, value_BLD, weights_BML = ctx.saved_tensors
+        pull_BMD = grads[0]
+        value_grad = torch.bmm(weights_BML.transpose(1, 2), pull_BMD)
+        weights_grad = torch.bmm(pull_BMD, value_BLD.transpose(1, 2))
+        scores_grad = torch.ops.aten._softmax_backward_data(weights_grad, weights_BML, -1, weights_BML.dtype)
+        key_grad = torch.bmm(scores_grad.transpose(1, 2), scaled_BMD)
+        return torch.bmm(scores_grad, key_BLD).mul_(ctx.scale), key_grad, value_grad, None
+
+
+def attend_causal(query_NHLD: Tensor, key_NGLD: Tensor, value_NGLD: Tensor, scale: float | None = None) -> Tensor:
+    """Causal attention by plain batched matrix products; returns [N, H, L, D].
 
     At the lengths of passages this beats `scaled_dot_product_attention` on a CPU, whose backward is slow there
-    (`headwater bench train` prints both).
+    (`headwater bench train` prints both). It holds H x L weights a token until the backward pass.
+
+    Args:
+        query_NHLD: H query heads; each G of keys and values serves H / G of them.
+        key_NGLD, value_NGLD: of the same length L.
+        scale: of the scores, D^-1/2 if not given.
     """
+    number, heads, longest, width = query_NHLD.shape
+    groups = key_NGLD.shape[1]
+    # Query heads that share a key head are stacked along the query axis: one product for all of them.
+    out_BMD = _Causal.apply(
+        query_NHLD.reshape(number * groups, heads // groups * longest, width),
+        key_NGLD.reshape(number * groups, longest, width),
+        value_NGLD.reshape(number * groups, longest, width),
+        width**-0.5 if scale is None else scale,
+    )
+    return out_BMD.view(number, heads, longest, width)
+
+
+def attend_padded(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments: Segments) -> Tensor:
+    """Attention within segments, gathered into a padded batch; returns [T, H*D]."""
     tokens, heads, width = query_THD.shape
-    groups = key_TGD.shape[1]
     assert segments.gather_NL is not None
     number, longest = segments.gather_NL.shape
-    shared = heads // groups
 
     def padded(x: Tensor) -> Tensor:
         flat = _Gather.apply(x.reshape(tokens, -1), segments.gather_NL, segments.scatter_T)
-        return flat.view(number, longest, -1, width)
+        return flat.view(number, longest, -1, width).transpose(1, 2)
 
-    # Query heads that share a key head are stacked along the query axis: one product for all of them.
-    query = padded(query_THD).view(number, longest, groups, shared, width).permute(0, 2, 3, 1, 4)
-    query = query.reshape(number * groups, shared * longest, width)
-    key = padded(key_TGD).permute(0, 2, 1, 3).reshape(number * groups, longest, width)
-    value = padded(value_TGD).permute(0, 2, 1, 3).reshape(number * groups, longest, width)
-    scores = torch.bmm(query * width**-0.5, key.transpose(1, 2)).view(-1, shared, longest, longest)
-    later = torch.ones(longest, longest, dtype=torch.bool, device=query.device).triu_(1)
-    scores = scores.masked_fill(later, float("-inf"))
-    weights = torch.softmax(scores, dim=-1).view(number * groups, shared * longest, longest)
-    out = torch.bmm(weights, value).view(number, groups, shared, longest, width).permute(0, 3, 1, 2, 4)
-    return _Scatter.apply(out.reshape(number * longest, heads * width), segments.scatter_T)
+    out_NHLD = attend_causal(padded(query_THD), padded(key_TGD), padded(value_TGD))
+    return _Scatter.apply(out_NHLD.transpose(1, 2).reshape(number * longest, heads * width), segments.scatter_T)
 
 
 def attend_varlen(query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments: Segments) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from headwater.attribution.correction import correction_for, read_moments
 from headwater.attribution.gradients import GradientCollector, batched, collect, module_dims
-from headwater.attribution.models import Example, HeadwaterModel, HuggingFaceModel, TracedModel, open_model, pack
+from headwater.attribution.huggingface import HuggingFaceModel
+from headwater.attribution.models import Example, HeadwaterModel, TracedModel, open_model, pack
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
 from headwater.attribution.watching import sign_parts
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError

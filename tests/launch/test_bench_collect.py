@@ -17,6 +17,7 @@ KEYS = {
     "passages_per_s",
     "ratio_fwdbwd",
     "ratio_no_wgrad",
+    "ratio_own_fwdbwd",
     "peak_rss_bytes",
     "bytes_per_passage",
 }
