@@ -24,7 +24,7 @@ MODELS = {
     "5m": {"layers": 4, "hidden": 256, "heads": 4, "kv_heads": 4, "ffn_hidden": 688},
     "30m": {"layers": 8, "hidden": 512, "heads": 8, "kv_heads": 8, "ffn_hidden": 1376},
 }
-BATCH = {"5m": 8, "30m": 4}
+BATCH = 16
 SEQ_LEN = 256
 STEPS = 1_000_000  # the learning rate stays in its warmup: no variant may diverge
 
@@ -32,7 +32,7 @@ STEPS = 1_000_000  # the learning rate stays in its warmup: no variant may diver
 def main(
     models: Sequence[str] = ("5m", "30m"),
     precisions: Sequence[str] = ("fp32", "bf16"),
-    rounds: int = 9,
+    rounds: int = 5,
     threads: int = 1,
     passages: int = 2000,
 ) -> dict[str, dict[str, Any]]:
@@ -70,11 +70,9 @@ def make_settings(directory: Path, name: str, precision: str, passages: int) -> 
 
     shape = [f"model.{key}={value}" for key, value in MODELS[name].items()]
     sizes = [f"corpus.passages={passages}", f"corpus.seq_len={SEQ_LEN}", "corpus.tokenizer.vocab_size=8192"]
-    batch = [f"train.{key}={BATCH[name]}" for key in ("global_batch", "micro_batch")]
+    batch = [f"train.{key}={BATCH}" for key in ("global_batch", "micro_batch")]
     rest = [f"train.precision={precision}", f"train.steps={STEPS}", "optimizer.warmup=100000", "facts.people=0"]
-    settings = load_config(
-        PretrainSettings, None, [f"out={directory / f'run-{BATCH[name]}'}", *shape, *sizes, *batch, *rest]
-    )
+    settings = load_config(PretrainSettings, None, [f"out={directory / f'run-{BATCH}'}", *shape, *sizes, *batch, *rest])
     build_corpus(settings)
     return settings
 
