@@ -18,15 +18,14 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headwater.configs import ConfigError, Problem, UserError, load_config, section, setting
 from headwater.launch.demo import DemoSettings
+from headwater.launch.processes import run_pieces
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, require_match, write_bytes, write_json
 from headwater.train.settings import PretrainSettings
 
@@ -248,40 +247,13 @@ def run_ablation(settings: AblateSettings, say: Callable[[str], None] = print) -
 def run_cells(
     cells: list[Cell], parallel: int, say: Callable[[str], None], module: str = "headwater.launch.ablate_cell"
 ) -> list[str]:
-    """Runs cells in processes of their own (`python -m module PATH CORES`), `parallel` at once; returns the names of
-    those that failed."""
-    places = core_sets(parallel)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    lock = threading.Lock()
-    stopped = threading.Event()
+    """Runs cells in processes of their own, `parallel` at once; returns the names of those that failed."""
 
-    def work(cell: Cell) -> bool:
-        with lock:
-            if stopped.is_set():
-                return True
-            cores = places.pop()
-            command = [sys.executable, "-m", module, str(cell.path), cores]
-            with open(cell.path / "log.txt", "ab") as log:
-                running[cell.name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        status = running[cell.name].wait()
-        with lock:
-            places.append(cores)
-            del running[cell.name]
-        if not stopped.is_set():
-            note_end(cell, status)
-            say(f"{cell.name}: {'finished' if status == 0 else f'failed with status {status}'}")
-        return status == 0
+    def ended(cell: Cell, status: int) -> bool:
+        note_end(cell, status)
+        return True
 
-    with ThreadPoolExecutor(parallel) as pool:
-        try:
-            results = list(pool.map(work, cells))
-        except KeyboardInterrupt:
-            stopped.set()
-            with lock:
-                for process in running.values():
-                    process.terminate()
-            raise
-    return [cell.name for cell, fine in zip(cells, results, strict=True) if not fine]
+    return [cell.name for cell in run_pieces(cells, parallel, module, say, ended)]
 
 
 def note_end(cell: Cell, status: int) -> None:
@@ -293,14 +265,6 @@ def note_end(cell: Cell, status: int) -> None:
     lines = (cell.path / "log.txt").read_text(errors="replace").splitlines()
     errors = [line for line in lines if "rror" in line] or lines
     write_json(path, {"status": status, "error": errors[-1].strip() if errors else ""})
-
-
-def core_sets(parallel: int) -> list[str]:
-    """The cores of each cell that runs at once, so that they do not crowd each other; empty: all."""
-    cores = sorted(os.sched_getaffinity(0))
-    if parallel == 1 or len(cores) < parallel:
-        return [""] * parallel
-    return [",".join(map(str, cores[place::parallel])) for place in range(parallel)]
 
 
 def submit(settings: AblateSettings, cell: Cell, say: Callable[[str], None]) -> None:

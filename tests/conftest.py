@@ -1,4 +1,4 @@
-"""What several folders' tests share: one tiny pretraining run, made once."""
+"""What several folders' tests share: one tiny pretraining run and one tiny Hugging Face model, each made once."""
 
 from __future__ import annotations
 
@@ -45,3 +45,32 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = pretrain(out, "train.steps=12", "checkpoint.every=6", "callbacks.probes.every=6")
     assert done.returncode == 0, done.stderr[-3000:]
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with a byte-level tokenizer of its own, context 64."""
+    from headwater.train.compat import declare_torchvision_operators
+
+    declare_torchvision_operators()
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    path = tmp_path_factory.mktemp("llama")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(["<s>", *alphabet])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(path)
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=257,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path

@@ -287,15 +287,6 @@ class Acquisition:
 
 def run_acquisition(settings: AcquisitionSettings) -> dict[str, Any]:
     """Runs the study and prints what became of the paper's claims; returns the summary."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from headwater.launch.studies.console import run_and_show
 
-    console = Console(highlight=False)
-    summary = Acquisition(settings, say=lambda text: console.print(text, style="dim")).run()
-    table = Table("claim", "status", "measured", box=None, header_style="bold")
-    for claim in summary["claims"]:
-        table.add_row(Text(claim["claim"]), Text(claim["status"]), Text(claim["measured"]))
-    console.print(table)
-    console.print(Text(f"report: {Path(settings.out) / 'report' / 'index.html'}"))
-    return summary
+    return run_and_show(Acquisition(settings), settings.out)

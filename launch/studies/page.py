@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.acquisition import AcquisitionSettings, Part
+from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.metrics import Fit
 from headwater.train.artifacts import write_bytes, write_json
 from headwater.train.facts.fictional import DEPTHS, SCENARIOS
@@ -96,28 +96,10 @@ def format_interval(value: Any) -> str:
     return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
 
 
-def _axes(count: int) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, count, figsize=(4.2 * count, 3.4), squeeze=False, sharey=True)
-    return pyplot, figure, axes[0]
-
-
-def _as_png(pyplot: Any, figure: Any) -> bytes:
-    data = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(data, format="png", dpi=110)
-    pyplot.close(figure)
-    return data.getvalue()
-
-
 def draw_curves(condition: dict[str, Any]) -> bytes:
     """Mean log-probability over steps, a panel for each scenario; injections are marked."""
     present = [name for name in SCENARIOS if any(key.startswith(name + "/") for key in condition["curves"])]
-    pyplot, figure, axes = _axes(len(present))
+    drawn, axes = figure(len(present), 4.2 * len(present), 3.4, sharey=True)
     for axis, scenario in zip(axes, present, strict=True):
         for depth in DEPTHS:
             if f"{scenario}/{depth}" in condition["curves"]:
@@ -132,13 +114,13 @@ def draw_curves(condition: dict[str, Any]) -> bytes:
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean log-probability of the target")
     axes[0].legend(fontsize=8)
-    return _as_png(pyplot, figure)
+    return as_png(drawn)
 
 
 def draw_retention(condition: dict[str, Any]) -> bytes:
     """Retained share over log steps, a panel for each scenario; solid: power law, dashed: exponential."""
     present = [name for name in SCENARIOS if name != "control"]
-    pyplot, figure, axes = _axes(len(present))
+    drawn, axes = figure(len(present), 4.2 * len(present), 3.4, sharey=True)
     for axis, scenario in zip(axes, present, strict=True):
         for depth in DEPTHS:
             row = condition["groups"].get(f"{scenario}/{depth}", {})
@@ -155,4 +137,4 @@ def draw_retention(condition: dict[str, Any]) -> bytes:
     axes[0].set_ylabel("retained share (solid: power law)")
     if axes[0].get_legend_handles_labels()[0]:
         axes[0].legend(fontsize=8)
-    return _as_png(pyplot, figure)
+    return as_png(drawn)

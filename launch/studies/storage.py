@@ -11,18 +11,14 @@ directory under `out`; a study that was killed goes on where it was.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headwater.attribution.settings import IndexSettings, TracedModelSettings
 from headwater.configs import Problem, UserError, load_config, save_config, section, setting
-from headwater.launch.ablate import core_sets
+from headwater.launch.processes import run_pieces
 from headwater.launch.studies.storage_data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
 from headwater.train.artifacts import fingerprint, read_json, require_match, write_json
 from headwater.train.facts.biographies import VARIANTS, Variant
@@ -208,40 +204,11 @@ def run_parts(parts: Sequence[Part], parallel: int, say: Callable[[str], None]) 
     Raises:
         UserError: naming those that failed, when the others are finished.
     """
-    places, lock, stopped = core_sets(parallel), threading.Lock(), threading.Event()
-    running: set[subprocess.Popen[bytes]] = set()
 
-    def work(part: Part) -> bool:
-        with lock:
-            if stopped.is_set():
-                return True
-            cores = places.pop()
-            command = [sys.executable, "-m", "headwater.launch.studies.storage_part", str(part.path), cores]
-            with open(part.path / "log.txt", "ab") as log:
-                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            running.add(process)
-        status = process.wait()
-        with lock:
-            places.append(cores)
-            running.discard(process)
-        if status == 0 and not part.is_done:
-            stopped.set()  # asked to stop, and saved
-        elif not stopped.is_set():
-            say(f"{part.name}: {'finished' if status == 0 else f'failed with status {status}'}")
-        return status == 0
+    def ended(part: Part, status: int) -> bool:
+        return status != 0 or part.is_done  # else it was asked to stop, and saved
 
-    with ThreadPoolExecutor(parallel) as pool:
-        try:
-            fine = list(pool.map(work, parts))
-        except KeyboardInterrupt:
-            stopped.set()
-            with lock:
-                for process in running:
-                    process.terminate()
-            raise
-    if stopped.is_set():
-        raise KeyboardInterrupt
-    failed = [part for part, well in zip(parts, fine, strict=True) if not well]
+    failed = run_pieces(parts, parallel, "headwater.launch.studies.storage_part", say, ended)
     if failed:
         names = "; ".join(part.name for part in failed)
         raise UserError(f"parts of the study failed: {names}", fix=f"see {failed[0].path / 'log.txt'}")
@@ -249,15 +216,6 @@ def run_parts(parts: Sequence[Part], parallel: int, say: Callable[[str], None]) 
 
 def run_storage(settings: StorageSettings) -> dict[str, Any]:
     """Runs the study and prints what became of the paper's claims; returns the summary."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from headwater.launch.studies.console import run_and_show
 
-    console = Console(highlight=False)
-    summary = Storage(settings, say=lambda text: console.print(text, style="dim")).run()
-    table = Table("claim", "status", "measured", box=None, header_style="bold")
-    for claim in summary["claims"]:
-        table.add_row(Text(claim["claim"]), Text(claim["status"]), Text(claim["measured"]))
-    console.print(table)
-    console.print(Text(f"report: {Path(settings.out) / 'report' / 'index.html'}"))
-    return summary
+    return run_and_show(Storage(settings), settings.out)

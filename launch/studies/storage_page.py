@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.storage import StorageSettings
 from headwater.launch.studies.storage_shares import KINDS
 from headwater.train.artifacts import write_bytes, write_json
@@ -116,26 +116,6 @@ def percent(value: Any) -> str:
 
 def interval(value: list[float]) -> str:
     return f"{percent(value[0])} [{percent(value[1])}, {percent(value[2])}]"
-
-
-def figure(columns: int, width: float, height: float) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
-    return drawn, axes[0]
-
-
-def as_png(drawn: Any) -> bytes:
-    from matplotlib import pyplot
-
-    data = io.BytesIO()
-    drawn.tight_layout()
-    drawn.savefig(data, format="png", dpi=110)
-    pyplot.close(drawn)
-    return data.getvalue()
 
 
 def draw_accuracy(summary: dict[str, Any]) -> bytes:

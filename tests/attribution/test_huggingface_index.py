@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from headwater.attribution.index.store import open_index
-from headwater.train.compat import declare_torchvision_operators
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]
@@ -26,29 +25,8 @@ def headwater(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers with a byte-level tokenizer of its own, context 64."""
-    declare_torchvision_operators()
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    path = tmp_path_factory.mktemp("llama")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(["<s>", *alphabet])}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(path)
-    torch.manual_seed(3)
-    config = transformers.LlamaConfig(
-        vocab_size=257,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    )
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    return path
+def model(tiny_llama: Path) -> Path:
+    return tiny_llama
 
 
 @pytest.fixture(scope="module")
