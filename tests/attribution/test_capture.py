@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +28,9 @@ from headwater.train.run import load_callback, pretrain_run
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import open_passages
 
+from ..jobs import Job, wait_for
+from ..jobs import train as run_job
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs/pretrain/tiny.yaml"
 COMMON = (
     "train.steps=12",
@@ -55,13 +54,6 @@ def fresh(tiny_run: Path, out: Path) -> Path:
 def train(out: Path, *overrides: str) -> RunDir:
     assert pretrain_run(load_config(PretrainSettings, CONFIG, [f"out={out}", *COMMON, *overrides])) == 0
     return RunDir.at(out)
-
-
-def start(out: Path, *overrides: str, ranks: int = 1) -> subprocess.Popen[bytes]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "headwater.train", str(CONFIG), f"out={out}", *COMMON, *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def all_visits(run: RunDir) -> dict[str, Tensor]:
@@ -174,12 +166,11 @@ def test_killed_and_restarted_is_the_same(tiny_run: Path, tmp_path: Path) -> Non
     overrides = ("callbacks.capture.refresh=4", "checkpoint.every=2")
     unbroken = train(fresh(tiny_run, tmp_path / "unbroken"), *overrides)
     broken = RunDir.at(fresh(tiny_run, tmp_path / "broken"))
-    process = start(broken.path, *overrides)
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None and not broken.checkpoint(4).exists():
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    job = Job([CONFIG, f"out={broken.path}", *COMMON, *overrides], log=tmp_path / "log")
+    wait_for(lambda: broken.checkpoint(4).exists() or not job.running)
+    job.signal(signal.SIGKILL)
+    job.wait()
+    assert broken.checkpoint(4).exists(), job.log.read_text()
     compare(train(broken.path, *overrides), unbroken)
 
 
@@ -208,9 +199,8 @@ def compare(run: RunDir, expected: RunDir) -> None:
 )
 def test_any_layout_captures_the_same(run: RunDir, tiny_run: Path, tmp_path: Path, layout: tuple[str, ...]) -> None:
     out = RunDir.at(fresh(tiny_run, tmp_path / "run"))
-    process = start(out.path, "callbacks.capture.refresh=1", *layout, ranks=2)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors.decode()[-3000:]
+    overrides = (*COMMON, "callbacks.capture.refresh=1", *layout)
+    run_job([CONFIG, f"out={out.path}", *overrides], ranks=2, log=tmp_path / "log")
     mine, expected = all_visits(out), all_visits(run)
     assert torch.equal(mine["passage"], expected["passage"])
     assert torch.equal(mine["step"], expected["step"])

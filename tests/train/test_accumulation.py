@@ -12,7 +12,7 @@ from headwater.train.engine import Engine
 from headwater.train.model import Batch, build_model, shards
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings, ZeroSettings
 
-from .jobs import train
+from ..jobs import train
 
 MICRO_BATCHES = 8
 MODEL = ModelSettings(layers=2, hidden=32, heads=4, kv_heads=2, ffn_hidden=48, vocab_size=128, init_std=0.1)

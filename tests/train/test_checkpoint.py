@@ -16,7 +16,7 @@ from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, newest, open_checkpoint, steps_in
 from headwater.train.checkpoint_writer import prune
 
-from .jobs import Call, Job, train
+from ..jobs import Call, Job, train
 from .resaving import resave
 
 SHORT = ("train.hard_stop=4", "checkpoint.every=2", "checkpoint.keep=0")

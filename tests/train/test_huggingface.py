@@ -151,7 +151,7 @@ def test_a_run_is_exported_with_its_tokenizer(fresh, config, tmp_path):
     from headwater.train.callbacks.metrics import read_metrics
     from headwater.train.stream.tokenizer import TextTokenizer
 
-    from .jobs import train
+    from ..jobs import train
 
     run = fresh()
     train([config, f"out={run}", "train.hard_stop=3"], log=run / "log")

@@ -16,7 +16,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, newest
 
-from .jobs import train
+from ..jobs import train
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from headwater.train import losses
 from headwater.train.losses import LOSSES, head_loss
 
-from .jobs import Call
+from ..jobs import Call
 from .vocabulary_shards import compare_shards
 
 

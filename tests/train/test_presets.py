@@ -13,7 +13,7 @@ from headwater.launch.estimates import Layout, count_parameters
 from headwater.launch.plan import load_plan, make_plan
 from headwater.train.settings import PretrainSettings
 
-from .jobs import Call
+from ..jobs import Call
 from .meta_counts import count
 
 # The last two columns: GPUs of the smallest and of a large machine that the preset is meant for.

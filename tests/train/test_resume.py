@@ -20,7 +20,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest
 
-from .jobs import Job, free_port, train, wait_for
+from ..jobs import Job, free_port, train, wait_for
 
 LONG = ("train.steps=40", "checkpoint.every=4", "facts.schedule.count=6", "callbacks.probes.every=10")
 

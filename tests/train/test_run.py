@@ -22,7 +22,7 @@ from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import open_passages
 from headwater.train.stream.stream import open_stream
 
-from .jobs import Job, train
+from ..jobs import Job, train
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest
 
-from .jobs import Call, train
+from ..jobs import Call, train
 from .poison import bare_loop, poisoned
 
 SKIPPED = [1, 4, 5]

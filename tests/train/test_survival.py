@@ -19,7 +19,7 @@ import pytest
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 
-from .jobs import DEADLINE_S, train, wait_for
+from ..jobs import DEADLINE_S, train, wait_for
 
 PRESET = Path(__file__).resolve().parents[2] / "configs/pretrain/tiny.yaml"
 STEPS = 20
