@@ -72,7 +72,7 @@ def make_settings(directory: Path, name: str, precision: str, passages: int) -> 
     sizes = [f"corpus.passages={passages}", f"corpus.seq_len={SEQ_LEN}", "corpus.tokenizer.vocab_size=8192"]
     batch = [f"train.{key}={BATCH}" for key in ("global_batch", "micro_batch")]
     rest = [f"train.precision={precision}", f"train.steps={STEPS}", "optimizer.warmup=100000", "facts.people=0"]
-    settings = load_config(PretrainSettings, None, [f"out={directory / f'run-{BATCH}'}", *shape, *sizes, *batch, *rest])
+    settings = load_config(PretrainSettings, None, [f"out={directory / 'run'}", *shape, *sizes, *batch, *rest])
     build_corpus(settings)
     return settings
 

@@ -289,4 +289,4 @@ def run_acquisition(settings: AcquisitionSettings) -> dict[str, Any]:
     """Runs the study and prints what became of the paper's claims; returns the summary."""
     from headwater.launch.studies.console import run_and_show
 
-    return run_and_show(Acquisition(settings), settings.out)
+    return run_and_show(lambda say: Acquisition(settings, say).run(), settings.out)

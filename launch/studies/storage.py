@@ -218,4 +218,4 @@ def run_storage(settings: StorageSettings) -> dict[str, Any]:
     """Runs the study and prints what became of the paper's claims; returns the summary."""
     from headwater.launch.studies.console import run_and_show
 
-    return run_and_show(Storage(settings), settings.out)
+    return run_and_show(lambda say: Storage(settings, say).run(), settings.out)
