@@ -1,0 +1,80 @@
+"""The compiled thin products against float64, and that an entry's bits are its own."""
+
+import os
+from functools import cache
+
+import pytest
+import torch
+
+from headwater.kernels import thin
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("columns", [16, 32, 48, 80])
+@pytest.mark.parametrize("steps", [1, 15, 16, 255, 257, 1000])
+@pytest.mark.parametrize("tokens", [1, 3, 4, 77])
+def test_product_equals_float64(error, tokens, steps, columns):
+    x_TK, factor_Kk = draw(tokens, steps), draw(steps, columns)
+    assert error(thin.product(x_TK, factor_Kk), x_TK.double() @ factor_Kk.double()) <= 4e-7
+
+
+def test_rounding_does_not_grow_with_the_sum(error):
+    x_TK, factor_Kk = draw(8, 1 << 16), draw(1 << 16, 16)
+    assert error(thin.product(x_TK, factor_Kk), x_TK.double() @ factor_Kk.double()) <= 1e-6
+
+
+@pytest.mark.parametrize("kO", [5, 16, 32])
+@pytest.mark.parametrize("kI", [16, 32, 48])
+def test_segment_products_equal_float64(error, kO, kI):
+    y_Tk, z_Tk = draw(400, kO + 3)[:, 3:], draw(400, kI + 1)[:, 1:]
+    bounds = [2, 2, 3, 10, 43, 107, 400]
+    rows_Bkk = thin.segment_products(y_Tk, z_Tk, bounds)
+    for b, row_kk in enumerate(rows_Bkk):
+        segment = slice(bounds[b], bounds[b + 1])
+        expected_kk = y_Tk[segment].double().T @ z_Tk[segment].double()
+        assert torch.equal(row_kk, torch.zeros(kO, kI)) if b == 0 else error(row_kk, expected_kk) <= 4e-7
+
+
+def test_rows_may_be_apart_and_turned():
+    wide_TK, factor_Kk = draw(77, 300), draw(200, 32)
+    expected_Tk = thin.product(wide_TK[:, 50:250].contiguous(), factor_Kk)
+    assert torch.equal(thin.product(wide_TK[:, 50:250], factor_Kk), expected_Tk)
+    assert torch.equal(thin.product(wide_TK[:, 50:250].T.contiguous().T, factor_Kk), expected_Tk)
+    assert not torch.equal(thin.product(wide_TK[:, 51:251], factor_Kk), expected_Tk)
+
+
+def test_only_its_own_row_decides_on_an_entry(monkeypatch):
+    """Not the rows beside it, nor threads, nor how many columns fit into the registers."""
+    x_TK, factor_Kk = draw(91, 513), draw(513, 48)
+    bounds = [0, 1, 40, 91]
+    expected_Tk = thin.product(x_TK, factor_Kk)
+    rows_Bkk = thin.segment_products(expected_Tk, expected_Tk, bounds)
+    assert torch.equal(torch.cat([thin.product(row_K[None], factor_Kk) for row_K in x_TK]), expected_Tk)
+    assert torch.equal(thin.segment_products(expected_Tk[40:], expected_Tk[40:], [0, 51])[0], rows_Bkk[2])
+    poisoned_TK = x_TK.clone()
+    poisoned_TK[4] = float("nan")
+    others = torch.arange(91) != 4
+    assert torch.equal(thin.product(poisoned_TK, factor_Kk)[others], expected_Tk[others])
+    monkeypatch.setattr(thin, "THREAD_WORK", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(thin, "_compiled", cache(thin._Compiled))
+    for tile in ((4, 16), (8, 32), (2, 48)):
+        monkeypatch.setattr(thin, "_tile", lambda tile=tile: tile)
+        thin._compiled.cache_clear()
+        assert torch.equal(thin.product(x_TK, factor_Kk), expected_Tk)
+        assert torch.equal(thin.segment_products(expected_Tk, expected_Tk, bounds), rows_Bkk)
+
+
+def test_a_forked_process_has_threads_of_its_own(monkeypatch):
+    """A child has none of its parent's threads: work given to these would never be done."""
+    monkeypatch.setattr(thin, "THREAD_WORK", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x_TK, factor_Kk = draw(64, 64), draw(64, 16)
+    expected_Tk = thin.product(x_TK, factor_Kk)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(thin.product(x_TK, factor_Kk), expected_Tk) else 1)
+    assert os.waitpid(child, 0)[1] == 0
