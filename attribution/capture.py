@@ -217,6 +217,7 @@ class Capture(Callback):
                 "run": str(self.run.path),
                 "precision": self.trainer.settings.train.precision,
             },
+            "summed": "unit rows",
             "captured": {"weights": "lr", "mode": settings.mode, "refresh": settings.refresh},
         }
 
@@ -227,12 +228,12 @@ class Capture(Callback):
         if not (directory / NOTE).exists():
             return  # capture was turned on in the middle of a run: it begins here
         before, now = read_json(directory / NOTE), self._note()
-        for key in ("layout", "correction", "projection"):
-            if before[key] != now[key]:
+        for key in ("layout", "correction", "projection", "summed"):
+            if before.get(key) != now[key]:
                 raise MismatchError(
                     f"the run was captured with another {key}",
                     got=now[key],
-                    expected=before[key],
+                    expected=before.get(key),
                     fix="restore the settings under callbacks.capture, or start in a new run directory",
                 )
         self.means.load(directory)

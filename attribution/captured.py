@@ -6,7 +6,8 @@
     RUN/capture/visits-00000001.safetensors     mode visits: every visit of steps 1 to 100
     RUN/checkpoints/step-*/extra/capture-*      the sums as of that step
 
-A row is the gradient of the passage's cross entropy, the training loss, at the weights and moments of its step.
+A row is the gradient of the passage's cross entropy, the training loss, at the weights and moments of its step. In a
+mean every visit counts by its learning rate alone: its row is brought to unit length first, as a scan does with rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from headwater.attribution.curvature import CurvatureAccumulator, Whitening, require_finite
 from headwater.attribution.gradients import GradientCollector
@@ -39,13 +41,16 @@ from headwater.train.stream.tokenizer import TextTokenizer
 STEPS_PER_FILE = 100
 """Steps whose visits are held in memory and then written to one file."""
 
+TINY = 1e-30
+"""Rows shorter than this are nothing."""
+
 NOTE = "capture.json"
 NAMED = 100
 """Passages without a visit that the manifest names; the rest it counts."""
 
 
 class MeanRows:
-    """Sums of lr x row, and of lr, of the passages of some shards.
+    """Sums of lr x row / |row|, and of lr, of the passages of some shards.
 
     Args:
         directory: for the memory-mapped sums.
@@ -80,7 +85,7 @@ class MeanRows:
         for passage, row_D in zip(passages, rows_ND, strict=True):
             number, place = divmod(int(passage), self.width)
             if number in self.sums:
-                self.sums[number][place].add_(row_D, alpha=lr)
+                self.sums[number][place].add_(row_D, alpha=lr / max(float(row_D.norm()), TINY))
                 self.weights[number][place] += lr
                 self.visits[number][place] += 1
 
@@ -253,8 +258,8 @@ def _with_rows(run: RunDir, step: int | None) -> Checkpoint:
 def captured_query_rows(
     manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[TraceQuery]
 ) -> Tensor:
-    """Raw query rows for an index of captured rows, float32 [Q, D]: the lr-weighted mean over the run's saved
-    checkpoints up to the index's step, each with its own moments.
+    """Raw query rows for an index of captured rows, float32 [Q, D]: the lr-weighted mean of the unit rows at the run's
+    saved checkpoints up to the index's step, each with its own moments.
 
     Raises:
         MissingError: no checkpoint is left.
@@ -270,7 +275,7 @@ def captured_query_rows(
         model = HeadwaterModel(checkpoint, world, manifest["model"]["precision"])
         projection = ProjectionSettings(**manifest["projection"])
         collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"])
-        rows_QD = query_rows(collector, tokenizer, queries) * lr
+        rows_QD = normalize(query_rows(collector, tokenizer, queries), dim=1, eps=TINY) * lr
         total_QD = rows_QD if total_QD is None else total_QD + rows_QD
         weight += lr
     if total_QD is None:

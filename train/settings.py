@@ -114,7 +114,9 @@ class CaptureSettings:
     """Gradient rows taken from the running backward pass."""
 
     enabled: bool = setting(False, "Take rows during training.")
-    mode: str = setting("mean", "One lr-weighted mean row per passage, or every visit.", choices=("mean", "visits"))
+    mode: str = setting(
+        "mean", "An lr-weighted mean of unit rows per passage, or every visit.", choices=("mean", "visits")
+    )
     correction: str = setting("adafactor", "Optimizer correction.", choices=("none", "adam", "adafactor"))
     proj: int = setting(16, "Projected dimensions per side.", minimum=1)
     refresh: int = setting(10, "Steps between refreshes of the correction from the live moments.", minimum=1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from headwater.attribution.captured import build_captured, mean_rows, read_visits
 from headwater.attribution.gradients import GradientCollector
@@ -115,7 +116,8 @@ def test_the_index_holds_the_weighted_means(run: RunDir) -> None:
     visits = all_visits(run)
     sums = torch.zeros(index.passages, index.layout.dims, dtype=torch.float64)
     weights = torch.zeros(index.passages, dtype=torch.float64)
-    sums.index_add_(0, visits["passage"], visits["rows"].double() * visits["lr"][:, None])
+    unit = normalize(visits["rows"].double(), dim=1)
+    sums.index_add_(0, visits["passage"], unit * visits["lr"][:, None])
     weights.index_add_(0, visits["passage"], visits["lr"])
     expected = (sums / weights.clamp_min(1e-30)[:, None]).float()
     assert relative(index.rows(0, index.passages), index.whitening.apply(expected)) < 1e-4
@@ -143,7 +145,7 @@ def test_trace_takes_the_mean_query_over_the_checkpoints(run: RunDir, tmp_path: 
             model = open_model(TracedModelSettings(run=str(run.path), step=step), world)
             lr = model.checkpoint.meta["lr"]  # type: ignore[attr-defined]
             collector = GradientCollector(model, ProjectionSettings(dims=7), "adafactor", "cross_entropy")
-            mean += lr * query_rows(collector, opened.tokenizer, asked)
+            mean += lr * normalize(query_rows(collector, opened.tokenizer, asked), dim=1)
             weight += lr
         assert relative(opened.rows(asked), mean / weight) < 1e-5
     finally:

@@ -72,7 +72,8 @@ def test_the_trainings_again_differ_in_what_is_left_out_alone():
     assert (model.path, again.path) == (Path("x/seed-1/model"), Path("x/seed-1/without-last-log-odds"))
     a, b = model.settings, again.settings
     assert a.callbacks.capture.enabled
-    assert (a.callbacks.capture.proj, a.callbacks.capture.codecs) == (32, ["int8"])
+    assert a.callbacks.capture.proj == settings.index.projection.dims
+    assert (a.callbacks.capture.damping, a.callbacks.capture.codecs) == (settings.index.curvature.damping, ["int8"])
     assert a.checkpoint.steps[-1] == a.train.steps == 2250
     assert a.train.precision == "bf16"
     assert b.train.exclude == "x/seed-1/model/leave_out/last_log_odds.txt"
