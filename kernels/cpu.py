@@ -2,11 +2,10 @@
 
 Without an elementwise correction a row is (D_b P_L)^T (A_b P_R): two thin products over all tokens of the batch, then
 one small product per segment; thin.py makes both. With one, the gradient D_b^T A_b of each segment is made in a buffer
-that all segments reuse, multiplied in place and contracted from the narrower side.
+that all segments reuse, multiplied in place and contracted, from the right and then from the left.
 
-A segment's row must not depend, to the last bit, on what it is packed with. Thin products are summed entry by entry,
-and the shapes of the others depend on the segment alone. bf16 goes to oneDNN, which takes another path, with another
-order of summation, only for very few rows: it is given at least `TOKEN_TILE` of them.
+A segment's row must not depend, to the last bit, on what it is packed with: thin products are summed entry by entry,
+and the shapes of the others depend on the segment alone.
 
 Shapes: T tokens of a packed sequence, B segments, O outputs, I inputs, kO x kI the projected gradient, K columns of
 stacked right projections, S tokens of one segment.
@@ -22,27 +21,9 @@ from torch import Tensor
 from . import thin
 from .corrections import Full, Layer, pad_columns, shared_rights
 
-TOKEN_TILE = 64
 GRADIENT_BLOCK = 1 << 20
 """Entries of a gradient block: what the elementwise product rereads should still be in the cache."""
 ONEDNN_SEGMENT = 32
-
-
-def token_products(x_TK: Tensor, factor_Kk: Tensor) -> Tensor:
-    """[T, k] float32: x factor, with bits that do not depend on T."""
-    if x_TK.dtype == torch.float32:
-        return thin.product(x_TK, factor_Kk)
-    # oneDNN compiles a kernel for every number of tokens it meets. So the tokens go in as a multiple of `TOKEN_TILE`,
-    # and those left over as the last `TOKEN_TILE`, some of them for the second time.
-    tokens = x_TK.shape[0]
-    if tokens < TOKEN_TILE:
-        return torch.mm(_pad_tokens(x_TK, TOKEN_TILE), factor_Kk)[:tokens].float()
-    whole = tokens - tokens % TOKEN_TILE
-    result_Tk = torch.empty(tokens, factor_Kk.shape[1])
-    result_Tk[:whole] = torch.mm(x_TK[:whole], factor_Kk)
-    if whole < tokens:
-        result_Tk[-TOKEN_TILE:] = torch.mm(x_TK[-TOKEN_TILE:], factor_Kk)
-    return result_Tk
 
 
 @dataclass(slots=True)
@@ -84,14 +65,15 @@ class Group:
         self.thin = [i for i in range(len(layers)) if i not in self.full]
         if self.thin:
             right_IK, self.columns = shared_rights([layers[i] for i in self.thin], thin.LANES)
-            self.right_IK = right_IK.to(self.dtype)
-            self.lefts_Ok = [pad_columns(layers[i].fold_left(), thin.LANES).to(self.dtype) for i in self.thin]
+            self.right = thin.pack(right_IK, self.dtype)
+            self.lefts = [thin.pack(pad_columns(layers[i].fold_left(), thin.LANES), self.dtype) for i in self.thin]
 
     @staticmethod
     def _full(layer: Layer) -> _FullLayer:
         assert isinstance(layer.correction, Full)
         w_OI = layer.correction.w_OI.float().contiguous()
-        left_Ok, right_Ik = (pad_columns(side.float(), thin.LANES) for side in (layer.left_Ok, layer.right_Ik))
+        sides = (layer.left_Ok, layer.right_Ik)
+        left_Ok, right_Ik = (thin.pack(pad_columns(side, thin.LANES), torch.float32) for side in sides)
         return _FullLayer(left_Ok, right_Ik, w_OI)
 
     def rows(self, deltas: Sequence[Tensor], a_TI: Tensor, bounds: list[int]) -> list[Tensor]:
@@ -102,9 +84,9 @@ class Group:
         bounds = [bound - bounds[0] for bound in bounds]
         rows: dict[int, Tensor] = {}
         if self.thin:
-            z_TK = token_products(a_TI, self.right_IK)
-            for i, columns, left_Ok in zip(self.thin, self.columns, self.lefts_Ok, strict=True):
-                rows[i] = thin.segment_products(token_products(deltas[i], left_Ok), z_TK[:, columns], bounds)
+            z_TK = thin.product(a_TI, self.right)
+            for i, columns, left in zip(self.thin, self.columns, self.lefts, strict=True):
+                rows[i] = thin.segment_products(thin.product(deltas[i], left), z_TK[:, columns], bounds)
         if self.full:
             rows |= self._full_rows(deltas, a_TI, bounds)
         return [rows[i][:, :kO, :kI].contiguous() for i, (kO, kI) in enumerate(self.sides)]

@@ -5,20 +5,31 @@ from functools import cache
 
 import pytest
 import torch
+from llvmlite import binding
 
-from headwater.kernels import thin
+from headwater.kernels import thin, thin_code
 
 
 def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("columns", [16, 32, 48, 80])
 @pytest.mark.parametrize("steps", [1, 15, 16, 255, 257, 1000])
-@pytest.mark.parametrize("tokens", [1, 3, 4, 77])
-def test_product_equals_float64(error, tokens, steps, columns):
-    x_TK, factor_Kk = draw(tokens, steps), draw(steps, columns)
-    assert error(thin.product(x_TK, factor_Kk), x_TK.double() @ factor_Kk.double()) <= 4e-7
+@pytest.mark.parametrize("tokens", [1, 3, 8, 77])
+def test_product_equals_float64(error, tokens, steps, columns, dtype):
+    x_TK, factor_Kk = draw(tokens, steps).to(dtype), draw(steps, columns).to(dtype)
+    result_Tk = thin.product(x_TK, thin.pack(factor_Kk, dtype))
+    assert error(result_Tk, x_TK.double() @ factor_Kk.double()) <= 4e-7
+
+
+def test_a_cpu_without_bf16_products_widens(error, monkeypatch):
+    monkeypatch.setattr(thin_code, "has", lambda feature: False)
+    x_TK, factor_Kk = draw(77, 101).bfloat16(), draw(101, 32).bfloat16()
+    packed = thin.pack(factor_Kk, torch.bfloat16)
+    assert packed.dtype == torch.float32
+    assert error(thin.product(x_TK, packed), x_TK.double() @ factor_Kk.double()) <= 4e-7
 
 
 def test_rounding_does_not_grow_with_the_sum(error):
@@ -38,17 +49,19 @@ def test_segment_products_equal_float64(error, kO, kI):
         assert torch.equal(row_kk, torch.zeros(kO, kI)) if b == 0 else error(row_kk, expected_kk) <= 4e-7
 
 
-def test_rows_may_be_apart_and_turned():
-    wide_TK, factor_Kk = draw(77, 300), draw(200, 32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_may_be_apart_and_turned(dtype):
+    wide_TK, factor_Kk = draw(77, 300).to(dtype), thin.pack(draw(200, 32), dtype)
     expected_Tk = thin.product(wide_TK[:, 50:250].contiguous(), factor_Kk)
     assert torch.equal(thin.product(wide_TK[:, 50:250], factor_Kk), expected_Tk)
     assert torch.equal(thin.product(wide_TK[:, 50:250].T.contiguous().T, factor_Kk), expected_Tk)
     assert not torch.equal(thin.product(wide_TK[:, 51:251], factor_Kk), expected_Tk)
 
 
-def test_only_its_own_row_decides_on_an_entry(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_its_own_row_decides_on_an_entry(monkeypatch, dtype):
     """Not the rows beside it, nor threads, nor how many columns fit into the registers."""
-    x_TK, factor_Kk = draw(91, 513), draw(513, 48)
+    x_TK, factor_Kk = draw(91, 513).to(dtype), thin.pack(draw(513, 48), dtype)
     bounds = [0, 1, 40, 91]
     expected_Tk = thin.product(x_TK, factor_Kk)
     rows_Bkk = thin.segment_products(expected_Tk, expected_Tk, bounds)
@@ -60,10 +73,10 @@ def test_only_its_own_row_decides_on_an_entry(monkeypatch):
     assert torch.equal(thin.product(poisoned_TK, factor_Kk)[others], expected_Tk[others])
     monkeypatch.setattr(thin, "THREAD_WORK", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(thin, "_compiled", cache(thin._Compiled))
+    monkeypatch.setattr(thin_code, "compiled", cache(thin_code.Compiled))
     for tile in ((4, 16), (8, 32), (2, 48)):
-        monkeypatch.setattr(thin, "_tile", lambda tile=tile: tile)
-        thin._compiled.cache_clear()
+        monkeypatch.setattr(thin_code, "tile", lambda tile=tile: tile)
+        thin_code.compiled.cache_clear()
         assert torch.equal(thin.product(x_TK, factor_Kk), expected_Tk)
         assert torch.equal(thin.segment_products(expected_Tk, expected_Tk, bounds), rows_Bkk)
 
@@ -78,3 +91,19 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch):
     if child == 0:
         os._exit(0 if torch.equal(thin.product(x_TK, factor_Kk), expected_Tk) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("triple", "cpu", "instruction"),
+    [("x86_64-linux-gnu", "haswell", "vfmadd231ps"), ("aarch64-linux-gnu", "neoverse-n1", "fmla")],
+)
+def test_the_code_compiles_for_other_cpus(monkeypatch, triple, cpu, instruction):
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu, "", opt=3)
+    monkeypatch.setattr(thin_code, "has", lambda feature: False)
+    monkeypatch.setattr(thin_code, "tile", thin_code.tile.__wrapped__)
+    _, width = thin_code.tile()
+    assembly = machine.emit_assembly(binding.parse_assembly(thin_code.generate(width, torch.float32)))
+    assert instruction in assembly
+    assert "zmm" not in assembly
