@@ -5,8 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from headwater.kernels import Factored, Full, Projector, SharedProjector, project, project_shared, reference, signs
-from headwater.kernels import thin as thin_products
+from headwater.kernels import Factored, Full, Projector, SharedProjector, cpu, project, project_shared, reference, signs
 
 SHAPES = [(77, 101), (130, 65), (1376, 512)]
 CORRECTIONS = ["none", "full", "factored"]
@@ -29,13 +28,6 @@ def test_rows_equal_float64(batch, error, shape, k, kind, dtype):
 def test_the_two_sides_may_differ(batch, error, kind, sides):
     case = batch(130, 65, sides[0], kind, k_right=sides[1])
     assert error(project(*case.arguments), reference.project(*case.arguments)) <= 1e-6
-
-
-def test_large_layers_go_through_in_blocks(batch, error, monkeypatch):
-    monkeypatch.setattr("headwater.kernels.cpu.GRADIENT_BLOCK", 0)
-    for sides in ((8, 16), (16, 8)):
-        case = batch(700, 65, sides[0], "full", k_right=sides[1])
-        assert error(project(*case.arguments), reference.project(*case.arguments)) <= 1e-6
 
 
 def transposed(delta_TO, a_TI, cu_seqlens, left_Ok, right_Ik, correction):
@@ -124,8 +116,8 @@ def test_one_right_side_is_multiplied_once(batch, monkeypatch):
     """Layers that share input and sign matrix: one thin product for the input, one for each layer's output."""
     case = batch(32, 48, 8)
     seen = []
-    product = thin_products.product
-    monkeypatch.setattr(thin_products, "product", lambda x, factor: seen.append(x.shape) or product(x, factor))
+    product = cpu.product
+    monkeypatch.setattr(cpu, "product", lambda x, factor: seen.append(x.shape) or product(x, factor))
     shared = SharedProjector([case.left_Ok] * 3, [case.right_Ik] * 3)
     shared.rows([case.delta_TO[:64]] * 3, case.a_TI[:64], [0, 64])
     assert sorted(seen) == [(64, 32)] * 3 + [(64, 48)]
