@@ -1,6 +1,6 @@
 """Projected gradients: tensors in, tensors out. No model, no files.
 
-Importing this needs PyTorch alone; Triton is imported when a kernel first runs on a GPU.
+Importing this needs PyTorch and llvmlite; Triton is imported when a kernel first runs on a GPU.
 """
 
 from .corrections import Correction, Factored, Full
