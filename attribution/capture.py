@@ -217,7 +217,7 @@ class Capture(Callback):
                 "run": str(self.run.path),
                 "precision": self.trainer.settings.train.precision,
             },
-            "summed": "unit rows",
+            "kind of mean": "unit rows",
             "captured": {"weights": "lr", "mode": settings.mode, "refresh": settings.refresh},
         }
 
@@ -228,7 +228,7 @@ class Capture(Callback):
         if not (directory / NOTE).exists():
             return  # capture was turned on in the middle of a run: it begins here
         before, now = read_json(directory / NOTE), self._note()
-        for key in ("layout", "correction", "projection", "summed"):
+        for key in ("layout", "correction", "projection", "kind of mean"):
             if before.get(key) != now[key]:
                 raise MismatchError(
                     f"the run was captured with another {key}",

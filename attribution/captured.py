@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from headwater.attribution.curvature import CurvatureAccumulator, Whitening, require_finite
+from headwater.attribution.curvature import CurvatureAccumulator, Whitening, require_finite, unit_rows
 from headwater.attribution.gradients import GradientCollector
 from headwater.attribution.index.layout import RowLayout
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
@@ -40,9 +39,6 @@ from headwater.train.stream.tokenizer import TextTokenizer
 
 STEPS_PER_FILE = 100
 """Steps whose visits are held in memory and then written to one file."""
-
-TINY = 1e-30
-"""Rows shorter than this are nothing."""
 
 NOTE = "capture.json"
 NAMED = 100
@@ -82,10 +78,10 @@ class MeanRows:
 
     def add(self, passages: Sequence[int], rows_ND: Tensor, lr: float) -> None:
         """Adds visits, in the order given: the same bits whoever holds a passage. Those of other holders are left."""
-        for passage, row_D in zip(passages, rows_ND, strict=True):
+        for passage, row_D in zip(passages, unit_rows(rows_ND), strict=True):
             number, place = divmod(int(passage), self.width)
             if number in self.sums:
-                self.sums[number][place].add_(row_D, alpha=lr / max(float(row_D.norm()), TINY))
+                self.sums[number][place].add_(row_D, alpha=lr)
                 self.weights[number][place] += lr
                 self.visits[number][place] += 1
 
@@ -275,7 +271,7 @@ def captured_query_rows(
         model = HeadwaterModel(checkpoint, world, manifest["model"]["precision"])
         projection = ProjectionSettings(**manifest["projection"])
         collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"])
-        rows_QD = normalize(query_rows(collector, tokenizer, queries), dim=1, eps=TINY) * lr
+        rows_QD = unit_rows(query_rows(collector, tokenizer, queries)) * lr
         total_QD = rows_QD if total_QD is None else total_QD + rows_QD
         weight += lr
     if total_QD is None:

@@ -229,15 +229,15 @@ def _emit_product(module: ir.Module, vectors: int, numbers: type[_Float32] | typ
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), signature), "product")
     x, x_row, x_step, f, f_step, out, out_row, rows, steps = function.args
     build = ir.IRBuilder(function.append_basic_block())
-    tile = _Tile(build, numbers, vectors)
+    inner = _Tile(build, numbers, vectors)
 
     def block(first: ir.Value, count: int) -> None:
         lines = [_at(build, x, build.mul(build.add(first, _INT(r)), x_row)) for r in range(count)]
-        sums = tile.sums(lines, x_step, f, f_step, steps, build.mul(x_row, _INT(count)))
+        sums = inner.sums(lines, x_step, f, f_step, steps, build.mul(x_row, _INT(count)))
         for r in range(count):
             target = _at(build, out, build.mul(build.add(first, _INT(r)), out_row))
             for v in range(vectors):
-                build.store(sums[r * vectors + v], tile.column(target, v), align=ENTRY)
+                build.store(sums[r * vectors + v], inner.column(target, v), align=ENTRY)
 
     _blocks(build, rows, block)
     build.ret_void()
@@ -283,8 +283,9 @@ def _emit_pack(module: ir.Module, numbers: type[_Float32] | type[_Bf16Pairs], wi
         return _at(build, _at(build, x, build.mul(token, x_row)), build.mul(column, _INT(size)))
 
     def copy(step: ir.Value, _: _Carried) -> _Carried:
-        tokens = [build.add(build.mul(step, _INT(per_step)), _INT(r)) for r in range(per_step)]
-        values = [build.load(row(token, _INT(0)), align=size, typ=ir.VectorType(number, width)) for token in tokens]
+        first = build.mul(step, _INT(per_step))
+        rows = [row(build.add(first, _INT(r)), _INT(0)) for r in range(per_step)]
+        values = [build.load(address, align=size, typ=ir.VectorType(number, width)) for address in rows]
         both = build.shuffle_vector(values[0], values[-1], interleaved) if per_step == 2 else values[0]
         build.store(both, _at(build, out, build.mul(step, _INT(width * ENTRY))), align=ENTRY)
         return []
