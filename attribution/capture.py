@@ -38,9 +38,9 @@ from headwater.train.settings import CaptureSettings, PretrainSettings
 
 if TYPE_CHECKING:
     from headwater.train.engine import Engine, StepResult
-    from headwater.train.loop import Trainer
     from headwater.train.parallel import World
     from headwater.train.stream.stream import Row
+    from headwater.train.trainer import Trainer
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:

@@ -35,7 +35,7 @@ from headwater.train.artifacts import RunDir, atomic_path, read_json, remove
 from headwater.train.checkpoint import Checkpoint, open_checkpoint, steps_in
 from headwater.train.parallel import World
 from headwater.train.stream.corpus import open_passages
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 STEPS_PER_FILE = 100
 """Steps whose visits are held in memory and then written to one file."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from headwater.attribution.gradients import GradientCollector, collect
 from headwater.attribution.models import Example
 from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.stream.tokenizer import TextTokenizer, encode_query
+from headwater.train.tokenizer import TextTokenizer, encode_query
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from headwater.attribution.report.settings import ReportSettings
 from headwater.configs import Problem, section, setting
+from headwater.train.corpus.settings import SourceSettings
 from headwater.train.settings import ParallelSettings
-from headwater.train.stream.settings import SourceSettings
 
 LOSSES = ("log_odds", "cross_entropy", "margin")
 

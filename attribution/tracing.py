@@ -30,7 +30,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.stream.corpus import PassageSet, open_corpus, open_passages
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 
 @dataclass(slots=True)

@@ -145,7 +145,7 @@ def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
     from headwater.train import parallel
     from headwater.train.numerics import keep_freed_memory, use_onednn
     from headwater.train.stream.corpus import open_passages
-    from headwater.train.stream.tokenizer import TextTokenizer
+    from headwater.train.tokenizer import TextTokenizer
 
     settings: EvaluateSettings = replace(demo.evaluate, run=str(run.path), seed=demo.seed, lambda_=demo.trace.lambda_)
     method = evaluation.GradientMethod(INDEX, demo.trace.curvature, normalize=demo.trace.normalize)

@@ -168,7 +168,7 @@ def corpus() -> None:
 def corpus_run(arguments: Arguments = None, keys: Keys = False) -> None:
     """Build the corpus of a pretraining configuration (`run` may be left out)."""
     settings = _settings("headwater.train.settings:PretrainSettings", arguments, keys)
-    _load("headwater.train.stream.build:build_corpus")(settings, progress=typer.echo)
+    _load("headwater.train.corpus.build:build_corpus")(settings, progress=typer.echo)
 
 
 @corpus_app.command("inspect")
@@ -179,7 +179,7 @@ def corpus_inspect(
     passage: Annotated[str | None, typer.Option(help="Show this passage (id or number) in full instead.")] = None,
 ) -> None:
     """Show a corpus's figures and some of its sequences with their passages, and check its files."""
-    _load("headwater.train.stream.inspect:inspect")(path, sequence=sequence, count=count, passage=passage)
+    _load("headwater.train.corpus.inspect:inspect")(path, sequence=sequence, count=count, passage=passage)
 
 
 @app.command()
@@ -376,7 +376,7 @@ def export_(
     dtype: Annotated[str, typer.Option(help="Number format of the weights: fp32 or bf16.")] = "fp32",
 ) -> None:
     """Write a checkpoint as a Llama model of Hugging Face, tokenizer included."""
-    checkpoint = _load("headwater.train.huggingface:export_llama")(source, out, step=step, dtype=dtype)
+    checkpoint = _load("headwater.train.huggingface.export:export_llama")(source, out, step=step, dtype=dtype)
     typer.echo(f"{out}: {checkpoint.path} as LlamaForCausalLM")
 
 
@@ -386,7 +386,7 @@ def import_(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new directory for the checkpoint.")],
 ) -> None:
     """Make a Llama model of Hugging Face into a checkpoint that training can start from."""
-    _load("headwater.train.huggingface:import_llama")(source, out)
+    _load("headwater.train.huggingface.export:import_llama")(source, out)
     typer.echo(f"{out}: start from it with `base: {out / 'model.yaml'}` in a configuration (model.init_from)")
 
 

@@ -99,7 +99,7 @@ class Demo:
         write_json(path, {"fingerprint": wanted})
 
     def _corpus(self) -> None:
-        from headwater.train.stream.build import build_corpus
+        from headwater.train.corpus.build import build_corpus
 
         build_corpus(self.pretrain_settings)
 

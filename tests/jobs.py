@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _FORK = multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(["headwater.train.run", "headwater.train.stream.build", "deepspeed", "pyarrow.parquet"])
+_FORK.set_forkserver_preload(["headwater.train.run", "headwater.train.corpus.build", "deepspeed", "pyarrow.parquet"])
 
 DEADLINE_S = 180
 """Far more than anything here takes on a quiet machine."""

@@ -21,13 +21,13 @@ from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
 from headwater.train.checkpoint import Checkpoint, load_engine, load_weights, newest, open_checkpoint
 from headwater.train.engine import Engine
-from headwater.train.loop import Trainer
 from headwater.train.model import build_model
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.stream import TrainingStream, open_stream, read_ids
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
+from headwater.train.trainer import Trainer
 
 INTERRUPTED = 130
 
@@ -74,7 +74,7 @@ def check_world(settings: PretrainSettings, world: World) -> None:
 
 def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
     """On one rank: looks at what the settings name, then makes the corpus if it is not there. The others wait."""
-    from headwater.train.stream.build import build_corpus
+    from headwater.train.corpus.build import build_corpus
 
     def make() -> None:
         check_world(settings, world)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headwater.configs import Problem, section, setting
+from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.settings import FactsSettings
-from headwater.train.stream.settings import CorpusSettings
 
 
 @dataclass(kw_only=True, slots=True)

@@ -33,7 +33,7 @@ from headwater.train.artifacts import RunDir, write_json
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.stream.corpus import open_passages
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)

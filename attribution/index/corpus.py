@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir
+from headwater.train.corpus.build import build_corpus
+from headwater.train.corpus.settings import CorpusSettings, TokenizerSettings
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.parallel import World, on_main
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.build import build_corpus
 from headwater.train.stream.corpus import PassageSet, open_passages
-from headwater.train.stream.settings import CorpusSettings, TokenizerSettings
 
 if TYPE_CHECKING:
     from headwater.attribution.models import TracedModel

@@ -22,7 +22,7 @@ from headwater.train.artifacts import atomic_path
 
 if TYPE_CHECKING:
     from headwater.train.stream.corpus import PassageSet
-    from headwater.train.stream.tokenizer import TextTokenizer
+    from headwater.train.tokenizer import TextTokenizer
 
 DEPTH = 100
 """How many of the best passages a ranking names, unless told otherwise."""

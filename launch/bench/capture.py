@@ -103,9 +103,9 @@ class Steps:
         from headwater.attribution.capture import Capture
         from headwater.train.artifacts import RunDir
         from headwater.train.engine import Engine
-        from headwater.train.loop import pack_rows
         from headwater.train.model import build_model
         from headwater.train.stream.stream import Row
+        from headwater.train.trainer import pack_rows
 
         self.settings = settings
         draw = np.random.default_rng(0)

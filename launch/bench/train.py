@@ -65,8 +65,8 @@ def main(
 def make_settings(directory: Path, name: str, precision: str, passages: int) -> Any:
     """Settings of a run directory whose corpus is there."""
     from headwater.configs import load_config
+    from headwater.train.corpus.build import build_corpus
     from headwater.train.settings import PretrainSettings
-    from headwater.train.stream.build import build_corpus
 
     shape = [f"model.{key}={value}" for key, value in MODELS[name].items()]
     sizes = [f"corpus.passages={passages}", f"corpus.seq_len={SEQ_LEN}", "corpus.tokenizer.vocab_size=8192"]
@@ -164,7 +164,7 @@ def huggingface_step(trainer: Any) -> Callable[[], object]:
     import torch
 
     from headwater.train.compat import declare_torchvision_operators
-    from headwater.train.huggingface import llama_config
+    from headwater.train.huggingface.export import llama_config
 
     declare_torchvision_operators()
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -213,10 +213,10 @@ class Acquisition:
 
     def _prepare(self, part: Part) -> None:
         """The run directory: the base's corpus and tokenizer, the records, their schedule, the resolved config."""
+        from headwater.train.corpus.injected import write_injected
+        from headwater.train.facts.injection import write_schedule
         from headwater.train.facts.people import write_facts
-        from headwater.train.facts.schedule import write_schedule
-        from headwater.train.stream.injected import write_injected
-        from headwater.train.stream.tokenizer import TextTokenizer
+        from headwater.train.tokenizer import TextTokenizer
 
         run, base = RunDir(part.path), RunDir(part.base)
         if (run.path / "part.json").exists():
@@ -270,7 +270,7 @@ class Acquisition:
             make_records,
             read_records,
         )
-        from headwater.train.facts.schedule import Schedule
+        from headwater.train.facts.injection import Schedule
 
         wanted = self.settings.records
         records = read_records(self.settings.facts) if self.settings.facts else make_records(wanted, part.seed)

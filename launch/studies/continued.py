@@ -27,7 +27,7 @@ from headwater.train.settings import PretrainSettings
 from headwater.train.stream.stream import open_stream
 
 if TYPE_CHECKING:
-    from headwater.train.loop import Trainer
+    from headwater.train.trainer import Trainer
 
 
 class StudyProbes(Probes):

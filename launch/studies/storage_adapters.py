@@ -28,7 +28,7 @@ from headwater.launch.studies.storage_models import (
 )
 from headwater.train.facts.biographies import ATTRIBUTES, QuestionAnswer
 from headwater.train.model import PackedGPT
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 
 def optimise(

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from headwater.train.artifacts import read_json, remove, write_bytes
+from headwater.train.corpus.injected import FactPassages
+from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.corpus.writing import build_shard, join_corpus, manifest_head, plan_shards, publish_corpus
 from headwater.train.facts.biographies import (
     Biography,
     Individual,
@@ -22,10 +25,7 @@ from headwater.train.facts.biographies import (
 )
 from headwater.train.facts.people import FactPassage, generator
 from headwater.train.facts.settings import PopulationSettings
-from headwater.train.stream.injected import FactPassages
-from headwater.train.stream.settings import CorpusSettings
-from headwater.train.stream.tokenizer import TextTokenizer, train_tokenizer
-from headwater.train.stream.writing import build_shard, join_corpus, manifest_head, plan_shards, publish_corpus
+from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
 CELEBRITY = "celebrity"
 """Rich biographies of the people whose questions are trained on, and poor ones of those who are asked."""

@@ -21,7 +21,7 @@ from headwater.train.facts.biographies import Biography, QuestionAnswer
 from headwater.train.model import Batch, PackedGPT, build_model
 from headwater.train.parallel import World
 from headwater.train.settings import ModelSettings, TrainSettings
-from headwater.train.stream.tokenizer import TextTokenizer, encode_query
+from headwater.train.tokenizer import TextTokenizer, encode_query
 
 BATCH_TOKENS = 4096
 MULTIPLE = 64

@@ -95,7 +95,7 @@ class PartRun:
         return {"steps": settings.train.steps, "training_seconds": round(seconds, 2)}
 
     def _prepare_run(self, settings: PretrainSettings, questions: list[QuestionAnswer]) -> None:
-        from headwater.train.stream.build import build_corpus
+        from headwater.train.corpus.build import build_corpus
 
         build_corpus(settings)
         if not questions:
@@ -199,7 +199,7 @@ class PartRun:
         from headwater.launch.studies.storage_models import open_frozen
         from headwater.train import parallel
         from headwater.train.numerics import keep_freed_memory, use_onednn
-        from headwater.train.stream.tokenizer import TextTokenizer
+        from headwater.train.tokenizer import TextTokenizer
 
         threads = load_config(PretrainSettings, run.config).train.threads
         world = parallel.start(threads=threads)

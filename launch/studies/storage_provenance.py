@@ -21,7 +21,7 @@ from headwater.launch.studies.storage_shares import KINDS, kinds_of, shares
 from headwater.train.artifacts import RunDir
 from headwater.train.facts.people import generator
 from headwater.train.model import PackedGPT
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 INDEX = "storage"
 ANSWER_TOKENS = 10

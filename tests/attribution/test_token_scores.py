@@ -137,7 +137,7 @@ def test_captured_rows_have_no_tokens(run: Path) -> None:
 
 
 def test_a_query_beyond_the_context_is_named(run: Path) -> None:
-    from headwater.train.stream.tokenizer import TextTokenizer
+    from headwater.train.tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer.from_file(run / "tokenizer.json")
     with pytest.raises(UserError, match=r"query long is longer than the model's context[\s\S]*at most 16"):

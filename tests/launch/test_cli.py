@@ -149,7 +149,7 @@ def test_trace_takes_a_prompt_and_its_target_together(calls: list):
 def test_corpus_is_built_and_inspected(calls: list, tmp_path: Path):
     for words in (["corpus"], ["corpus", "run"]):
         assert run(*words, "steps=4").status == 0
-    assert [call[:2] for call in calls] == [("headwater.train.stream.build:build_corpus", (FakeSettings(steps=4),))] * 2
+    assert [call[:2] for call in calls] == [("headwater.train.corpus.build:build_corpus", (FakeSettings(steps=4),))] * 2
     assert run("corpus", "inspect", str(tmp_path), "--count", "1").status == 0
     assert calls[2][1:] == ((tmp_path,), {"sequence": 0, "count": 1, "passage": None})
 

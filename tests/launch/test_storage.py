@@ -21,11 +21,11 @@ from headwater.launch.studies.storage_analysis import majority
 from headwater.launch.studies.storage_claims import judge
 from headwater.launch.studies.storage_data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
 from headwater.launch.studies.storage_shares import GROUPS, KINDS, kinds_of, shares, summarise
+from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.biographies import ATTRIBUTES, VARIANTS
 from headwater.train.facts.settings import PopulationSettings
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.order import BLOCK, SequenceOrder
-from headwater.train.stream.settings import CorpusSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PEOPLE = PopulationSettings(

@@ -29,7 +29,7 @@ from headwater.train.facts.biographies import ATTRIBUTES
 from headwater.train.facts.settings import PopulationSettings
 from headwater.train.model import PackedGPT, build_model
 from headwater.train.settings import ModelSettings, TrainSettings
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 PEOPLE = PopulationSettings(
     people=30,

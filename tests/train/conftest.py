@@ -44,8 +44,8 @@ def make_texts(count: int) -> list[str]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with config.yaml and `run`, a run directory whose corpus is built; tests copy it."""
     from headwater.configs import load_config
+    from headwater.train.corpus.build import build_corpus
     from headwater.train.settings import PretrainSettings
-    from headwater.train.stream.build import build_corpus
 
     directory = tmp_path_factory.mktemp("training")
     source = directory / "texts.jsonl"

@@ -193,7 +193,7 @@ def test_retention_keeps_the_newest_and_the_fixed(tmp_path):
 
 @pytest.mark.slow
 def test_fixed_steps_and_those_around_injections_stay(fresh, config):
-    from headwater.train.facts.schedule import read_schedule
+    from headwater.train.facts.injection import read_schedule
 
     run = RunDir.at(fresh())
     arguments = ["train.hard_stop=8", "checkpoint.every=1", "checkpoint.keep=1", "checkpoint.steps=[0]"]

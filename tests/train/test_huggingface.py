@@ -11,11 +11,11 @@ import torch
 
 from headwater.configs import load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
-from headwater.train import huggingface
 from headwater.train.checkpoint import load_weights, open_checkpoint
 from headwater.train.checkpoint_writer import save_weights
 from headwater.train.compat import declare_torchvision_operators
-from headwater.train.huggingface import export_llama, import_llama, join_qkv, split_qkv
+from headwater.train.huggingface import export as huggingface
+from headwater.train.huggingface.export import export_llama, import_llama, join_qkv, split_qkv
 from headwater.train.model import Batch, build_model, shards
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
 
@@ -149,7 +149,7 @@ def test_a_large_model_goes_into_several_files(world, tmp_path, monkeypatch):
 def test_a_run_is_exported_with_its_tokenizer(fresh, config, tmp_path):
     """And training that starts from the re-imported weights has the loss that the run ended with."""
     from headwater.train.callbacks.metrics import read_metrics
-    from headwater.train.stream.tokenizer import TextTokenizer
+    from headwater.train.tokenizer import TextTokenizer
 
     from ..jobs import train
 

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from headwater.train.loop import pack_rows
 from headwater.train.losses import LOSSES
 from headwater.train.model import Batch, build_model, shards
 from headwater.train.settings import ModelSettings, TrainSettings
 from headwater.train.stream.stream import Row
+from headwater.train.trainer import pack_rows
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 

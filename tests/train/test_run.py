@@ -17,7 +17,7 @@ from headwater.train.callbacks import ledger
 from headwater.train.callbacks.ledger import read_ledger
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest
-from headwater.train.facts.schedule import read_schedule
+from headwater.train.facts.injection import read_schedule
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import open_passages
 from headwater.train.stream.stream import open_stream

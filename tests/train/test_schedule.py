@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headwater.train.schedule import learning_rate
+from headwater.train.learning_rate import learning_rate
 from headwater.train.settings import OptimizerSettings
 
 

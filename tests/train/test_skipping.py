@@ -101,7 +101,7 @@ def test_a_spike_is_measured_against_the_median():
     from collections import deque
     from types import SimpleNamespace
 
-    from headwater.train.loop import Trainer
+    from headwater.train.trainer import Trainer
 
     trainer = SimpleNamespace(settings=SimpleNamespace(train=SimpleNamespace(spike=3.0)), _losses=deque(maxlen=100))
     accept = lambda loss: Trainer._accept(trainer, loss)  # noqa: E731

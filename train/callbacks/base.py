@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.train.engine import StepResult
-    from headwater.train.loop import Trainer
     from headwater.train.stream.stream import Row
+    from headwater.train.trainer import Trainer
 
 
 class Callback:

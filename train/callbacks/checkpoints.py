@@ -14,9 +14,9 @@ from headwater.train.settings import CheckpointSettings
 
 if TYPE_CHECKING:
     from headwater.train.engine import StepResult
-    from headwater.train.loop import Trainer
     from headwater.train.parallel import World
     from headwater.train.stream.stream import Row
+    from headwater.train.trainer import Trainer
 
 
 class Checkpoints(Callback):

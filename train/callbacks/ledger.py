@@ -21,8 +21,8 @@ from headwater.train.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from headwater.train.engine import StepResult
-    from headwater.train.loop import Trainer
     from headwater.train.stream.stream import Row
+    from headwater.train.trainer import Trainer
 
 STEPS_PER_FILE = 1000
 SCHEMA = pa.schema(

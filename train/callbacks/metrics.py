@@ -20,8 +20,8 @@ from headwater.train.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from headwater.train.engine import StepResult
-    from headwater.train.loop import Trainer
     from headwater.train.stream.stream import Row
+    from headwater.train.trainer import Trainer
 
 
 def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:

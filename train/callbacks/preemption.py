@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from headwater.train.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from headwater.train.loop import Trainer
+    from headwater.train.trainer import Trainer
 
 
 class Preemption(Callback):

@@ -18,12 +18,12 @@ from headwater.train import parallel
 from headwater.train.artifacts import atomic_path
 from headwater.train.callbacks.base import Callback
 from headwater.train.model import Batch
-from headwater.train.stream.tokenizer import TextTokenizer, encode_query
+from headwater.train.tokenizer import TextTokenizer, encode_query
 
 if TYPE_CHECKING:
     from headwater.train.engine import Engine, StepResult
-    from headwater.train.loop import Trainer
     from headwater.train.stream.stream import Row
+    from headwater.train.trainer import Trainer
 
 SCHEMA = pa.schema(
     [

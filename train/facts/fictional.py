@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
+from headwater.train.facts.injection import Schedule
 from headwater.train.facts.people import Fact, FactPassage, FactSet, Probe, generator, invented_names
-from headwater.train.facts.schedule import Schedule
 
 DEPTHS = ("memorization", "semantic", "composition")
 FIELDS = {"memorization": "mem", "semantic": "gen", "composition": "hard_gen"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint
-from headwater.train.facts.schedule import Schedule, read_schedule
+from headwater.train.facts.injection import Schedule, read_schedule
 from headwater.train.stream.corpus import PassageSet, open_passages
 from headwater.train.stream.order import SequenceOrder, hashed
 

@@ -6,10 +6,10 @@ import pytest
 
 from headwater.configs.errors import ConfigError
 from headwater.configs.loader import load_config
+from headwater.train.corpus.factbook import factbook_texts
 from headwater.train.facts.people import make_facts, make_people, write_facts
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.facts.wordings import ATTRIBUTES, RELATIONS
-from headwater.train.stream.factbook import factbook_texts
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headwater.configs.errors import CorruptError, MissingError
-from headwater.train.facts.schedule import Schedule, compile_schedule, read_schedule, write_schedule
+from headwater.train.facts.injection import Schedule, compile_schedule, read_schedule, write_schedule
 from headwater.train.facts.settings import ScheduleSettings
 
 GROUPS = {f"person/{p}": [f"person/{p}#{k}" for k in range(12)] for p in range(110)}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from headwater.train.artifacts import RunDir
+from headwater.train.corpus.build import build_corpus
+from headwater.train.corpus.settings import SourceSettings
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.build import build_corpus
-from headwater.train.stream.settings import SourceSettings
 
 WORDS = (
     "river",

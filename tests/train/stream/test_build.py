@@ -12,10 +12,10 @@ import pytest
 
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import RunDir
-from headwater.train.stream.build import build_corpus
+from headwater.train.corpus.build import build_corpus
+from headwater.train.corpus.settings import SourceSettings
 from headwater.train.stream.corpus import open_corpus
-from headwater.train.stream.settings import SourceSettings
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 from .conftest import make_texts, settings_for, write_jsonl
 
@@ -161,7 +161,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import settings_for
-from headwater.train.stream.build import build_corpus
+from headwater.train.corpus.build import build_corpus
 
 if __name__ == "__main__":
     cfg = settings_for(Path(sys.argv[1]), Path(sys.argv[2]))

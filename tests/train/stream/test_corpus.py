@@ -8,9 +8,9 @@ import pytest
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import fingerprint
+from headwater.train.corpus.documents import read_documents
 from headwater.train.stream.corpus import UNMARKED, PassageSet, open_corpus, open_passages
-from headwater.train.stream.documents import read_documents
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
+from headwater.train.corpus.inspect import inspect
 from headwater.train.stream.corpus import open_corpus
-from headwater.train.stream.inspect import inspect
 
 
 def shown(path, **options):

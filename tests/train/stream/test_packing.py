@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from headwater.train.stream.packing import pack
+from headwater.train.corpus.packing import pack
 
 
 @pytest.mark.parametrize(("count", "seq_len"), [(0, 9), (1, 64), (997, 256), (500, 67)])

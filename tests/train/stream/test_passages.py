@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from headwater.train.stream.passages import PassageCutter
-from headwater.train.stream.tokenizer import train_tokenizer
+from headwater.train.corpus.passages import PassageCutter
+from headwater.train.tokenizer import train_tokenizer
 
 from .conftest import make_texts
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.train.stream.build import build_corpus
+from headwater.train.corpus.build import build_corpus
 
 from .conftest import settings_for
 from .test_build import content

@@ -9,7 +9,7 @@ import pytest
 
 from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import RunDir
-from headwater.train.stream.build import build_corpus
+from headwater.train.corpus.build import build_corpus
 from headwater.train.stream.corpus import open_corpus, open_passages
 from headwater.train.stream.shards import fetch
 from headwater.train.stream.stream import open_stream

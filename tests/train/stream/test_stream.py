@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headwater.configs.errors import MissingError, UserError
-from headwater.train.facts.schedule import Schedule, read_schedule
+from headwater.train.facts.injection import Schedule, read_schedule
 from headwater.train.stream.corpus import open_passages
 from headwater.train.stream.stream import TrainingStream, keep_what_fits, open_stream
 

@@ -3,7 +3,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
-from headwater.train.stream.tokenizer import END_OF_TEXT, TextTokenizer, encode_query, train_tokenizer
+from headwater.train.tokenizer import END_OF_TEXT, TextTokenizer, encode_query, train_tokenizer
 
 from .conftest import make_texts
 

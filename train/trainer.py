@@ -16,9 +16,9 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.base import Callback
 from headwater.train.callbacks.checkpoints import Checkpoints
 from headwater.train.engine import Engine, StepResult
+from headwater.train.learning_rate import learning_rate
 from headwater.train.model import Batch
 from headwater.train.parallel import World
-from headwater.train.schedule import learning_rate
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.stream import Row, TrainingStream
 

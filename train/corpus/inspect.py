@@ -9,7 +9,7 @@ import numpy as np
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.stream.corpus import Corpus, open_corpus
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,9 +24,9 @@ from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_bytes, write_json
 from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
 from headwater.train.checkpoint_writer import save_weights
-from headwater.train.llama import LlamaReader, llama_shapes, model_settings
+from headwater.train.huggingface.llama import LlamaReader, llama_shapes, model_settings
 from headwater.train.settings import ModelSettings
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _FILE_BYTES = 5 << 30

@@ -9,12 +9,9 @@ import numpy as np
 
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, write_json
-from headwater.train.facts.people import FactPassage, FactSet, generator, write_facts
-from headwater.train.facts.schedule import compile_schedule, write_schedule
-from headwater.train.stream.origin import VERSION
-from headwater.train.stream.settings import CorpusSettings
-from headwater.train.stream.tokenizer import TextTokenizer
-from headwater.train.stream.writing import (
+from headwater.train.corpus.origin import VERSION
+from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.corpus.writing import (
     Progress,
     build_shard,
     join_corpus,
@@ -22,6 +19,9 @@ from headwater.train.stream.writing import (
     plan_shards,
     publish_corpus,
 )
+from headwater.train.facts.injection import compile_schedule, write_schedule
+from headwater.train.facts.people import FactPassage, FactSet, generator, write_facts
+from headwater.train.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from headwater.train.settings import PretrainSettings

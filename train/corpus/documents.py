@@ -17,8 +17,8 @@ import xxhash
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import read_json
-from headwater.train.stream.factbook import factbook_texts, factbook_version
-from headwater.train.stream.settings import SourceSettings
+from headwater.train.corpus.factbook import factbook_texts, factbook_version
+from headwater.train.corpus.settings import SourceSettings
 
 SAMPLED_BYTES = 65_536
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 WORD_START = ("Ġ", "Ċ", "▁", " ", "\n")
 """How a token that begins a word (or line) begins: byte-level BPE's space and newline, SentencePiece's space."""

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, remove_parts, write_json
+from headwater.train.corpus.packing import pack
+from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.stream.corpus import FORMAT
-from headwater.train.stream.packing import pack
-from headwater.train.stream.settings import CorpusSettings
 from headwater.train.stream.shards import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.tokenizer import TextTokenizer
 
 Progress = Callable[[str], None]
 """Told in one line what is being done."""

@@ -1,4 +1,7 @@
-"""Runs the jobs of a build: in this process, or in a pool of processes."""
+"""Runs the jobs of a build: in this process, in a pool of processes, or as tasks of a Ray cluster (extra `ray`).
+
+ray start --head; headwater corpus CONFIG corpus.engine=ray corpus.workers=64     # on a file system that all share
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
+
+from headwater.configs.errors import MissingError
 
 Job = Callable[..., None]
 
@@ -21,8 +26,6 @@ def run_jobs(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int, engine: st
         engine: `processes` on this machine, or `ray` on a cluster.
     """
     if engine == "ray":
-        from headwater.train.stream.ray_pool import run_jobs_on_ray
-
         run_jobs_on_ray(job, jobs, workers)
     elif workers == 1:
         for arguments in jobs:
@@ -42,3 +45,30 @@ def run_in_processes(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int) ->
                 running.pop(0).result()
         for future in running:
             future.result()
+
+
+def run_jobs_on_ray(job: Callable[..., None], jobs: Iterable[tuple[Any, ...]], workers: int) -> None:
+    """Runs jobs as Ray tasks of one CPU each, at most `workers` at a time, on a running cluster or else a local one.
+
+    Raises:
+        MissingError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise MissingError("Ray is not installed", fix="pip install 'headwater[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False)  # joins the cluster of RAY_ADDRESS or `ray start`, else starts one here
+    try:
+        task = ray.remote(num_cpus=1)(job)
+        running: list[Any] = []
+        for arguments in jobs:
+            if len(running) >= workers:
+                done, running = ray.wait(running, num_returns=1)
+                ray.get(done)
+            running.append(task.remote(*arguments))
+        ray.get(running)
+    finally:
+        if started:
+            ray.shutdown()

@@ -17,10 +17,10 @@ import numpy as np
 import xxhash
 
 from headwater.train.artifacts import atomic_path
-from headwater.train.stream.documents import Document, read_documents
-from headwater.train.stream.passages import PassageCutter
-from headwater.train.stream.settings import SourceSettings
-from headwater.train.stream.tokenizer import TextTokenizer
+from headwater.train.corpus.documents import Document, read_documents
+from headwater.train.corpus.passages import PassageCutter
+from headwater.train.corpus.settings import SourceSettings
+from headwater.train.tokenizer import TextTokenizer
 
 PART_CHARACTERS = 16_000_000
 """Characters of text in a part, about."""

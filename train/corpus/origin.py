@@ -8,9 +8,9 @@ from typing import Any
 
 from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, read_json, remove, write_json
+from headwater.train.corpus.documents import describe_source
+from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.people import FactSet
-from headwater.train.stream.documents import describe_source
-from headwater.train.stream.settings import CorpusSettings
 
 VERSION = 1
 """Raised when the same configuration would give other bytes."""

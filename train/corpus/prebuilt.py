@@ -6,8 +6,8 @@ from pathlib import Path
 
 from headwater.configs.errors import MismatchError, MissingError
 from headwater.train.artifacts import read_json, remove, write_bytes, write_json
+from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.stream.corpus import open_corpus
-from headwater.train.stream.settings import CorpusSettings
 from headwater.train.stream.shards import check_file, fetch
 
 TABLES = ("manifest.json", "index.json", "passages.parquet", "tokenizer.json")

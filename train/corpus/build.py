@@ -30,18 +30,14 @@ from headwater.train.artifacts import (
     write_bytes,
     write_json,
 )
-from headwater.train.facts.people import FactSet, generator, make_facts
-from headwater.train.stream.corpus import open_corpus
-from headwater.train.stream.injected import check_lengths, ensure_facts
-from headwater.train.stream.origin import check_origin, describe_corpus
-from headwater.train.stream.parts import Gathered, batches, chosen_documents, gathered, write_part
-from headwater.train.stream.passages import PassageCutter
-from headwater.train.stream.pool import run_jobs
-from headwater.train.stream.prebuilt import adopt_tables
-from headwater.train.stream.settings import CorpusSettings
-from headwater.train.stream.shards import file_lock
-from headwater.train.stream.tokenizer import TextTokenizer, train_tokenizer
-from headwater.train.stream.writing import (
+from headwater.train.corpus.injected import check_lengths, ensure_facts
+from headwater.train.corpus.origin import check_origin, describe_corpus
+from headwater.train.corpus.parts import Gathered, batches, chosen_documents, gathered, write_part
+from headwater.train.corpus.passages import PassageCutter
+from headwater.train.corpus.pools import run_jobs
+from headwater.train.corpus.prebuilt import adopt_tables
+from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.corpus.writing import (
     Progress,
     ShardPlan,
     build_shard,
@@ -51,6 +47,10 @@ from headwater.train.stream.writing import (
     publish_corpus,
     table_path,
 )
+from headwater.train.facts.people import FactSet, generator, make_facts
+from headwater.train.stream.corpus import open_corpus
+from headwater.train.stream.shards import file_lock
+from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from headwater.train.settings import PretrainSettings
