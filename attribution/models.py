@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 
 from headwater.attribution.settings import TracedModelSettings
 from headwater.configs.errors import MissingError, UserError
-from headwater.train.artifacts import RunDir, read_json
+from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import Checkpoint, load_weights, newest, open_checkpoint
 from headwater.train.model import Batch, Shard, build_model, shards
-from headwater.train.parallel import World, megatron_context, tensor_rank, tensor_size
+from headwater.train.parallel import World, tensor_rank, tensor_size
+from headwater.train.pipeline import run_schedule
 from headwater.train.settings import ModelSettings, TrainSettings
 
 
@@ -138,18 +138,7 @@ class HeadwaterModel(TracedModel):
             self.gpt.run(batch)[0].backward()
 
     def _piped(self, batch: Batch) -> None:
-        from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
-
-        with megatron_context():
-            get_forward_backward_func()(
-                forward_step_func=lambda it, model: (model.run(next(it)), lambda output: (output[0], {})),
-                data_iterator=iter([batch]),
-                model=self.gpt,
-                num_microbatches=1,
-                seq_length=len(batch.tokens_T),
-                micro_batch_size=1,
-                forward_only=False,
-            )
+        run_schedule(self.gpt, [batch], lambda output: (output[0], {}))
 
     def second_moment(self, site: Site) -> Tensor:
         beta2 = self.checkpoint.meta["optimizer"]["beta2"]
@@ -251,8 +240,3 @@ def model_settings_of(description: dict[str, Any]) -> TracedModelSettings:
         precision=description["precision"],
         optimizer_state=description.get("optimizer_state", ""),
     )
-
-
-def run_description(path: str) -> dict[str, Any]:
-    """What an index.json says of its model."""
-    return read_json(Path(path) / "index.json", made_by="headwater index")["model"]

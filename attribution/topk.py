@@ -36,10 +36,6 @@ class TopK:
         else:
             self._append(scores_QN.contiguous(), passages_N.expand(len(scores_QN), -1))
 
-    def add_pairs(self, scores_QC: Tensor, passages_QC: Tensor) -> None:
-        """Takes each query's own passages, float32 and int64 [Q, C]."""
-        self._append(scores_QC, passages_QC)
-
     def _append(self, scores_Qk: Tensor, passages_Qk: Tensor) -> None:
         self._scores.append(scores_Qk)
         self._passages.append(torch.where(scores_Qk == -torch.inf, NOBODY, passages_Qk))

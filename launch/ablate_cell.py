@@ -39,7 +39,7 @@ INDEX = "headwater"
 
 def main(arguments: list[str], work: Callable[[Path, dict[str, Any]], int] | None = None) -> int:
     """Does a cell's work (`run_cell`, unless told otherwise) on its cores, while nobody else does."""
-    from headwater.train.stream.shards import file_lock
+    from headwater.train.locks import file_lock
 
     path = Path(arguments[0])
     if len(arguments) > 1 and arguments[1]:
@@ -88,7 +88,7 @@ def run_trace_cell(path: Path, demo: DemoSettings, shared: Path, run: str) -> No
 
 def shared_pretraining(settings: PretrainSettings, shared: Path, run: str) -> Path:
     """The directory of a finished pretraining of these settings: `run`, or one that is made under `shared`."""
-    from headwater.train.stream.shards import file_lock
+    from headwater.train.locks import file_lock
 
     wanted = essence(settings)
     if run and (Path(run) / "config.yaml").exists() and is_trained(Path(run), settings):
@@ -113,7 +113,7 @@ def essence(settings: PretrainSettings) -> dict[str, Any]:
 def shared_index(demo: DemoSettings, source: Path, shared: Path) -> Path:
     """The directory of the index that the cell's settings ask for; cells that only search differently share it."""
     from headwater.attribution.index.build import build_index
-    from headwater.train.stream.shards import file_lock
+    from headwater.train.locks import file_lock
 
     model = replace(demo.index.model, run=str(source), path="")
     projection = replace(demo.index.projection, seed=demo.seed)

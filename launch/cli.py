@@ -386,7 +386,7 @@ def import_(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new directory for the checkpoint.")],
 ) -> None:
     """Make a Llama model of Hugging Face into a checkpoint that training can start from."""
-    _load("headwater.train.huggingface.export:import_llama")(source, out)
+    _load("headwater.train.huggingface.importing:import_llama")(source, out)
     typer.echo(f"{out}: start from it with `base: {out / 'model.yaml'}` in a configuration (model.init_from)")
 
 

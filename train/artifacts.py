@@ -104,6 +104,12 @@ def require_directory(path: Path) -> None:
             return
 
 
+def require_empty(out: Path) -> None:
+    """Refuses a directory that holds anything already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already", expected="a new or empty directory", fix="choose another one")
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a `.part` path in the same directory; on success it is flushed and renamed to `path`, else removed.
@@ -212,6 +218,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """A record as a line of JSONL."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_json(path: str | os.PathLike[str], *, made_by: str | None = None) -> Any:

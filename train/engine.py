@@ -1,4 +1,4 @@
-"""The one place that meets DeepSpeed: optimizer step, data-parallel reduction, clipping, ZeRO.
+"""A model in training: optimizer step, data-parallel reduction, clipping and ZeRO, by DeepSpeed (zero.py).
 
 Megatron owns the model and the pipeline schedule; its optimizer and DDP wrappers are not used, nor is DeepSpeed's
 pipeline module. `state` and `load_state` speak of whole (tensor-parallel-local) fp32 tensors whatever the ZeRO stage.
@@ -6,10 +6,8 @@ pipeline module. `state` and `load_state` speak of whole (tensor-parallel-local)
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from headwater.train import parallel
+from headwater.train import parallel, zero
 from headwater.train.accumulation import Fp32Sum
 from headwater.train.model import Batch, PackedGPT, tied_copy
-from headwater.train.parallel import ModelParallelUnit, World, megatron_context
+from headwater.train.parallel import World
+from headwater.train.pipeline import run_schedule
 from headwater.train.settings import PretrainSettings
+from headwater.train.without_cuda import megatron_context
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 REDUCE_BUCKET = 500_000_000
@@ -67,7 +67,7 @@ class Engine:
             _sum_over_tokens(model)
         copy = tied_copy(model)
         if copy is not None:  # counted on the first stage already, when the norm is summed over stages
-            copy.ds_pipe_replicated = True  # type: ignore[attr-defined]
+            zero.mark_copy(copy)
         optimizer = torch.optim.AdamW(
             _groups(model, settings.optimizer.weight_decay),
             lr=settings.optimizer.lr,
@@ -77,15 +77,12 @@ class Engine:
         )
         accumulates_bf16 = settings.train.precision == "bf16" and self.micro_batches > 1
         self._fp32_by_deepspeed = accumulates_bf16 and settings.zero.stage >= 2
-        self.deepspeed = _initialize(model, optimizer, self._config())
-        _look_at_gradients_once(self.deepspeed.optimizer)
+        self.deepspeed = zero.initialize(model, optimizer, self._config())
         self._sum = Fp32Sum(model.parameters()) if accumulates_bf16 and settings.zero.stage == 1 else None
         if settings.zero.stage == 3:
-            import deepspeed
-
             # The head's weight is used by the model itself, outside the module that owns it.
             weight = model.embedding.word_embeddings.weight if model.tied else model.output_layer.weight
-            deepspeed.zero.register_external_parameter(model, weight)
+            zero.use_outside(model, weight)
 
     def _config(self) -> dict[str, Any]:
         settings = self.settings
@@ -134,7 +131,7 @@ class Engine:
         total = run(batches, scale)
         loss = self._mean_loss(total, tokens)
         if accept is not None and not accept(loss):
-            self._drop_gradients()
+            zero.drop_gradients(self.deepspeed)
             return StepResult(loss, tokens, float("nan"), skipped=True)
         if self.world.pipeline > 1:
             self._reduce_tied()
@@ -145,13 +142,13 @@ class Engine:
                 self.deepspeed.optimizer.reduce_gradients(pipeline_parallel=True)
         plain_norm = self._clip() if self.plain else None
         if plain_norm is not None and not math.isfinite(plain_norm):
-            self._drop_gradients()
+            zero.drop_gradients(self.deepspeed)
             return StepResult(loss, tokens, float("nan"), skipped=True)
         self.deepspeed.step()
-        if getattr(self.deepspeed.optimizer, "overflow", False):  # a gradient was not finite: DeepSpeed left it out
+        if zero.overflowed(self.deepspeed):  # a gradient was not finite: DeepSpeed left it out
             return StepResult(loss, tokens, float("nan"), skipped=True)
         if self._updates == 0:
-            self._link_moments()
+            zero.link_moments(self.deepspeed)
         self._updates += 1
         norm = plain_norm if plain_norm is not None else float(self.deepspeed.get_global_grad_norm())
         return StepResult(loss, tokens, norm)
@@ -164,8 +161,7 @@ class Engine:
             if parameter.grad is None:
                 continue
             gradients.append(parameter.grad)
-            copied = getattr(parameter, "ds_pipe_replicated", False)
-            if not copied and (parameter.tensor_model_parallel or first_tensor_rank):
+            if not zero.is_copy(parameter) and (parameter.tensor_model_parallel or first_tensor_rank):
                 counted.append(parameter.grad)
         norms = torch._foreach_norm(counted) if counted else [torch.zeros((), device=self.world.device)]
         total = torch.stack(norms).double().square().sum()
@@ -175,14 +171,6 @@ class Engine:
         if limit and limit < norm < math.inf:
             torch._foreach_mul_(gradients, limit / (norm + 1e-6))
         return norm
-
-    def _link_moments(self) -> None:
-        """DeepSpeed links all groups' moments to their parameters after the first group's first update, when the other
-        groups have none yet; once all have been updated it is told to link them again."""
-        optimizer = self.deepspeed.optimizer
-        if getattr(optimizer, "_hp_optimizer_states_linked", False):
-            optimizer._hp_optimizer_states_linked = False
-            optimizer._lazy_init_hp_params_optimizer_state()
 
     def _context(self) -> Any:
         names_cuda = self.settings.parallel.sequence or self.settings.train.recompute != "none"
@@ -200,8 +188,6 @@ class Engine:
         return total
 
     def _pipelined(self, batches: Sequence[Batch], scale: float) -> Tensor:
-        from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
-
         total = torch.zeros((), device=self.world.device)
 
         def loss_of(output: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -209,20 +195,8 @@ class Engine:
             # The schedule divides by the number of micro-batches.
             return output[0] * (scale * len(batches)), {}
 
-        def forward_step(iterator: Iterator[Batch], model: PackedGPT) -> tuple[Any, Any]:
-            return model.run(next(iterator)), loss_of
-
         self.deepspeed.set_gradient_accumulation_boundary(False)
-        with megatron_context():
-            get_forward_backward_func()(
-                forward_step_func=forward_step,
-                data_iterator=iter(batches),
-                model=self.model,
-                num_microbatches=len(batches),
-                seq_length=len(batches[0].tokens_T),
-                micro_batch_size=1,
-                forward_only=False,
-            )
+        run_schedule(self.model, batches, loss_of)
         return total
 
     @torch.no_grad()
@@ -235,24 +209,13 @@ class Engine:
         return self._evaluate_pipelined(batch)
 
     def _evaluate_pipelined(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
-
         noted = torch.zeros(2, int((batch.weights_T != 0).sum()), device=self.world.device)
 
         def loss_of(output: Any) -> tuple[Tensor, dict[str, Tensor]]:
             noted.copy_(torch.stack([output[2], output[3].float()]))
             return output[0], {}
 
-        with megatron_context():
-            get_forward_backward_func()(
-                forward_step_func=lambda iterator, model: (model.run(next(iterator)), loss_of),
-                data_iterator=iter([batch]),
-                model=self.model,
-                num_microbatches=1,
-                seq_length=len(batch.tokens_T),
-                micro_batch_size=1,
-                forward_only=True,
-            )
+        run_schedule(self.model, [batch], loss_of, forward_only=True)
         last = parallel.last_stage_rank()
         dist.broadcast(noted, last, group=parallel.pipeline_group())
         return noted[0], noted[1] > 0
@@ -274,41 +237,13 @@ class Engine:
             raise RuntimeError("the tied embedding has no gradient to share between stages")
         dist.all_reduce(gradient, group=parallel.embedding_group())
 
-    def _drop_gradients(self) -> None:
-        optimizer = self.deepspeed.optimizer
-        optimizer.zero_grad(set_to_none=True)
-        if hasattr(optimizer, "averaged_gradients"):
-            optimizer.averaged_gradients = {}
-        # Counts the micro-batch without an update, so the next step starts an accumulation of its own.
-        self.deepspeed.micro_steps += 1
-
     def state(self, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
         """Weights and moments of a parameter, fp32, this rank's tensor-parallel part. Collective over data parallel."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        weight = safe_get_full_fp32_param(parameter)
-        if weight is None:  # nothing is partitioned
-            state = self.deepspeed.optimizer.state[parameter]
-            return {"weight": parameter.detach().float(), **{name: state[name] for name in MOMENTS if name in state}}
-        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
-        found = {"weight": weight.detach().view(shape)}
-        for name in MOMENTS if self._updates else ():
-            found[name] = safe_get_full_optimizer_state(parameter, name).detach().view(shape)
-        return found
+        return zero.read_state(self.deepspeed, parameter, MOMENTS if self._updates else ())
 
     def load_state(self, parameter: torch.nn.Parameter, state: dict[str, Tensor]) -> None:
         """Puts back what `state` gave; the moments must exist (see `materialise_moments`)."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
-            safe_set_full_fp32_param(parameter, state["weight"])
-            for name in MOMENTS:
-                safe_set_full_optimizer_state(parameter, state[name], name)
-        else:
-            for name in MOMENTS:
-                self.deepspeed.optimizer.state[parameter][name].copy_(state[name])
-        if not hasattr(parameter, "ds_id"):
-            parameter.data.copy_(state["weight"])
+        zero.write_state(self.deepspeed, parameter, state, MOMENTS)
 
     def materialise_moments(self, batch: Batch) -> None:
         """Makes Adam's state exist by one step with learning rate 0, so that saved moments can be put in its place."""
@@ -320,10 +255,7 @@ class Engine:
 
     def set_steps(self, steps: int) -> None:
         """Sets Adam's count of updates, which its bias correction reads."""
-        inner = getattr(self.deepspeed.optimizer, "optimizer", self.deepspeed.optimizer)
-        for state in inner.state.values():
-            if "step" in state:
-                state["step"].fill_(steps)
+        zero.count_updates(self.deepspeed, steps)
         self._updates = steps
 
 
@@ -341,35 +273,8 @@ def _sum_over_tokens(model: PackedGPT) -> None:
             parameter.register_hook(summed)
 
 
-def _look_at_gradients_once(optimizer: Any) -> None:
-    """ZeRO reads all gradients to see whether each is finite, and then once more for their norm, of which it sees the
-    same: where a gradient is not finite the norm is not, on every rank."""
-    if not hasattr(optimizer, "check_overflow"):
-        return
-
-    def not_yet(*_: Any, **__: Any) -> None:
-        optimizer.overflow = False
-
-    optimizer.check_overflow = not_yet
-
-
 def _groups(model: PackedGPT, weight_decay: float) -> list[dict[str, Any]]:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-def _initialize(model: PackedGPT, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
-    os.environ.setdefault("LOCAL_RANK", "0")  # a process on its own has no launcher that says so
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    import deepspeed
-
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if not torch.cuda.is_available():
-        # DeepSpeed would compile a shared-memory extension here, for a minute, where gloo does the same.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=config, mpu=ModelParallelUnit, dist_init_required=False
-    )
-    return engine

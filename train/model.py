@@ -28,6 +28,7 @@ from headwater.train.attention import SegmentAttention, SegmentRotary, Segments
 from headwater.train.losses import head_loss
 from headwater.train.parallel import World
 from headwater.train.settings import ModelSettings, TrainSettings
+from headwater.train.zero import whole_shape
 
 EMBEDDING = "embedding.word_embeddings.weight"
 HEAD = "output_layer.weight"
@@ -264,7 +265,7 @@ def shards(gpt: PackedGPT) -> Iterator[Shard]:
             continue
         canonical = canonical_name(name, offset)
         dim = _sharded_dim(canonical)
-        shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 empties the tensor itself
+        shape = list(whole_shape(parameter))
         if dim is not None:
             shape[dim] *= size
         yield Shard(canonical, parameter, tuple(shape), dim, "linear_fc1.weight" in canonical)

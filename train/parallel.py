@@ -1,22 +1,17 @@
 """Process groups: torch.distributed underneath, Megatron's tensor, pipeline and data parallel groups on top. The one
 place that asks Megatron's `parallel_state`.
-
-Also here: what Megatron's pipeline schedules and sequence parallelism need where there is no CUDA. Their source names
-the device "cuda" literally; on such a machine, and only around those calls, the name is read as "cpu".
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.overrides import TorchFunctionMode
 
 from headwater.configs.errors import UserError
 from headwater.train.compat import functions_left_plain
@@ -192,57 +187,3 @@ def from_main(world: World, action: Callable[[], T]) -> T:
     if problem is not None:
         raise said_by_main(problem) if isinstance(problem, UserError) else problem
     return result
-
-
-class ModelParallelUnit:
-    """What DeepSpeed calls an `mpu`: its questions, answered from Megatron's groups."""
-
-    get_data_parallel_group = staticmethod(data_group)
-    get_data_parallel_rank = staticmethod(lambda: dist.get_rank(data_group()))
-    get_data_parallel_world_size = staticmethod(lambda: dist.get_world_size(data_group()))
-    get_tensor_model_parallel_group = staticmethod(tensor_group)
-    get_tensor_model_parallel_rank = staticmethod(tensor_rank)
-    get_tensor_model_parallel_world_size = staticmethod(tensor_size)
-    get_tensor_model_parallel_src_rank = staticmethod(lambda: dist.get_process_group_ranks(tensor_group())[0])
-    # The group a gradient norm is summed over: every rank that holds a different part of the model.
-    get_model_parallel_group = staticmethod(replica_group)
-    get_model_parallel_rank = staticmethod(lambda: dist.get_rank(replica_group()))
-    get_model_parallel_world_size = staticmethod(lambda: dist.get_world_size(replica_group()))
-    get_pipeline_model_parallel_group = staticmethod(pipeline_group)
-    get_pipeline_model_parallel_rank = staticmethod(pipeline_rank)
-    get_pipeline_model_parallel_world_size = staticmethod(lambda: dist.get_world_size(pipeline_group()))
-
-
-class _CudaMeansCpu(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        device = kwargs.get("device")
-        if device is not None and str(device).startswith("cuda"):
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def _without_cuda() -> Iterator[None]:
-    stubs: list[tuple[Any, str, Any]] = [
-        (torch.cuda, "current_device", lambda: torch.device("cpu")),
-        (torch.cuda, "synchronize", lambda *_, **__: None),
-        # Recomputation saves and restores the generator of a device that is not there; nothing draws from it.
-        (megatron_random, "_get_cuda_rng_state", lambda *_, **__: None),
-        (megatron_random, "_set_cuda_rng_state", lambda *_, **__: None),
-    ]
-    before = [getattr(owner, name) for owner, name, _ in stubs]
-    for owner, name, stub in stubs:
-        setattr(owner, name, stub)
-    try:
-        with _CudaMeansCpu():
-            yield
-    finally:
-        for (owner, name, _), original in zip(stubs, before, strict=True):
-            setattr(owner, name, original)
-
-
-def megatron_context() -> Any:
-    """The context for Megatron's pipeline schedules and sequence-parallel collectives: nothing on a GPU; elsewhere the
-    device they name is read as the CPU."""
-    return nullcontext() if torch.cuda.is_available() else _without_cuda()

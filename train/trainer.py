@@ -46,7 +46,6 @@ class Trainer:
         self.row_numbers = range(world.data_rank * per_rank, (world.data_rank + 1) * per_rank)
         self._losses: deque[float] = deque(maxlen=100)
         self._skipped_in_a_row = 0
-        self._done_batches: list[Batch] = []
         self.batches: list[Batch] = []
 
     def lr(self, step: int) -> float:

@@ -164,7 +164,7 @@ def huggingface_step(trainer: Any) -> Callable[[], object]:
     import torch
 
     from headwater.train.compat import declare_torchvision_operators
-    from headwater.train.huggingface.export import llama_config
+    from headwater.train.huggingface.families import llama_config
 
     declare_torchvision_operators()
     from transformers import LlamaConfig, LlamaForCausalLM

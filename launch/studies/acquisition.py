@@ -215,7 +215,7 @@ class Acquisition:
         """The run directory: the base's corpus and tokenizer, the records, their schedule, the resolved config."""
         from headwater.train.corpus.injected import write_injected
         from headwater.train.facts.injection import write_schedule
-        from headwater.train.facts.people import write_facts
+        from headwater.train.facts.types import write_facts
         from headwater.train.tokenizer import TextTokenizer
 
         run, base = RunDir(part.path), RunDir(part.base)

@@ -23,8 +23,9 @@ from headwater.train.facts.biographies import (
     questions,
     split_people,
 )
-from headwater.train.facts.people import FactPassage, generator
+from headwater.train.facts.draws import generator
 from headwater.train.facts.settings import PopulationSettings
+from headwater.train.facts.types import FactPassage
 from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
 CELEBRITY = "celebrity"

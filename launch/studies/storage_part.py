@@ -25,9 +25,8 @@ from headwater.configs.errors import UserError
 from headwater.launch.ablate import is_trained
 from headwater.launch.studies.storage import StorageSettings
 from headwater.launch.studies.storage_data import Population
-from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
+from headwater.train.artifacts import RunDir, json_line, read_json, write_bytes, write_json
 from headwater.train.facts.biographies import QuestionAnswer
-from headwater.train.facts.people import json_line
 from headwater.train.settings import PretrainSettings
 
 TOLD_PEOPLE = 100
@@ -226,7 +225,7 @@ def as_answers(
 
 
 def main(arguments: list[str]) -> int:
-    from headwater.train.stream.shards import file_lock
+    from headwater.train.locks import file_lock
 
     path = Path(arguments[0])
     if len(arguments) > 1 and arguments[1]:

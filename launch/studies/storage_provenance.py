@@ -19,7 +19,7 @@ from headwater.launch.studies.storage_data import Population
 from headwater.launch.studies.storage_models import batch_of, last_hidden, open_frozen
 from headwater.launch.studies.storage_shares import KINDS, kinds_of, shares
 from headwater.train.artifacts import RunDir
-from headwater.train.facts.people import generator
+from headwater.train.facts.draws import generator
 from headwater.train.model import PackedGPT
 from headwater.train.tokenizer import TextTokenizer
 

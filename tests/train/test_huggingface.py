@@ -15,7 +15,9 @@ from headwater.train.checkpoint import load_weights, open_checkpoint
 from headwater.train.checkpoint_writer import save_weights
 from headwater.train.compat import declare_torchvision_operators
 from headwater.train.huggingface import export as huggingface
-from headwater.train.huggingface.export import export_llama, import_llama, join_qkv, split_qkv
+from headwater.train.huggingface.export import export_llama
+from headwater.train.huggingface.families import join_qkv, split_qkv
+from headwater.train.huggingface.importing import import_llama
 from headwater.train.model import Batch, build_model, shards
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
 

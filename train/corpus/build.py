@@ -47,9 +47,11 @@ from headwater.train.corpus.writing import (
     publish_corpus,
     table_path,
 )
-from headwater.train.facts.people import FactSet, generator, make_facts
+from headwater.train.facts.draws import generator
+from headwater.train.facts.people import make_facts
+from headwater.train.facts.types import FactSet
+from headwater.train.locks import file_lock
 from headwater.train.stream.corpus import open_corpus
-from headwater.train.stream.shards import file_lock
 from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
 if TYPE_CHECKING:

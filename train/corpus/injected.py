@@ -19,8 +19,9 @@ from headwater.train.corpus.writing import (
     plan_shards,
     publish_corpus,
 )
+from headwater.train.facts.draws import generator
 from headwater.train.facts.injection import compile_schedule, write_schedule
-from headwater.train.facts.people import FactPassage, FactSet, generator, write_facts
+from headwater.train.facts.types import FactPassage, FactSet, write_facts
 from headwater.train.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, read_json, remove, write_json
 from headwater.train.corpus.documents import describe_source
 from headwater.train.corpus.settings import CorpusSettings
-from headwater.train.facts.people import FactSet
+from headwater.train.facts.types import FactSet
 
 VERSION = 1
 """Raised when the same configuration would give other bytes."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from headwater.configs.errors import MismatchError, MissingError
 from headwater.train.artifacts import read_json, remove, write_bytes, write_json
 from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.mosaic import fetch
 from headwater.train.stream.corpus import open_corpus
-from headwater.train.stream.shards import check_file, fetch
+from headwater.train.stream.shards import check_file
 
 TABLES = ("manifest.json", "index.json", "passages.parquet", "tokenizer.json")
 """What a run keeps of a corpus whose shards lie elsewhere; the manifest, first, says whether there is one."""

@@ -12,8 +12,8 @@ import numpy as np
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, remove_parts, write_json
 from headwater.train.corpus.packing import pack
 from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.mosaic import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
 from headwater.train.stream.corpus import FORMAT
-from headwater.train.stream.shards import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
 from headwater.train.tokenizer import TextTokenizer
 
 Progress = Callable[[str], None]

@@ -25,7 +25,7 @@ from headwater.train.facts.biography_wordings import (
     SCHOOLS,
     SENTENCES,
 )
-from headwater.train.facts.people import generator, invented_names
+from headwater.train.facts.draws import generator, invented_names
 from headwater.train.facts.settings import PopulationSettings
 
 NEW_YORK_SHARE = 0.137

@@ -8,7 +8,7 @@ shorter than the original, and no probe contains its target.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
+from headwater.train.facts.draws import generator, invented_names
 from headwater.train.facts.injection import Schedule
-from headwater.train.facts.people import Fact, FactPassage, FactSet, Probe, generator, invented_names
+from headwater.train.facts.types import Fact, FactPassage, FactSet, Probe
 
 DEPTHS = ("memorization", "semantic", "composition")
 FIELDS = {"memorization": "mem", "semantic": "gen", "composition": "hard_gen"}
@@ -299,7 +300,3 @@ def fictional_schedule(
             visits.append((step, f"{record_name(number)}#{shown}"))
     visits.sort(key=lambda visit: visit[0])
     return Schedule(np.array([step for step, _ in visits], dtype=np.int32), [passage for _, passage in visits])
-
-
-def word_counts(texts: Iterable[str]) -> list[int]:
-    return [len(text.split()) for text in texts]

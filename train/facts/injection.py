@@ -10,7 +10,7 @@ import numpy as np
 
 from headwater.configs.errors import CorruptError, MissingError
 from headwater.train.artifacts import atomic_path, fingerprint
-from headwater.train.facts.people import generator
+from headwater.train.facts.draws import generator
 from headwater.train.facts.settings import ScheduleSettings
 
 

@@ -8,45 +8,20 @@ a distractor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.train.artifacts import write_bytes
+from headwater.train.facts.draws import generator, invented_names, spread_values
 from headwater.train.facts.settings import FactsSettings
+from headwater.train.facts.types import Fact, FactPassage, FactSet, Probe
 from headwater.train.facts.wordings import ATTRIBUTES, Attribute
 
-ONSETS = (
-    "B",
-    "D",
-    "F",
-    "G",
-    "H",
-    "K",
-    "L",
-    "M",
-    "N",
-    "P",
-    "R",
-    "S",
-    "T",
-    "V",
-    "W",
-    "Z",
-    "Br",
-    "Dr",
-    "Gr",
-    "Kl",
-    "Pr",
-    "St",
-    "Tr",
-)
-VOWELS = ("a", "e", "i", "o", "u", "ae", "ei", "ou")
-MIDDLES = ("l", "m", "n", "r", "v", "rd", "ld", "nt", "rv", "ss", "zz", "lb")
 FIRST_ENDINGS = ("an", "ek", "is", "on", "ia", "eth", "ix", "yn")
+
+
 LAST_ENDINGS = ("ovar", "umsen", "ethal", "iczek", "andor", "owitt", "ensby", "uldin")
+
 
 PRONOUN_SHARE = 0.5
 """Of the later sentences of a passage that begin with the name."""
@@ -64,53 +39,6 @@ class Person:
     @property
     def document(self) -> str:
         return "person/" + self.name.lower().replace(" ", "-")
-
-
-@dataclass(frozen=True, slots=True)
-class FactPassage:
-    """A passage that goes into the stream, and the facts that it states."""
-
-    id: str
-    text: str
-    fact_ids: list[str]
-    kind: str
-
-    @property
-    def document(self) -> str:
-        return self.id.rpartition("#")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One value of one person, and the passages that state it."""
-
-    fact_id: str
-    subject: str
-    relation: str
-    value: str
-    gold: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A prompt in a wording that training never shows, and what should follow it."""
-
-    example_id: str
-    fact_id: str
-    relation: str
-    subject: str
-    prompt: str
-    target: str
-    gold: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class FactSet:
-    """Everything that is planted, and everything that is asked."""
-
-    passages: list[FactPassage] = field(default_factory=list)
-    facts: list[Fact] = field(default_factory=list)
-    probes: list[Probe] = field(default_factory=list)
 
 
 def make_facts(settings: FactsSettings, seed: int) -> FactSet:
@@ -132,11 +60,6 @@ def make_facts(settings: FactsSettings, seed: int) -> FactSet:
     return made
 
 
-def generator(seed: int, *place: int) -> np.random.Generator:
-    """A random generator for one purpose, independent of all others of the same seed."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)))
-
-
 def make_people(asked: int, distractors: int, seed: int) -> list[Person]:
     """People with unique full names; every part of a name is shared by about two of them."""
     rng = generator(seed, 0)
@@ -156,23 +79,6 @@ def make_people(asked: int, distractors: int, seed: int) -> list[Person]:
         Person(name, pronoun, {relation: column[number] for relation, column in columns.items()}, number in chosen)
         for number, (name, pronoun) in enumerate(zip(names, pronouns, strict=True))
     ]
-
-
-def invented_names(count: int, endings: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """Distinct names of syllables."""
-    names: dict[str, None] = {}
-    while len(names) < count:
-        onset, vowel, middle, ending = (
-            each[int(rng.integers(len(each)))] for each in (ONSETS, VOWELS, MIDDLES, endings)
-        )
-        names[onset + vowel + middle + ending] = None
-    return list(names)
-
-
-def spread_values(values: tuple[str, ...], count: int, rng: np.random.Generator) -> list[str]:
-    """`count` values, each value as often as any other (within one), in random order."""
-    repeated = [values[place % len(values)] for place in range(count)]
-    return [repeated[place] for place in rng.permutation(count).tolist()]
 
 
 def person_passages(person: Person, count: int, rng: np.random.Generator) -> Iterator[FactPassage]:
@@ -219,16 +125,3 @@ def person_probes(facts: list[Fact], number: int, count: int, rng: np.random.Gen
         yield Probe(
             f"{fact.fact_id}:{wording}", fact.fact_id, fact.relation, fact.subject, prompt, fact.value, fact.gold
         )
-
-
-def write_facts(made: FactSet, directory: Path) -> None:
-    """Writes passages.jsonl, facts.jsonl and probes.jsonl."""
-    for name, records in (("passages", made.passages), ("facts", made.facts), ("probes", made.probes)):
-        lines = "".join(json_line(asdict(record)) for record in records)
-        write_bytes(directory / f"{name}.jsonl", lines.encode())
-
-
-def json_line(record: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(record, ensure_ascii=False) + "\n"

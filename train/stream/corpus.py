@@ -18,7 +18,8 @@ import numpy as np
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import RunDir, fingerprint, read_json
-from headwater.train.stream.shards import PackedSequence, ShardSet, check_file, check_size
+from headwater.train.mosaic import PackedSequence
+from headwater.train.stream.shards import ShardSet, check_file, check_size
 from headwater.train.tokenizer import TextTokenizer
 
 FORMAT = "headwater-corpus-1"

@@ -1,93 +1,17 @@
-"""MDS shards of packed sequences: the one place that touches mosaicml-streaming's writer and readers.
-
-A shard directory `NNNNN/` holds one MDS shard and its index.json; mosaicml's `merge_index` joins them into the
-corpus's index.json, so the corpus can also be opened with `streaming.StreamingDataset`. Reading goes through
-`MDSReader`, without StreamingDataset's shared memory and lock files: nothing that a killed process leaves behind can
-stand in the way of the next.
-"""
+"""The shards of a corpus, read by random access: fetched if they lie in an object store, and checked before use."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import threading
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import atomic_path, fingerprint_file, make_directories, read_json, remove_if_empty
-from headwater.train.compat import declare_torchvision_operators
-
-COLUMNS = {"tokens": "ndarray:uint32", "lengths": "ndarray:int32", "first_passage": "int", "passage_ids": "json"}
-SHARD_FILE = "shard.00000.mds"
-
-
-@dataclass(frozen=True, slots=True)
-class PackedSequence:
-    """A sequence as it is stored.
-
-    tokens: uint32 [sum of lengths], passages one after the other, each with its beginning token.
-    lengths: int32 [passages].
-    first_passage: number of the first passage; the others follow it.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    first_passage: int
-
-
-def streaming() -> Any:
-    """The `streaming` package; imported late because it takes seconds."""
-    declare_torchvision_operators()
-    import streaming
-
-    return streaming
-
-
-def write_shard(directory: Path, sequences: Iterable[tuple[PackedSequence, list[str]]]) -> None:
-    """Writes one shard (sequences with their passage ids) into a directory that appears whole or not at all."""
-    # The writer closes, and with it flushes its last shard, before the directory is renamed.
-    with (
-        atomic_path(directory) as part,
-        streaming().MDSWriter(out=str(part), columns=COLUMNS, size_limit=None) as writer,
-    ):
-        for sequence, passage_ids in sequences:
-            sample = {"tokens": sequence.tokens.astype(np.uint32), "lengths": sequence.lengths.astype(np.int32)}
-            writer.write({**sample, "first_passage": sequence.first_passage, "passage_ids": passage_ids})
-
-
-def merge_indexes(directory: Path, shards: list[str]) -> None:
-    """Writes `directory`/index.json over the shard directories in it, by mosaicml's own tool."""
-    streaming()
-    from streaming.base.util import merge_index
-
-    with quiet():
-        merge_index([str(directory / shard / "index.json") for shard in shards], str(directory))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps mosaicml's remarks about its temporary folders (logged as warnings) off the terminal.
-
-    One thread at a time: what is disabled is disabled for the whole process.
-    """
-    import logging
-
-    with _QUIET:
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
-
-
-_QUIET = threading.Lock()
+from headwater.configs.errors import CorruptError, MissingError
+from headwater.train.artifacts import fingerprint_file, read_json
+from headwater.train.locks import file_lock
+from headwater.train.mosaic import PackedSequence, fetch, open_reader
 
 
 class ShardSet:
@@ -165,15 +89,10 @@ class ShardSet:
             self._local_file(shard)
 
     def _open(self, shard: int) -> Any:
-        streaming()
-        from streaming.base.format.mds.reader import MDSReader
-
         path, index = self._local_file(shard), self.directory / "index.json"
         content = read_json(index, made_by="headwater corpus CONFIG")
         try:
-            entry = content["shards"][shard]
-            entry["raw_data"]["basename"] = path.name
-            reader = MDSReader.from_json(str(path.parent), None, entry)
+            reader = open_reader(path, content["shards"][shard])
             if reader.size != self.shards[shard]["sequences"]:
                 raise ValueError(f"{reader.size} sequences in shard {shard}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -226,90 +145,3 @@ def check_size(path: Path, entry: dict[str, Any]) -> None:
         raise CorruptError(
             f"shard {path} is truncated or grown", got=f"{size} bytes", expected=f"{entry['bytes']} bytes", fix=MEND
         )
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Holds a lock beside `path` that the kernel releases when its holder dies; its file goes when it is given back."""
-    name = path.with_name(path.name + ".lock")
-    lock, made = take_lock(name)
-    with lock:
-        try:
-            yield
-        finally:
-            if is_file_at(lock.fileno(), name):
-                name.unlink()
-            remove_if_empty(made)
-
-
-def take_lock(name: Path) -> tuple[IO[str], list[Path]]:
-    """A file that this process alone has locked, and the directories that were made for it."""
-    made: list[Path] = []
-    while True:
-        made += make_directories(name.parent)
-        try:
-            lock = open(name, "w")  # noqa: SIM115 (kept open while it is held)
-        except FileNotFoundError:
-            continue  # the one before removed the directory that it had made
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_file_at(lock.fileno(), name):
-            return lock, made
-        lock.close()  # the one before removed it while this process waited
-
-
-def is_file_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one that stands at a path now."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def fetch(remote: str, local: Path) -> None:
-    """Downloads a file (s3://, gs://, ... as mosaicml-streaming supports); it appears whole or not at all.
-
-    Raises:
-        UserError: it cannot be downloaded.
-    """
-    streaming()
-    from streaming.base.storage.download import CloudDownloader
-
-    try:
-        with atomic_path(local) as part:
-            downloader = CloudDownloader.get(remote)
-            downloader.download(remote, str(part), timeout=300)
-            downloader.clean_up()
-    except UserError:
-        raise
-    except Exception as error:  # each store's client raises its own kinds
-        raise UserError(
-            f"{remote} cannot be downloaded",
-            got=f"{type(error).__name__}: {error}",
-            fix="check the address, the credentials and, for an S3-compatible store, S3_ENDPOINT_URL",
-        ) from error
-
-
-def upload(local: Path, files: list[str], remote: str) -> None:
-    """Uploads files (paths below `local`) to the same paths below `remote`.
-
-    Raises:
-        UserError: one cannot be uploaded.
-    """
-    streaming()
-    from streaming.base.storage.upload import CloudUploader
-
-    try:
-        uploader = CloudUploader.get((str(local), remote), keep_local=True, exist_ok=True)
-        for file in files:
-            uploader.upload_file(file)
-    except Exception as error:  # each store's client raises its own kinds
-        raise UserError(
-            f"the corpus cannot be uploaded to {remote}",
-            got=f"{type(error).__name__}: {error}",
-            fix="check the address, the credentials and, for an S3-compatible store, S3_ENDPOINT_URL",
-        ) from error
-
-
-def process_count() -> int:
-    """Processes that this machine allows."""
-    return len(os.sched_getaffinity(0))

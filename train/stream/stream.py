@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.configs.errors import MismatchError, UserError
+from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir, fingerprint
 from headwater.train.facts.injection import Schedule, read_schedule
 from headwater.train.stream.corpus import PassageSet, open_passages
@@ -214,14 +214,3 @@ def read_ids(path: str) -> list[str]:
             expected="passage ids in UTF-8, one a line",
             fix="correct train.exclude",
         ) from None
-
-
-def require_tokenizer(passages: PassageSet, tokenizer_fingerprint: str) -> None:
-    """Refuses a tokenizer that is not the one the corpus was made with."""
-    if passages.tokenizer_fingerprint != tokenizer_fingerprint:
-        raise MismatchError(
-            "the tokenizer is not the one that the corpus was made with",
-            got=tokenizer_fingerprint,
-            expected=passages.tokenizer_fingerprint,
-            fix="restore the run's tokenizer.json, or build the corpus again",
-        )

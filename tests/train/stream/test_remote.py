@@ -10,8 +10,8 @@ import pytest
 from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
+from headwater.train.mosaic import fetch
 from headwater.train.stream.corpus import open_corpus, open_passages
-from headwater.train.stream.shards import fetch
 from headwater.train.stream.stream import open_stream
 
 from .conftest import settings_for
