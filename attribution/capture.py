@@ -32,15 +32,14 @@ from headwater.configs.errors import MismatchError
 from headwater.kernels import Correction, Factored, Full
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
-from headwater.train.callbacks.base import Callback
-from headwater.train.model import Shard, shards
+from headwater.train.callbacks.base import Callback, Training
+from headwater.train.model import ParameterPart, parameter_parts
 from headwater.train.settings import CaptureSettings, PretrainSettings
 
 if TYPE_CHECKING:
     from headwater.train.engine import Engine, StepResult
     from headwater.train.parallel import World
-    from headwater.train.stream.stream import Row
-    from headwater.train.trainer import Trainer
+    from headwater.train.stream.stream import TrainingSequence
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:
@@ -73,11 +72,13 @@ class Capture(Callback):
         self._places: list[list[int]] = []
         self._passes: dict[str, int] = {}
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         self.trainer, self.world = trainer, trainer.world
         gpt = trainer.engine.model
-        self.shards = {s.name.removesuffix(".weight"): s for s in shards(gpt) if is_block_linear(s.name)}
-        widths = module_dims(whole_shapes(self.shards, self.world), self.projection)
+        self.parts = {
+            part.name.removesuffix(".weight"): part for part in parameter_parts(gpt) if is_block_linear(part.name)
+        }
+        widths = module_dims(whole_shapes(self.parts, self.world), self.projection)
         self.layout = RowLayout((name, *width) for name, width in widths.items())
         sequence = trainer.settings.parallel.sequence
         self.watcher = Watcher(
@@ -114,7 +115,7 @@ class Capture(Callback):
         self._passes[site.name] = number + 1
         return self._targets[number]
 
-    def before_step(self, trainer: Trainer, step: int, rows: list[Row]) -> None:
+    def before_step(self, trainer: Training, step: int, sequences: list[TrainingSequence]) -> None:
         self._targets, self._places, self._passes = [], [], {}
         if self.settings.correction != "none":
             if trainer.engine.updates and ((step - 1) % self.settings.refresh == 0 or not self.corrections):
@@ -122,8 +123,8 @@ class Capture(Callback):
             if not self.corrections:
                 return
         size = trainer.settings.train.micro_batch
-        for first in range(0, len(rows), size):
-            bounds, places = segments_of(rows[first : first + size])
+        for first in range(0, len(sequences), size):
+            bounds, places = segments_of(sequences[first : first + size])
             rows_BD = torch.zeros(len(bounds) - 1, self.layout.dims, device=self.world.device)
             self._targets.append(Target(rows_BD, bounds))
             self._places.append(places)
@@ -132,15 +133,15 @@ class Capture(Callback):
         beta2 = engine.settings.optimizer.beta2
         unbiased = 1 - beta2**engine.updates
         self.corrections = {}
-        for name, shard in self.shards.items():
-            moment = whole_moment(engine, shard, self.world)
-            made = whole_correction(self.settings.correction, moment / unbiased, name, (shard.shape[0], shard.shape[1]))
+        for name, part in self.parts.items():
+            moment = whole_moment(engine, part, self.world)
+            made = whole_correction(self.settings.correction, moment / unbiased, name, (part.shape[0], part.shape[1]))
             assert made is not None
             self.corrections[name] = made
         self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
 
-    def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
-        passages = np.concatenate([row.passages for row in rows]).astype(np.int64)
+    def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
+        passages = np.concatenate([each.passages for each in sequences]).astype(np.int64)
         if not self._targets or result.skipped:
             self.left_out += len(passages)
             self._targets = []
@@ -183,7 +184,7 @@ class Capture(Callback):
         joined = torch.cat([part[:count] for part, count in zip(numbers, kept, strict=True)])
         return joined.cpu().numpy(), torch.cat([part[:count] for part, count in zip(rows, kept, strict=True)])
 
-    def flush(self, trainer: Trainer, step: int) -> None:
+    def flush(self, trainer: Training, step: int) -> None:
         self._finished = step == trainer.last_step
         if self._finished and self.visits is not None:
             self.visits.write(step)
@@ -241,7 +242,7 @@ class Capture(Callback):
             self.visits.load(directory)
         for file in sorted(directory.glob("capture-correction-*.safetensors")):
             tensors = load_file(file)
-            for name in {key.split("/")[0] for key in tensors} & self.shards.keys():
+            for name in {key.split("/")[0] for key in tensors} & self.parts.keys():
                 kind = Full if self.settings.correction == "adam" else Factored
                 parts = [tensors[f"{name}/{part}"].to(self.world.device) for part in kind.__dataclass_fields__]
                 self.corrections[name] = kind(*parts)
@@ -261,22 +262,22 @@ class Capture(Callback):
             self.means.discard()
 
 
-def segments_of(rows: list[Row]) -> tuple[list[int], list[int]]:
+def segments_of(sequences: list[TrainingSequence]) -> tuple[list[int], list[int]]:
     """Where the segments of a micro-batch begin and end, padding included, and which of them are passages."""
     lengths: list[int] = []
     places: list[int] = []
-    for row in rows:
-        places += range(len(lengths), len(lengths) + len(row.lengths))
-        lengths += row.lengths.tolist()
-        rest = len(row.tokens) - int(row.lengths.sum())
+    for each in sequences:
+        places += range(len(lengths), len(lengths) + len(each.lengths))
+        lengths += each.lengths.tolist()
+        rest = len(each.tokens) - int(each.lengths.sum())
         if rest:
             lengths.append(rest)
     return [0, *np.cumsum(lengths).tolist()], places
 
 
-def whole_shapes(mine: dict[str, Shard], world: World) -> dict[str, tuple[int, int]]:
+def whole_shapes(mine: dict[str, ParameterPart], world: World) -> dict[str, tuple[int, int]]:
     """(O, I) of the block linear layers of all pipeline stages, in order."""
-    shapes = {name: (shard.shape[0], shard.shape[1]) for name, shard in mine.items()}
+    shapes = {name: (part.shape[0], part.shape[1]) for name, part in mine.items()}
     if world.pipeline > 1:
         group = parallel.pipeline_group()
         stages: list[Any] = [None] * world.pipeline
@@ -285,14 +286,14 @@ def whole_shapes(mine: dict[str, Shard], world: World) -> dict[str, tuple[int, i
     return {name: shapes[name] for name in sorted(shapes, key=layer_order)}
 
 
-def whole_moment(engine: Engine, shard: Shard, world: World) -> Tensor:
+def whole_moment(engine: Engine, part: ParameterPart, world: World) -> Tensor:
     """Adam's second moment of a whole layer, float32 [O, I]; collective over its tensor-parallel and data ranks."""
-    moment = engine.state(shard.parameter)["exp_avg_sq"].float()
+    moment = engine.state(part.parameter)["exp_avg_sq"].float()
     if world.tensor == 1:
         return moment
     parts = [torch.empty_like(moment) for _ in range(world.tensor)]
     dist.all_gather(parts, moment.contiguous(), group=parallel.tensor_group())
-    return shard.join(parts)
+    return part.join(parts)
 
 
 def whole_sequence(x_TF: Tensor, tokens: int) -> Tensor:

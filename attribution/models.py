@@ -20,7 +20,7 @@ from headwater.attribution.settings import TracedModelSettings
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import Checkpoint, load_weights, newest, open_checkpoint
-from headwater.train.model import Batch, Shard, build_model, shards
+from headwater.train.model import Batch, ParameterPart, build_model, parameter_parts
 from headwater.train.parallel import World, tensor_rank, tensor_size
 from headwater.train.pipeline import run_schedule
 from headwater.train.settings import ModelSettings, TrainSettings
@@ -157,9 +157,9 @@ def megatron_sites(gpt: nn.Module, world: World | None) -> list[Site]:
     modules = dict(gpt.named_modules())
     local_names = {id(parameter): name for name, parameter in gpt.named_parameters()}
     return [
-        megatron_site(shard, modules[local_names[id(shard.parameter)].removesuffix(".weight")], world)
-        for shard in shards(gpt)  # type: ignore[arg-type]
-        if is_block_linear(shard.name)
+        megatron_site(part, modules[local_names[id(part.parameter)].removesuffix(".weight")], world)
+        for part in parameter_parts(gpt)  # type: ignore[arg-type]
+        if is_block_linear(part.name)
     ]
 
 
@@ -173,20 +173,20 @@ def layer_order(name: str) -> tuple[int, int]:
     return int(name.split(".")[2]), place
 
 
-def megatron_site(shard: Shard, module: nn.Module, world: World | None) -> Site:
+def megatron_site(part: ParameterPart, module: nn.Module, world: World | None) -> Site:
     """The part of a Megatron linear layer that this rank holds."""
-    name, (outputs, inputs) = shard.name.removesuffix(".weight"), shard.shape
+    name, (outputs, inputs) = part.name.removesuffix(".weight"), part.shape
     rank, size = tensor_rank(), tensor_size()
 
-    def part(start: int, width: int) -> tuple[int, int]:
+    def mine(start: int, width: int) -> tuple[int, int]:
         return start + rank * (width // size), start + (rank + 1) * (width // size)
 
-    if shard.dim == 1:
-        return Site(name, module, (outputs, inputs), in_parts=[part(0, inputs)])
-    if shard.gated:
+    if part.dim == 1:
+        return Site(name, module, (outputs, inputs), in_parts=[mine(0, inputs)])
+    if part.gated:
         half = outputs // 2
-        return Site(name, module, (outputs, inputs), out_parts=[part(0, half), part(half, half)])
-    return Site(name, module, (outputs, inputs), out_parts=[part(0, outputs)])
+        return Site(name, module, (outputs, inputs), out_parts=[mine(0, half), mine(half, half)])
+    return Site(name, module, (outputs, inputs), out_parts=[mine(0, outputs)])
 
 
 def pack(examples: Sequence[Example], multiple: int = 32) -> tuple[Batch, list[int]]:

@@ -27,7 +27,7 @@ from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import fingerprint_file, read_json
 from headwater.train.engine import MOMENTS, Engine
-from headwater.train.model import EMBEDDING, PackedGPT, Shard, shards, tied_copy
+from headwater.train.model import EMBEDDING, PackedGPT, ParameterPart, parameter_parts, tied_copy
 
 FORMAT = 1
 KINDS = ("weight", *MOMENTS)
@@ -59,28 +59,28 @@ class Checkpoint:
         with self._open(kind, name) as file:
             return file.get_tensor(name)
 
-    def part(self, kind: str, shard: Shard, rank: int, size: int) -> Tensor:
+    def part(self, kind: str, part: ParameterPart, rank: int, size: int) -> Tensor:
         """One tensor-parallel rank's part, read without the rest."""
-        with self._open(kind, shard.name) as file:
-            view = file.get_slice(shard.name)
+        with self._open(kind, part.name) as file:
+            view = file.get_slice(part.name)
             shape = tuple(view.get_shape())
-            if shape != shard.shape:
+            if shape != part.shape:
                 raise MismatchError(
-                    f"{self.path}: {kind} {shard.name} has another shape",
+                    f"{self.path}: {kind} {part.name} has another shape",
                     got=shape,
-                    expected=shard.shape,
+                    expected=part.shape,
                     fix="use the model settings that the checkpoint was trained with",
                 )
-            if shard.dim is None or size == 1:
-                return file.get_tensor(shard.name)
-            rows = shard.shape[shard.dim]
-            if shard.gated:
+            if part.dim is None or size == 1:
+                return file.get_tensor(part.name)
+            rows = part.shape[part.dim]
+            if part.gated:
                 half, width = rows // 2, rows // 2 // size
                 starts = (rank * width, half + rank * width)
                 return torch.cat([view[start : start + width] for start in starts])
             width = rows // size
-            part = slice(rank * width, (rank + 1) * width)
-            return view[part] if shard.dim == 0 else view[:, part]
+            mine = slice(rank * width, (rank + 1) * width)
+            return view[mine] if part.dim == 0 else view[:, mine]
 
     def verify(self) -> None:
         """Compares every file's hash with the one noted when it was written.
@@ -202,24 +202,24 @@ def load_weights(model: PackedGPT, checkpoint: Checkpoint) -> None:
     """Copies this rank's part of the weights into the model, before an engine takes it over."""
     rank, size = parallel.tensor_rank(), parallel.tensor_size()
     with torch.no_grad():
-        for shard in _targets(model):
-            shard.parameter.copy_(checkpoint.part("weight", shard, rank, size))
+        for part in _targets(model):
+            part.parameter.copy_(checkpoint.part("weight", part, rank, size))
 
 
 def load_engine(engine: Engine, checkpoint: Checkpoint) -> None:
     """Puts weights, moments and the count of updates into an engine whose moments exist."""
     rank, size = parallel.tensor_rank(), parallel.tensor_size()
-    for shard in _targets(engine.model):
-        state = {kind: checkpoint.part(kind, shard, rank, size).to(engine.world.device) for kind in KINDS}
-        engine.load_state(shard.parameter, state)
+    for part in _targets(engine.model):
+        state = {kind: checkpoint.part(kind, part, rank, size).to(engine.world.device) for kind in KINDS}
+        engine.load_state(part.parameter, state)
     engine.set_steps(checkpoint.meta["updates"])
 
 
-def _targets(model: PackedGPT) -> list[Shard]:
+def _targets(model: PackedGPT) -> list[ParameterPart]:
     """What a checkpoint fills: the rank's parameters and its copy of a tied embedding, where it keeps one."""
-    targets = list(shards(model))
+    targets = list(parameter_parts(model))
     copy = tied_copy(model)
     if copy is not None:
         rows, width = copy.shape
-        targets.append(Shard(EMBEDDING, copy, (rows * parallel.tensor_size(), width), 0, False))
+        targets.append(ParameterPart(EMBEDDING, copy, (rows * parallel.tensor_size(), width), 0, False))
     return targets

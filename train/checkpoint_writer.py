@@ -22,7 +22,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import fingerprint, fingerprint_file, remove, sync, write_json
 from headwater.train.checkpoint import FORMAT, KINDS, steps_in
 from headwater.train.engine import Engine
-from headwater.train.model import shards
+from headwater.train.model import parameter_parts
 from headwater.train.parallel import World
 
 _FILE_BYTES = 1 << 30
@@ -115,19 +115,19 @@ class CheckpointWriter:
         size = parallel.tensor_size()
         group = parallel.tensor_group()
         collected = []
-        for number, shard in enumerate(shards(engine.model)):
-            state = engine.state(shard.parameter)
+        for number, part in enumerate(parameter_parts(engine.model)):
+            state = engine.state(part.parameter)
             if number % self.world.data != self.world.data_rank:
                 continue
             for kind in KINDS:
                 value = state.get(kind)
                 value = torch.zeros_like(state["weight"]) if value is None else value
                 parts = [value]
-                if shard.dim is not None and size > 1:
+                if part.dim is not None and size > 1:
                     parts = [torch.empty_like(value) for _ in range(size)]
                     dist.all_gather(parts, value.contiguous(), group=group)
                 if parallel.tensor_rank() == 0:
-                    collected.append((kind, shard.name, shard.join(parts).to("cpu", torch.float32, copy=True)))
+                    collected.append((kind, part.name, part.join(parts).to("cpu", torch.float32, copy=True)))
         return collected
 
     def _write(self, part: Path, tensors: list[tuple[str, str, Tensor]]) -> None:

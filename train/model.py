@@ -219,7 +219,7 @@ def _block_spec(config: TransformerConfig) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ParameterPart:
     """Where this rank's part of a parameter lies in the whole.
 
     Attributes:
@@ -255,7 +255,7 @@ class Shard:
         return torch.cat([gate for gate, _ in halves] + [up for _, up in halves])
 
 
-def shards(gpt: PackedGPT) -> Iterator[Shard]:
+def parameter_parts(gpt: PackedGPT) -> Iterator[ParameterPart]:
     """Every parameter of this rank under its canonical name. A tied head's second copy, on the last pipeline stage, is
     left out: it is the embedding."""
     size = parallel.tensor_size()
@@ -268,7 +268,7 @@ def shards(gpt: PackedGPT) -> Iterator[Shard]:
         shape = list(whole_shape(parameter))
         if dim is not None:
             shape[dim] *= size
-        yield Shard(canonical, parameter, tuple(shape), dim, "linear_fc1.weight" in canonical)
+        yield ParameterPart(canonical, parameter, tuple(shape), dim, "linear_fc1.weight" in canonical)
 
 
 def canonical_name(name: str, offset: int) -> str:
@@ -302,19 +302,19 @@ def initialize(gpt: PackedGPT, model: ModelSettings, seed: int) -> None:
     Each tensor is drawn whole from a generator keyed by (seed, name) and then sliced, so every layout starts alike.
     """
     rank, size = parallel.tensor_rank(), parallel.tensor_size()
-    targets = list(shards(gpt))
+    targets = list(parameter_parts(gpt))
     copy = tied_copy(gpt)
     if copy is not None:
-        targets.append(Shard(EMBEDDING, copy, (copy.shape[0] * size, copy.shape[1]), 0, False))
-    for shard in targets:
+        targets.append(ParameterPart(EMBEDDING, copy, (copy.shape[0] * size, copy.shape[1]), 0, False))
+    for part in targets:
         # Megatron sets this while it initialises; whoever sums a gradient norm over ranks asks for it.
-        shard.parameter.tensor_model_parallel = shard.dim is not None  # type: ignore[attr-defined]
-        if len(shard.shape) == 1:
-            shard.parameter.fill_(1.0)
+        part.parameter.tensor_model_parallel = part.dim is not None  # type: ignore[attr-defined]
+        if len(part.shape) == 1:
+            part.parameter.fill_(1.0)
             continue
-        key = hashlib.sha256(f"{seed}/{shard.name}".encode()).digest()
+        key = hashlib.sha256(f"{seed}/{part.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-        residual = shard.name.endswith(("linear_proj.weight", "linear_fc2.weight"))
+        residual = part.name.endswith(("linear_proj.weight", "linear_fc2.weight"))
         std = model.init_std / math.sqrt(2 * model.layers) if residual else model.init_std
-        whole = torch.empty(shard.shape).normal_(0.0, std, generator=generator)
-        shard.parameter.copy_(shard.slice(whole, rank, size))
+        whole = torch.empty(part.shape).normal_(0.0, std, generator=generator)
+        part.parameter.copy_(part.slice(whole, rank, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -55,8 +56,7 @@ def pretrain_run(settings: PretrainSettings) -> int:
         # What can be wrong has been looked at: only now is anything written into a run that is there already.
         parallel.on_main(world, lambda: note_start(settings, run, world))
         trainer.run(step)
-        received = next(c.received for c in trainer.callbacks if isinstance(c, Preemption))
-        return INTERRUPTED if received == 2 else 0
+        return INTERRUPTED if trainer.stop_signal == signal.SIGINT else 0
     finally:
         parallel.stop()
 
@@ -180,7 +180,6 @@ def build_callbacks(
         )
     names = [*settings.callbacks.extra, *([CAPTURE] if settings.callbacks.capture.enabled else [])]
     callbacks += [load_callback(name)(settings, run, world) for name in names]
-    # Last, so that every other callback has noted the step that a checkpoint holds.
     callbacks.append(Checkpoints(run.checkpoints, settings.checkpoint, world, meta))
     return callbacks
 

@@ -1,4 +1,4 @@
-"""The training loop: rows of the stream in, updates out, callbacks looking on."""
+"""The training loop: sequences of the stream in, updates out, callbacks looking on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch.distributed as dist
 from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.base import Callback
-from headwater.train.callbacks.checkpoints import Checkpoints
 from headwater.train.engine import Engine, StepResult
 from headwater.train.learning_rate import learning_rate
 from headwater.train.model import Batch
 from headwater.train.parallel import World
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.stream import Row, TrainingStream
+from headwater.train.stream.stream import TrainingSequence, TrainingStream
 
 
 class Trainer:
@@ -39,11 +38,12 @@ class Trainer:
         callbacks: list[Callback],
     ) -> None:
         self.settings, self.run_dir, self.world = settings, run, world
-        self.stream, self.engine, self.callbacks = stream, engine, callbacks
+        self.stream, self.engine = stream, engine
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.priority)
         self.last_step = min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
-        self.stop_requested = False
+        self.stop_signal: int | None = None
         per_rank = settings.train.global_batch // world.data
-        self.row_numbers = range(world.data_rank * per_rank, (world.data_rank + 1) * per_rank)
+        self.batch_indexes = range(world.data_rank * per_rank, (world.data_rank + 1) * per_rank)
         self._losses: deque[float] = deque(maxlen=100)
         self._skipped_in_a_row = 0
         self.batches: list[Batch] = []
@@ -60,21 +60,22 @@ class Trainer:
                 ahead = self._read_ahead(reader, step + 1)
                 while step < self.last_step:
                     step += 1
-                    rows, batches = ahead.result()
+                    sequences, batches = ahead.result()
                     ahead = self._read_ahead(reader, step + 1)
-                    stop = self._update(step, rows, batches)
+                    stop = self._update(step, sequences, batches)
                     if stop:
                         break
             for callback in self.callbacks:
                 callback.flush(self, step)
-            self._finish(step)
+            for callback in self.callbacks:
+                callback.end(self, step)
         finally:
             for callback in self.callbacks:
                 callback.close()
         return step
 
     def check_stream(self, step: int) -> None:
-        """Reads this rank's rows of the update after `step`, so that a shard that is damaged there is found before
+        """Reads this rank's sequences of the update after `step`, so that a shard that is damaged there is found before
         anything is written.
 
         Raises:
@@ -82,37 +83,32 @@ class Trainer:
         """
         self._read(min(step + 1, self.last_step))
 
-    def _finish(self, step: int) -> None:
-        for callback in self.callbacks:
-            if isinstance(callback, Checkpoints):
-                callback.finish(self, step)
-
-    def _read_ahead(self, reader: ThreadPoolExecutor, step: int) -> Future[tuple[list[Row], list[Batch]]]:
+    def _read_ahead(self, reader: ThreadPoolExecutor, step: int) -> Future[tuple[list[TrainingSequence], list[Batch]]]:
         return reader.submit(self._read, min(step, self.last_step))
 
-    def _read(self, step: int) -> tuple[list[Row], list[Batch]]:
-        rows = self.stream.rows(step - 1, self.row_numbers.start, self.row_numbers.stop)
+    def _read(self, step: int) -> tuple[list[TrainingSequence], list[Batch]]:
+        sequences = self.stream.sequences(step - 1, self.batch_indexes.start, self.batch_indexes.stop)
         size = self.settings.train.micro_batch
-        return rows, [pack_rows(rows[i : i + size]) for i in range(0, len(rows), size)]
+        return sequences, [pack_sequences(sequences[i : i + size]) for i in range(0, len(sequences), size)]
 
-    def _update(self, step: int, rows: list[Row], batches: list[Batch]) -> bool:
+    def _update(self, step: int, sequences: list[TrainingSequence], batches: list[Batch]) -> bool:
         """One update; returns whether some rank was asked to stop."""
         for callback in self.callbacks:
-            callback.before_step(self, step, rows)
+            callback.before_step(self, step, sequences)
         tokens, stop = self._agree(sum(int((batch.weights_T > 0).sum()) for batch in batches))
         self.engine.set_lr(self.lr(step))
         self.batches = [batch.to(self.world.device) for batch in batches]
         result = self.engine.step(self.batches, tokens, self._accept)
         self._count_skips(step, result)
         for callback in self.callbacks:
-            callback.after_step(self, step, rows, result)
+            callback.after_step(self, step, sequences, result)
         return stop
 
     def _agree(self, tokens: int) -> tuple[int, bool]:
         """Tokens with loss in the global batch, and whether any rank wants to stop: one small reduction for both."""
         if self.world.size == 1:
-            return tokens, self.stop_requested
-        note = torch.tensor([float(tokens), float(self.stop_requested)], dtype=torch.float64)
+            return tokens, self.stop_signal is not None
+        note = torch.tensor([float(tokens), float(self.stop_signal is not None)], dtype=torch.float64)
         dist.all_reduce(note)
         replicas = self.world.tensor * self.world.pipeline
         return round(note[0].item() / replicas), note[1].item() > 0
@@ -144,20 +140,22 @@ class Trainer:
         self._skipped_in_a_row = state["skipped_in_a_row"]
 
 
-def pack_rows(rows: list[Row]) -> Batch:
-    """Rows end to end as one micro-batch; the padding of a row is cut into segments no longer than its passages, so
+def pack_sequences(sequences: list[TrainingSequence]) -> Batch:
+    """Sequences end to end as one micro-batch; the padding of one is cut into segments no longer than its passages, so
     that it does not widen the attention."""
     lengths: list[int] = []
     counted: list[bool] = []
-    longest = max((int(row.lengths.max()) for row in rows if len(row.lengths)), default=len(rows[0].tokens))
-    for row in rows:
-        lengths += row.lengths.tolist()
-        counted += [True] * len(row.lengths)
-        rest = len(row.tokens) - int(row.lengths.sum())
+    longest = max(
+        (int(each.lengths.max()) for each in sequences if len(each.lengths)), default=len(sequences[0].tokens)
+    )
+    for each in sequences:
+        lengths += each.lengths.tolist()
+        counted += [True] * len(each.lengths)
+        rest = len(each.tokens) - int(each.lengths.sum())
         while rest:
             piece = min(rest, longest)
             lengths.append(piece)
             counted.append(False)
             rest -= piece
-    tokens = torch.cat([torch.from_numpy(row.tokens) for row in rows])
+    tokens = torch.cat([torch.from_numpy(each.tokens) for each in sequences])
     return Batch.from_lengths(tokens, torch.tensor(lengths), torch.tensor(counted))

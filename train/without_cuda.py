@@ -1,5 +1,5 @@
-"""A stand-in for CUDA, which Megatron's pipeline schedules and its sequence parallelism name literally as a device: on a
-machine without one, and only around those calls, the name is read as "cpu".
+"""A stand-in for CUDA, which Megatron's pipeline schedules and its sequence parallelism name literally as a device: on
+a machine without one, and only around those calls, the name is read as "cpu".
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ class Steps:
         from headwater.train.artifacts import RunDir
         from headwater.train.engine import Engine
         from headwater.train.model import build_model
-        from headwater.train.stream.stream import Row
-        from headwater.train.trainer import pack_rows
+        from headwater.train.stream.stream import TrainingSequence
+        from headwater.train.trainer import pack_sequences
 
         self.settings = settings
         draw = np.random.default_rng(0)
@@ -123,9 +123,11 @@ class Steps:
             passages = np.arange(count, count + len(lengths))
             count += len(lengths)
             self.rows.append(
-                Row(tokens, np.array(lengths, dtype=np.int32), passages, np.zeros(len(lengths), bool), number)
+                TrainingSequence(
+                    tokens, np.array(lengths, dtype=np.int32), passages, np.zeros(len(lengths), bool), number
+                )
             )
-        self.batches = [pack_rows(self.rows)]
+        self.batches = [pack_sequences(self.rows)]
         self.tokens = int((self.batches[0].weights_T > 0).sum())
         trainer: Any = SimpleNamespace(
             engine=self.engine,

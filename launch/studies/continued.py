@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,15 +20,14 @@ from headwater.configs import load_config
 from headwater.configs.errors import UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_json
-from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes
 from headwater.train.checkpoint import steps_in
-from headwater.train.run import build_trainer, check_world
+from headwater.train.run import INTERRUPTED, build_trainer, check_world
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.stream import open_stream
 
 if TYPE_CHECKING:
-    from headwater.train.trainer import Trainer
+    from headwater.train.callbacks.base import Training
 
 
 class StudyProbes(Probes):
@@ -45,14 +45,14 @@ class StudyProbes(Probes):
         self.seconds = {"probing": 0.0, "all": 0.0}
         self._began = time.perf_counter()
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         super().start(trainer, step)
         self._began = time.perf_counter()
         if step == self.first:
             self._tables = []  # an attempt that never saved may have left this step's values
             self._note(trainer, step)
 
-    def _note(self, trainer: Trainer, step: int) -> None:
+    def _note(self, trainer: Training, step: int) -> None:
         began = time.perf_counter()
         super()._note(trainer, step)
         self.seconds["probing"] += time.perf_counter() - began
@@ -112,8 +112,7 @@ def continue_run(path: Path) -> int:
         reached = trainer.run(step)
         if world.is_main and reached == trainer.last_step:
             write_json(path / "done.json", {"steps": reached, "probes": len(probes.prompts), "seconds": probes.seconds})
-        received = next(c.received for c in trainer.callbacks if isinstance(c, Preemption))
-        return 130 if received == 2 else 0
+        return INTERRUPTED if trainer.stop_signal == signal.SIGINT else 0
     finally:
         parallel.stop()
 

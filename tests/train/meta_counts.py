@@ -25,6 +25,6 @@ def count(preset: str, overrides: list[str], directory: str) -> None:
         world = dataclasses.replace(world, device=meta)
         gpt = model.build_model(settings.model, settings.train, world, seed=0, sequence=layout.sequence)
     assert all(parameter.is_meta and parameter.dtype == torch.bfloat16 for parameter in gpt.parameters())
-    found = {shard.name: shard.shape for shard in model.shards(gpt)}
+    found = {part.name: part.shape for part in model.parameter_parts(gpt)}
     own = sum(parameter.numel() for parameter in gpt.parameters())
     (Path(directory) / f"rank-{world.rank}.json").write_text(json.dumps({"own": own, "whole": found}))

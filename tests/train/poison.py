@@ -47,7 +47,7 @@ def bare_loop(arguments: list[str], skipped: list[int], out: str) -> None:
     """The same batches through the same model, with PyTorch's own AdamW and clipping, and nothing else."""
     import torch
 
-    from headwater.train.model import build_model, shards
+    from headwater.train.model import build_model, parameter_parts
 
     trainer, _ = open_trainer(arguments)
     run = trainer.settings
@@ -73,6 +73,6 @@ def bare_loop(arguments: list[str], skipped: list[int], out: str) -> None:
             group["lr"] = trainer.lr(step)
         if step not in skipped:
             optimizer.step()
-    weights = {shard.name: shard.parameter.detach().clone() for shard in shards(model)}
+    weights = {part.name: part.parameter.detach().clone() for part in parameter_parts(model)}
     torch.save(weights, Path(out) / "weights.pt")
     (Path(out) / "bare.json").write_text(json.dumps({"losses": losses, "norms": norms}))

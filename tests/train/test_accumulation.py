@@ -9,7 +9,7 @@ from headwater.train.accumulation import Fp32Sum
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.engine import Engine
-from headwater.train.model import Batch, build_model, shards
+from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings, ZeroSettings
 
 from ..jobs import train
@@ -31,10 +31,10 @@ def sums(world, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     total: dict[str, torch.Tensor] = {}
     for batch in batches():
         (model.run(batch)[0] / tokens).backward()
-        for shard in shards(model):
-            gradient, shard.parameter.grad = shard.parameter.grad, None
-            before = total.get(shard.name)
-            total[shard.name] = gradient.to(dtype) if before is None else before + gradient.to(dtype)
+        for part in parameter_parts(model):
+            gradient, part.parameter.grad = part.parameter.grad, None
+            before = total.get(part.name)
+            total[part.name] = gradient.to(dtype) if before is None else before + gradient.to(dtype)
     return {name: value.double() for name, value in total.items()}
 
 
@@ -58,7 +58,7 @@ def test_the_sum_that_adam_sees(world, stage: int, limit: float):
     tokens = sum(int((batch.weights_T > 0).sum()) for batch in batches())
     assert engine.step(batches(), tokens, accept=lambda loss: False).skipped  # leaves nothing behind
     assert not engine.step(batches(), tokens).skipped
-    seen = {shard.name: engine.state(shard.parameter)["exp_avg"].double() / 0.1 for shard in shards(engine.model)}
+    seen = {part.name: engine.state(part.parameter)["exp_avg"].double() / 0.1 for part in parameter_parts(engine.model)}
     expected = sums(world, torch.float32)
     assert error(sums(world, torch.bfloat16), expected) > 2.5e-3, "bf16 would be noticed"
     assert error(seen, expected) < limit

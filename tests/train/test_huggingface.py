@@ -18,7 +18,7 @@ from headwater.train.huggingface import export as huggingface
 from headwater.train.huggingface.export import export_llama
 from headwater.train.huggingface.families import join_qkv, split_qkv
 from headwater.train.huggingface.importing import import_llama
-from headwater.train.model import Batch, build_model, shards
+from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
 
 SHAPES = {
@@ -35,11 +35,11 @@ def settings(shape: str) -> ModelSettings:
 def save(directory: Path, model: ModelSettings, gpt) -> Path:
     directory.mkdir(parents=True)
     with torch.no_grad():
-        for shard in shards(gpt):  # norms that are not all one
-            if shard.parameter.dim() == 1:
-                generator = torch.Generator().manual_seed(len(shard.name))
-                shard.parameter.add_(torch.rand(shard.shape, generator=generator))
-    named = ((shard.name, shard.parameter.detach().clone()) for shard in shards(gpt))
+        for part in parameter_parts(gpt):  # norms that are not all one
+            if part.parameter.dim() == 1:
+                generator = torch.Generator().manual_seed(len(part.name))
+                part.parameter.add_(torch.rand(part.shape, generator=generator))
+    named = ((part.name, part.parameter.detach().clone()) for part in parameter_parts(gpt))
     from dataclasses import asdict
 
     save_weights(directory, named, {"step": 7, "updates": 7, "model": asdict(model)})
@@ -143,7 +143,7 @@ def test_a_large_model_goes_into_several_files(world, tmp_path, monkeypatch):
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     loaded = llama(tmp_path / "hf")
     assert loaded.dtype == torch.bfloat16
-    own = next(shard.parameter for shard in shards(gpt) if shard.name == "output_layer.weight")
+    own = next(part.parameter for part in parameter_parts(gpt) if part.name == "output_layer.weight")
     torch.testing.assert_close(loaded.lm_head.weight.float(), own.detach(), rtol=1e-2, atol=1e-4)
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from headwater.train.losses import LOSSES
-from headwater.train.model import Batch, build_model, shards
+from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, TrainSettings
-from headwater.train.stream.stream import Row
-from headwater.train.trainer import pack_rows
+from headwater.train.stream.stream import TrainingSequence
+from headwater.train.trainer import pack_sequences
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -37,7 +37,7 @@ def loss_and_gradients(model, passages, counted):
     model.zero_grad()
     total, loss_K, *_ = model.run(batch)
     total.backward()
-    return loss_K, {shard.name: shard.parameter.grad.clone() for shard in shards(model)}
+    return loss_K, {part.name: part.parameter.grad.clone() for part in parameter_parts(model)}
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -101,26 +101,28 @@ def test_labels_and_weights_stop_at_boundaries():
     assert batch.labels_T.tolist()[:5] == [1, 2, 3, 4, 5]
 
 
-def test_rows_are_packed_with_their_padding_cut_short():
+def test_sequences_are_packed_with_their_padding_cut_short():
     import numpy as np
 
-    def row(lengths, tokens):
+    def sequence(lengths, tokens):
         n = len(lengths)
-        return Row(
-            np.array(tokens), np.array(lengths, dtype=np.int32), np.arange(n), np.zeros(n, dtype=bool), sequence=0
+        return TrainingSequence(
+            np.array(tokens), np.array(lengths, dtype=np.int32), np.arange(n), np.zeros(n, dtype=bool), number=0
         )
 
-    batch = pack_rows([row([3, 2], [9, 8, 7, 6, 5, 0, 0, 0, 0, 0]), row([4], [1, 2, 3, 4, 0, 0, 0, 0, 0, 0])])
+    one, other = sequence([3, 2], [9, 8, 7, 6, 5, 0, 0, 0, 0, 0]), sequence([4], [1, 2, 3, 4, 0, 0, 0, 0, 0, 0])
+    batch = pack_sequences([one, other])
     assert batch.segments.cu_seqlens.tolist() == [0, 3, 5, 9, 10, 14, 18, 20]
     assert batch.weights_T.nonzero().squeeze(1).tolist() == [0, 1, 3, 10, 11, 12]
     assert len(batch.tokens_T) == 20
 
 
-def test_a_row_without_passages_carries_no_loss(model):
+def test_a_sequence_without_passages_carries_no_loss(model):
     import numpy as np
 
     empty = np.zeros(0, dtype=np.int64)
-    batch = pack_rows([Row(np.zeros(24, dtype=np.int64), empty.astype(np.int32), empty, empty.astype(bool), 0)])
+    tokens = np.zeros(24, dtype=np.int64)
+    batch = pack_sequences([TrainingSequence(tokens, empty.astype(np.int32), empty, empty.astype(bool), 0)])
     total, loss_K, *_ = model.run(batch)
     assert total == 0
     assert len(loss_K) == 0
@@ -128,8 +130,9 @@ def test_a_row_without_passages_carries_no_loss(model):
 
 def test_first_weights_depend_on_seed_and_name_alone(world):
     one, same, other = (build_model(settings(), TrainSettings(), world, seed=seed) for seed in (1, 1, 2))
-    tensors = [{s.name: s.parameter.detach() for s in shards(model)} for model in (one, same, other)]
-    deeper = {s.name: s.parameter for s in shards(build_model(settings(layers=3), TrainSettings(), world, seed=1))}
+    tensors = [{part.name: part.parameter.detach() for part in parameter_parts(model)} for model in (one, same, other)]
+    three = build_model(settings(layers=3), TrainSettings(), world, seed=1)
+    deeper = {part.name: part.parameter for part in parameter_parts(three)}
     for name, tensor in tensors[0].items():
         assert torch.equal(tensor, tensors[1][name])
         if tensor.dim() == 1:

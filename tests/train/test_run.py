@@ -6,15 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from headwater.configs import load_config
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks import ledger
-from headwater.train.callbacks.ledger import read_ledger
+from headwater.train.callbacks.ledger import Ledger, read_ledger
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest
 from headwater.train.facts.injection import read_schedule
@@ -36,9 +38,9 @@ def run(fresh: Callable[[], Path], config: Path) -> RunDir:
 
 
 def visits(run: RunDir) -> list[tuple[int, int, int, bool]]:
-    """(step, row, passage, injected) of every visit, in the ledger's order."""
+    """(step, batch index, passage, injected) of every visit, in the ledger's order."""
     table = read_ledger(run.ledger)
-    return list(zip(*(table[name].to_pylist() for name in ("step", "row", "passage", "injected")), strict=True))
+    return list(zip(*(table[name].to_pylist() for name in ("step", "batch_index", "passage", "injected")), strict=True))
 
 
 def test_the_ledger_proves_the_schedule(run):
@@ -55,11 +57,11 @@ def test_the_ledger_is_the_stream(run):
     stream = open_stream(run, global_batch=settings.train.global_batch, seed=settings.seed)
     expected = []
     for step in range(10):
-        for number, row in enumerate(stream.rows(step, 0, settings.train.global_batch)):
-            offsets = np.cumsum(row.lengths) - row.lengths
-            for i in range(len(row.passages)):
+        for index, each in enumerate(stream.sequences(step, 0, settings.train.global_batch)):
+            offsets = np.cumsum(each.lengths) - each.lengths
+            for i in range(len(each.passages)):
                 expected.append(
-                    (step + 1, number, row.sequence, int(row.passages[i]), int(offsets[i]), int(row.lengths[i]))
+                    (step + 1, index, each.number, int(each.passages[i]), int(offsets[i]), int(each.lengths[i]))
                 )
     table = read_ledger(run.ledger)
     assert table.schema.equals(ledger.SCHEMA)
@@ -188,3 +190,16 @@ def test_bf16_trains_and_resumes_exactly(fresh, config, tmp_path):
     assert [line["loss"] for line in one] == [line["loss"] for line in other]
     assert one[-1]["loss"] < one[0]["loss"]
     assert newest(whole.checkpoints).fingerprint == newest(broken.checkpoints).fingerprint
+
+
+def test_a_ledger_written_before_is_read_and_gone_on_with(run, tmp_path):
+    """Ledgers once called the batch index `row`."""
+    table = read_ledger(run.ledger)
+    before = table.rename_columns(["row" if name == "batch_index" else name for name in table.column_names])
+    pq.write_table(before, tmp_path / "steps-00000001.parquet")
+    assert read_ledger(tmp_path).equals(table)
+    world = SimpleNamespace(is_main=True)
+    Ledger(tmp_path).start(SimpleNamespace(world=world), 7)
+    kept = pq.read_table(tmp_path / "steps-00000001.parquet")
+    assert kept.equals(table.filter(pc.less_equal(table["step"], 7)))
+    assert 0 < len(kept) < len(table)

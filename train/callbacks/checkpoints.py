@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from headwater.train.callbacks.base import Callback
+from headwater.train.callbacks.base import Callback, Training
 from headwater.train.checkpoint import Checkpoint
 from headwater.train.checkpoint_writer import CheckpointWriter, prune
+from headwater.train.engine import StepResult
+from headwater.train.parallel import World
 from headwater.train.settings import CheckpointSettings
-
-if TYPE_CHECKING:
-    from headwater.train.engine import StepResult
-    from headwater.train.parallel import World
-    from headwater.train.stream.stream import Row
-    from headwater.train.trainer import Trainer
+from headwater.train.stream.stream import TrainingSequence
 
 
 class Checkpoints(Callback):
@@ -29,6 +26,7 @@ class Checkpoints(Callback):
     """
 
     name = "checkpoints"
+    priority = 100  # last, so that every other callback has noted the step that a checkpoint holds
 
     def __init__(self, directory: Path, settings: CheckpointSettings, world: World, meta: dict[str, Any]) -> None:
         self.directory, self.settings, self.meta = directory, settings, meta
@@ -36,7 +34,7 @@ class Checkpoints(Callback):
         self._fixed = set(settings.steps)
         self._saved: int | None = None
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         if self.settings.around_injections:
             # A batch injected after t updates is update t + 1.
             self._fixed |= {near for t in trainer.stream.injection_steps for near in (t, t + 1)}
@@ -44,17 +42,16 @@ class Checkpoints(Callback):
         if step == 0 and 0 in self._fixed:
             self._save(trainer, 0)
 
-    def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
+    def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         if step in self._fixed or (self.settings.every and step % self.settings.every == 0):
             self._save(trainer, step)
 
-    def finish(self, trainer: Trainer, step: int) -> None:
-        """The last checkpoint, after the last step or when training was asked to stop."""
+    def end(self, trainer: Training, step: int) -> None:
         if step != self._saved:
             self._save(trainer, step)
         self.writer.wait()
 
-    def _save(self, trainer: Trainer, step: int) -> None:
+    def _save(self, trainer: Training, step: int) -> None:
         for callback in trainer.callbacks:
             callback.flush(trainer, step)
 
@@ -74,7 +71,7 @@ class Checkpoints(Callback):
         self.writer.abandon()
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def restore(trainer: Training, checkpoint: Checkpoint) -> None:
     """Gives the trainer and its callbacks back what a checkpoint kept for them."""
     state = json.loads((checkpoint.path / "extra" / "state.json").read_text())
     trainer.load_state_dict(state["trainer"])

@@ -7,7 +7,6 @@ not.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +16,15 @@ import torch.distributed as dist
 
 from headwater.train import parallel
 from headwater.train.artifacts import atomic_path, remove
-from headwater.train.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from headwater.train.engine import StepResult
-    from headwater.train.stream.stream import Row
-    from headwater.train.trainer import Trainer
+from headwater.train.callbacks.base import Callback, Training
+from headwater.train.engine import StepResult
+from headwater.train.stream.stream import TrainingSequence
 
 STEPS_PER_FILE = 1000
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
-        ("row", pa.int32()),
+        ("batch_index", pa.int32()),
         ("sequence", pa.int64()),
         ("passage", pa.int64()),
         ("offset", pa.int32()),
@@ -39,9 +35,15 @@ SCHEMA = pa.schema(
 
 
 def read_ledger(directory: Path) -> pa.Table:
-    """The whole ledger of a run, in order of step, row and offset."""
+    """The whole ledger of a run, in order of step, batch index and offset."""
     files = sorted(directory.glob("steps-*.parquet"))
-    return pa.concat_tables([pq.read_table(file) for file in files]) if files else SCHEMA.empty_table()
+    return pa.concat_tables([read_file(file) for file in files]) if files else SCHEMA.empty_table()
+
+
+def read_file(file: Path) -> pa.Table:
+    """One file of a ledger; an older one calls the batch index `row`."""
+    table = pq.read_table(file)
+    return table.rename_columns(["batch_index" if name == "row" else name for name in table.column_names])
 
 
 class Ledger(Callback):
@@ -51,7 +53,7 @@ class Ledger(Callback):
         self.directory = directory
         self._pending: list[np.ndarray] = []
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         """Forgets what an interrupted run noted after the checkpoint that this one goes on from."""
         if not trainer.world.is_main:
             return
@@ -60,25 +62,21 @@ class Ledger(Callback):
             if first > step:
                 remove(file)
             elif first + STEPS_PER_FILE > step + 1:
-                table = pq.read_table(file)
+                table = read_file(file)
                 self._write(file, table.filter(pc.less_equal(table["step"], step)))
 
-    def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
+    def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         if parallel.tensor_rank() or not trainer.world.first_stage:
-            return  # another rank of this replica has noted the same rows
-        for place, row in enumerate(rows):
-            offsets = np.cumsum(row.lengths) - row.lengths
-            entries = np.empty((len(row.lengths), 7), dtype=np.int64)
-            entries[:, 0], entries[:, 1], entries[:, 2] = step, trainer.row_numbers[place], row.sequence
-            entries[:, 3], entries[:, 4], entries[:, 5], entries[:, 6] = (
-                row.passages,
-                offsets,
-                row.lengths,
-                row.injected,
-            )
+            return  # another rank of this replica has noted the same sequences
+        for index, each in zip(trainer.batch_indexes, sequences, strict=True):
+            offsets = np.cumsum(each.lengths) - each.lengths
+            entries = np.empty((len(each.lengths), 7), dtype=np.int64)
+            entries[:, 0], entries[:, 1], entries[:, 2] = step, index, each.number
+            entries[:, 3], entries[:, 4] = each.passages, offsets
+            entries[:, 5], entries[:, 6] = each.lengths, each.injected
             self._pending.append(entries)
 
-    def flush(self, trainer: Trainer, step: int) -> None:
+    def flush(self, trainer: Training, step: int) -> None:
         noted = np.concatenate(self._pending) if self._pending else np.empty((0, 7), dtype=np.int64)
         self._pending = []
         if trainer.world.size > 1:
@@ -95,7 +93,7 @@ class Ledger(Callback):
             table = pa.Table.from_arrays(columns, schema=SCHEMA)
             first = int(chunk) * STEPS_PER_FILE + 1
             file = self.directory / f"steps-{first:08d}.parquet"
-            self._write(file, pa.concat_tables([pq.read_table(file), table]) if file.exists() else table)
+            self._write(file, pa.concat_tables([read_file(file), table]) if file.exists() else table)
 
     def _write(self, file: Path, table: pa.Table) -> None:
         with atomic_path(file) as part:

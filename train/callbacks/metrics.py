@@ -9,19 +9,16 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from headwater.train import parallel
 from headwater.train.artifacts import write_bytes
-from headwater.train.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from headwater.train.engine import StepResult
-    from headwater.train.stream.stream import Row
-    from headwater.train.trainer import Trainer
+from headwater.train.callbacks.base import Callback, Training
+from headwater.train.engine import StepResult
+from headwater.train.stream.stream import TrainingSequence
 
 
 def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
@@ -52,7 +49,7 @@ class Metrics(Callback):
         self._recent: deque[float] = deque(maxlen=50)
         self._parameters = 0
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         self._parameters = whole_numel(trainer)
         if not trainer.world.is_main:
             return
@@ -66,7 +63,7 @@ class Metrics(Callback):
             self._writer = SummaryWriter(str(self.tensorboard), purge_step=step + 1)
         self._open_bar(trainer, step)
 
-    def _open_bar(self, trainer: Trainer, step: int) -> None:
+    def _open_bar(self, trainer: Training, step: int) -> None:
         if not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -83,10 +80,10 @@ class Metrics(Callback):
         self._bar.start()
         self._task = self._bar.add_task("", total=trainer.last_step, completed=step, note="")
 
-    def before_step(self, trainer: Trainer, step: int, rows: list[Row]) -> None:
+    def before_step(self, trainer: Training, step: int, sequences: list[TrainingSequence]) -> None:
         self._began = time.perf_counter()
 
-    def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
+    def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         if not trainer.world.is_main:
             return
         self._seen_tokens += result.tokens
@@ -114,14 +111,14 @@ class Metrics(Callback):
                     self._writer.add_scalar(f"train/{key}", entry[key], step)
         self._show(trainer, step, result)
 
-    def _show(self, trainer: Trainer, step: int, result: StepResult) -> None:
+    def _show(self, trainer: Training, step: int, result: StepResult) -> None:
         note = f"loss {result.loss:.3f}  {statistics.median(self._recent):,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
         elif step == trainer.last_step or step % max(1, trainer.last_step // 10) == 0:
             print(f"step {step}/{trainer.last_step}  {note}", file=sys.stderr, flush=True)
 
-    def flush(self, trainer: Trainer, step: int) -> None:
+    def flush(self, trainer: Training, step: int) -> None:
         if self._writer is not None:
             self._writer.flush()
 
@@ -140,11 +137,11 @@ class Metrics(Callback):
             self._writer.close()
 
 
-def whole_numel(trainer: Trainer) -> int:
+def whole_numel(trainer: Training) -> int:
     """Parameters of the whole model, over all pipeline stages. Collective."""
-    from headwater.train.model import shards
+    from headwater.train.model import parameter_parts
 
-    own = sum(torch.Size(shard.shape).numel() for shard in shards(trainer.engine.model))
+    own = sum(torch.Size(part.shape).numel() for part in parameter_parts(trainer.engine.model))
     count = torch.tensor([float(own)], dtype=torch.float64, device=trainer.world.device)
     if trainer.world.pipeline > 1:
         dist.all_reduce(count, group=parallel.pipeline_group())

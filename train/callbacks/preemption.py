@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from headwater.train.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from headwater.train.trainer import Trainer
+from headwater.train.callbacks.base import Callback, Training
 
 
 class Preemption(Callback):
@@ -17,12 +14,12 @@ class Preemption(Callback):
     name = "preemption"
     received: int | None = None
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         def request(number: int, _: Any) -> None:
             if self.received == signal.SIGINT == number:
                 raise KeyboardInterrupt
             self.received = number
-            trainer.stop_requested = True
+            trainer.stop_signal = number
 
         self._before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,11 @@ import torch.distributed as dist
 from headwater.configs.errors import CorruptError
 from headwater.train import parallel
 from headwater.train.artifacts import atomic_path
-from headwater.train.callbacks.base import Callback
+from headwater.train.callbacks.base import Callback, Training
+from headwater.train.engine import Engine, StepResult
 from headwater.train.model import Batch
+from headwater.train.stream.stream import TrainingSequence
 from headwater.train.tokenizer import TextTokenizer, encode_query
-
-if TYPE_CHECKING:
-    from headwater.train.engine import Engine, StepResult
-    from headwater.train.stream.stream import Row
-    from headwater.train.trainer import Trainer
 
 SCHEMA = pa.schema(
     [
@@ -149,18 +146,18 @@ class Probes(Callback):
         )
         self._tables: list[pa.Table] = []
 
-    def start(self, trainer: Trainer, step: int) -> None:
+    def start(self, trainer: Training, step: int) -> None:
         if step and trainer.world.is_main and self.path.exists():
             table = pq.read_table(self.path)
             self._tables = [table.filter(np.asarray(table["step"]) <= step)]
         if step == 0:
             self._note(trainer, 0)
 
-    def after_step(self, trainer: Trainer, step: int, rows: list[Row], result: StepResult) -> None:
+    def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         if (self.every and step % self.every == 0) or step in self.steps or step == trainer.last_step:
             self._note(trainer, step)
 
-    def _note(self, trainer: Trainer, step: int) -> None:
+    def _note(self, trainer: Training, step: int) -> None:
         values = measure(trainer.engine, self.prompts, self.batch_tokens)
         if not trainer.world.is_main:
             return
@@ -173,7 +170,7 @@ class Probes(Callback):
         ]
         self._tables.append(pa.Table.from_arrays(columns, schema=SCHEMA))
 
-    def flush(self, trainer: Trainer, step: int) -> None:
+    def flush(self, trainer: Training, step: int) -> None:
         if trainer.world.is_main and self._tables:
             self._tables = [pa.concat_tables(self._tables).combine_chunks()]
             with atomic_path(self.path) as part:

@@ -1,9 +1,9 @@
-"""The order of sequences: a pure function of (seed, row), for any number of sequences, with no table and no state.
+"""The order of sequences: a pure function of (seed, place), for any number of sequences, with no table and no state.
 
-Row i of the whole training (step * rows per step + row) gets one sequence. Within a source, every epoch visits each
-sequence once, in the order of a permutation computed point by point (a Feistel network over the smallest power of
+Place i of the whole training (step * global batch + batch index) gets one sequence. Within a source, every epoch visits
+each sequence once, in the order of a permutation computed point by point (a Feistel network over the smallest power of
 four that holds the sequences, walked until it falls inside; Black and Rogaway 2002, "Ciphers with arbitrary finite
-domains"). Several sources are dealt in blocks of `BLOCK` rows: each gets its exact share of every block, at places
+domains"). Several sources are dealt in blocks of `BLOCK` places: each gets its exact share of every block, at places
 shuffled per block.
 """
 
@@ -64,10 +64,10 @@ def permuted(positions: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
 
 
 class SequenceOrder:
-    """Which sequence each row of the training reads.
+    """Which sequence each place of the training reads.
 
     Args:
-        sources: spans of sequences; a source's share of the rows is proportional to weight x sequences.
+        sources: spans of sequences; a source's share of the places is proportional to weight x sequences.
         seed: the order's seed.
         shard_starts: int64 [shards + 1], the first sequence of each shard; needed with a window.
         window: visit so many shards at a time (in random order, and in random order within), so that a machine holds
@@ -90,18 +90,18 @@ class SequenceOrder:
         self.seed = seed
         self.quotas = block_quotas([source.weight * source.sequences for source in self.sources])
 
-    def sequences(self, rows: np.ndarray) -> np.ndarray:
-        """Sequence numbers of rows of the training: int64 [n] -> int64 [n]."""
-        blocks, places = np.divmod(np.asarray(rows, dtype=np.int64), BLOCK)
+    def sequences(self, places: np.ndarray) -> np.ndarray:
+        """Sequence numbers of places of the training: int64 [n] -> int64 [n]."""
+        blocks, within = np.divmod(np.asarray(places, dtype=np.int64), BLOCK)
         found = np.empty(len(blocks), dtype=np.int64)
         for block in np.unique(blocks).tolist():
             mine = blocks == block
-            found[mine] = self._block(block)[places[mine]]
+            found[mine] = self._block(block)[within[mine]]
         return found
 
     @lru_cache(maxsize=4)  # noqa: B019 (an order lives as long as the training)
     def _block(self, block: int) -> np.ndarray:
-        """Sequences of the rows of one block: int64 [BLOCK]."""
+        """Sequences of the places of one block: int64 [BLOCK]."""
         places = permuted(np.arange(BLOCK), BLOCK, hashed(self.seed, 0x5EED, block))
         owners = np.repeat(np.arange(len(self.quotas)), self.quotas)[places]
         found = np.empty(BLOCK, dtype=np.int64)
@@ -142,9 +142,9 @@ class SequenceOrder:
             found[mine] = starts[shard] + place - before[shard]
         return found
 
-    def epochs(self, rows: int) -> float:
-        """How often the average sequence is visited in so many rows."""
-        return rows / sum(source.sequences for source in self.sources)
+    def epochs(self, places: int) -> float:
+        """How often the average sequence is visited in so many places."""
+        return places / sum(source.sequences for source in self.sources)
 
 
 def spans_touch(sources: list[SourceSpan]) -> bool:

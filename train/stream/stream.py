@@ -1,9 +1,8 @@
-"""The training stream: which tokens stand in which row of which step.
+"""The training stream: which tokens stand in which sequence of which step.
 
-Rows are a pure function of (shards, seed, schedule, step): nothing is remembered between calls, so the order is the
-same for any world size and exact on resume. Injected passages stand at the head of a row; of the row's own passages
-as many stay as still fit, beginning with another one at each visit, so that none of a sequence is always the one that
-gives way.
+Sequences are a pure function of (shards, seed, schedule, step): nothing is remembered between calls, so the order is
+the same for any world size and exact on resume. Injected passages stand at the head of a sequence; of its own passages
+as many stay as still fit, beginning with another one at each visit, so that none is always the one that gives way.
 """
 
 from __future__ import annotations
@@ -24,35 +23,35 @@ STEPS_AHEAD = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a step's global batch.
+class TrainingSequence:
+    """One sequence of a step's global batch.
 
     tokens: int64 [seq_len], the passages one after the other, then zeros.
     lengths: int32 [passages], their sum is at most seq_len.
     passages: int64 [passages], numbers in the run's `PassageSet`.
     injected: bool [passages].
-    sequence: the sequence of the base corpus that this row reads.
+    number: the sequence of the base corpus that is read here.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     passages: np.ndarray
     injected: np.ndarray
-    sequence: int
+    number: int
 
 
 class TrainingStream:
-    """Rows of any step.
+    """The sequences of any step.
 
     Args:
         passages: the base corpus first, then the corpora that are injected.
-        global_batch: rows of a step, over all ranks.
+        global_batch: sequences of a step, over all ranks.
         seed: of the order of sequences.
         schedule: injections; its ids are looked up in `passages`.
         exclude: numbers of passages whose visits are dropped, as if never seen; no other visit changes.
 
     Raises:
-        UserError: a step's injections do not fit into its rows.
+        UserError: a step's injections do not fit into its batch.
         MissingError: the schedule names a passage that does not exist.
     """
 
@@ -76,7 +75,7 @@ class TrainingStream:
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that the rows depend on."""
+        """Of everything that the sequences depend on."""
         schedule = self.schedule.fingerprint if self.schedule is not None else None
         parts = [self.passages.fingerprint, self.global_batch, self.seed, schedule, sorted(self.exclude)]
         return fingerprint([*parts, self.window] if self.window else parts)
@@ -86,35 +85,35 @@ class TrainingStream:
         return self.order.epochs(steps * self.global_batch)
 
     def injections(self, step: int) -> list[int]:
-        """Numbers of the passages injected at a step, by row."""
-        return [number for row in self._dealt.get(step, []) for number in row if number not in self.exclude]
+        """Numbers of the passages injected at a step, by batch index."""
+        return [number for injected in self._dealt.get(step, []) for number in injected if number not in self.exclude]
 
     @property
     def injection_steps(self) -> list[int]:
         """Steps with at least one injection, in order."""
         return sorted(step for step in self._dealt if self.injections(step))
 
-    def rows(self, step: int, start: int, stop: int) -> list[Row]:
-        """Rows start..stop-1 of the global batch of a step."""
+    def sequences(self, step: int, start: int, stop: int) -> list[TrainingSequence]:
+        """Sequences start..stop-1 of the global batch of a step."""
         if not 0 <= start <= stop <= self.global_batch:
-            raise IndexError(f"rows {start}..{stop} of a batch of {self.global_batch}")
+            raise IndexError(f"sequences {start}..{stop} of a batch of {self.global_batch}")
         places = step * self.global_batch + np.arange(start, stop, dtype=np.int64)
         dealt = self._dealt.get(step)
         if self.base.shards.is_remote:
             ahead = np.arange(step + 1, step + 1 + STEPS_AHEAD)[:, None] * self.global_batch + np.arange(start, stop)
             self.base.shards.prefetch(self.order.sequences(ahead.ravel()))
         return [
-            self._row(sequence, place, dealt[row] if dealt is not None else [])
-            for row, place, sequence in zip(
+            self._sequence(number, place, dealt[index] if dealt is not None else [])
+            for index, place, number in zip(
                 range(start, stop), places.tolist(), self.order.sequences(places).tolist(), strict=True
             )
         ]
 
-    def _row(self, sequence: int, place: int, injected: list[int]) -> Row:
-        packed = self.base.sequence(sequence)
+    def _sequence(self, number: int, place: int, injected: list[int]) -> TrainingSequence:
+        packed = self.base.sequence(number)
         lengths = packed.lengths.tolist()
         ends = np.cumsum(packed.lengths).tolist()
-        pieces = [(number, self.passages.tokens(number)) for number in injected]
+        pieces = [(passage, self.passages.tokens(passage)) for passage in injected]
         kept = list(range(len(lengths)))
         if injected:
             room = self.seq_len - sum(len(tokens) for _, tokens in pieces)
@@ -122,7 +121,7 @@ class TrainingStream:
         pieces += [(packed.first_passage + k, packed.tokens[ends[k] - lengths[k] : ends[k]]) for k in kept]
         flags = [True] * len(injected) + [False] * len(kept)
         if self.exclude:
-            stays = [number not in self.exclude for number, _ in pieces]
+            stays = [passage not in self.exclude for passage, _ in pieces]
             flags = [flag for flag, stay in zip(flags, stays, strict=True) if stay]
             pieces = [piece for piece, stay in zip(pieces, stays, strict=True) if stay]
         tokens = np.zeros(self.seq_len, dtype=np.int64)
@@ -130,16 +129,16 @@ class TrainingStream:
         for _, piece in pieces:
             tokens[used : used + len(piece)] = piece
             used += len(piece)
-        return Row(
+        return TrainingSequence(
             tokens,
             np.array([len(piece) for _, piece in pieces], dtype=np.int32),
-            np.array([number for number, _ in pieces], dtype=np.int64),
+            np.array([passage for passage, _ in pieces], dtype=np.int64),
             np.array(flags, dtype=bool),
-            sequence,
+            number,
         )
 
     def _deal(self, schedule: Schedule) -> dict[int, list[list[int]]]:
-        """Of each step: the passages at the head of each row, dealt in turn from a row that changes with the step."""
+        """Of each step: the passages at the head of each sequence, dealt in turn from a place that changes with it."""
         dealt: dict[int, list[list[int]]] = {}
         room: dict[int, list[int]] = {}
         lengths, turns = self.passages.lengths, {}
@@ -151,19 +150,19 @@ class TrainingStream:
                 turns[step] = int(hashed(self.seed, 0xDEA1, step)) % self.global_batch
             length = int(lengths[number])
             for attempt in range(self.global_batch):
-                row = (turns[step] + attempt) % self.global_batch
-                if room[step][row] >= length:
+                index = (turns[step] + attempt) % self.global_batch
+                if room[step][index] >= length:
                     break
             else:
                 raise UserError(
-                    f"the injections of step {step} do not fit into its rows",
+                    f"the injections of step {step} do not fit into its sequences",
                     got=f"{sum(1 for each in schedule.steps.tolist() if each == step)} passages",
-                    expected=f"at most what {self.global_batch} rows of {self.seq_len} tokens hold",
+                    expected=f"at most what {self.global_batch} sequences of {self.seq_len} tokens hold",
                     fix="raise train.global_batch or corpus.seq_len, or spread the schedule over more steps",
                 )
-            dealt[step][row].append(number)
-            room[step][row] -= length
-            turns[step] = (row + 1) % self.global_batch
+            dealt[step][index].append(number)
+            room[step][index] -= length
+            turns[step] = (index + 1) % self.global_batch
         return dealt
 
 
@@ -185,7 +184,7 @@ def open_stream(
 
     Args:
         run: the run.
-        global_batch: rows of a step, over all ranks.
+        global_batch: sequences of a step, over all ranks.
         seed: of the order of sequences.
         exclude: a file of passage ids, one a line, that the stream leaves out.
         injections: False leaves the schedule out: the run beside which an injected one is held.

@@ -46,12 +46,12 @@ def test_every_epoch_visits_every_sequence_once_in_another_order():
     assert SequenceOrder(order.sources, seed=6).sequences(np.arange(1501)).tolist() != visited[0].tolist()
 
 
-def test_rows_can_be_asked_for_in_any_portions():
+def test_places_can_be_asked_for_in_any_portions():
     order = SequenceOrder([SourceSpan("a", 1.0, 0, 300), SourceSpan("b", 2.5, 300, 100)], seed=1)
-    rows = np.arange(3 * BLOCK)
-    whole = order.sequences(rows)
-    assert np.concatenate([order.sequences(part) for part in np.array_split(rows, 61)]).tolist() == whole.tolist()
-    assert order.sequences(rows[::-7]).tolist() == whole[::-7].tolist()
+    places = np.arange(3 * BLOCK)
+    whole = order.sequences(places)
+    assert np.concatenate([order.sequences(part) for part in np.array_split(places, 61)]).tolist() == whole.tolist()
+    assert order.sequences(places[::-7]).tolist() == whole[::-7].tolist()
 
 
 def test_sources_get_their_shares_and_are_each_visited_evenly():

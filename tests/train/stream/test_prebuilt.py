@@ -28,7 +28,7 @@ def test_a_run_adopts_a_corpus_and_its_tokenizer(built, tmp_path):
     run = RunDir.at(cfg.out)
     assert run.tokenizer.read_bytes() == RunDir.at(built.out).tokenizer.read_bytes()
     assert len(open_passages(run).corpora) == 2
-    assert open_stream(run, global_batch=3, seed=0).rows(0, 0, 3)
+    assert open_stream(run, global_batch=3, seed=0).sequences(0, 0, 3)
     build_corpus(cfg)
 
 

@@ -69,7 +69,7 @@ def test_a_remote_corpus_is_the_local_one(remote, built, tmp_path):
 
 def read_all(out: str, results) -> None:
     stream = open_stream(RunDir.at(out), global_batch=3, seed=0)
-    results.put([row.tokens.sum().item() for step in range(30) for row in stream.rows(step, 0, 3)])
+    results.put([each.tokens.sum().item() for step in range(30) for each in stream.sequences(step, 0, 3)])
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_processes_of_one_machine_share_the_cache(remote, built):
     for process in processes:
         process.join()
     stream = open_stream(RunDir.at(built.out), global_batch=3, seed=0)
-    expected = [row.tokens.sum().item() for step in range(30) for row in stream.rows(step, 0, 3)]
+    expected = [each.tokens.sum().item() for step in range(30) for each in stream.sequences(step, 0, 3)]
     assert read == [expected, expected]
 
 
@@ -150,7 +150,8 @@ def test_shards_are_fetched_before_they_are_read(remote, built, bucket, tmp_path
     build_corpus(cfg)
     stream = open_stream(RunDir.at(cfg.out), global_batch=1, seed=0)
     shards = stream.base.shards
-    read = np.searchsorted(shards.starts, [stream.rows(step, 0, 1)[0].sequence for step in range(20)], side="right") - 1
+    numbers = [stream.sequences(step, 0, 1)[0].number for step in range(20)]
+    read = np.searchsorted(shards.starts, numbers, side="right") - 1
     shards._fetchers.shutdown()
     fetched = {int(path.parent.name) for path in (tmp_path / "cache").rglob("*.mds")}
     assert set(read.tolist()) < fetched

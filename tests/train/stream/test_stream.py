@@ -6,52 +6,52 @@ from headwater.train.facts.injection import Schedule, read_schedule
 from headwater.train.stream.corpus import open_passages
 from headwater.train.stream.stream import TrainingStream, keep_what_fits, open_stream
 
-ROWS, STEPS = 3, 40
+BATCH, STEPS = 3, 40
 
 
 @pytest.fixture
 def stream(run):
-    return open_stream(run, global_batch=ROWS, seed=0)
+    return open_stream(run, global_batch=BATCH, seed=0)
 
 
 def visits(stream, steps=STEPS):
-    """(step, row, passage, injected) of everything seen."""
+    """(step, batch index, passage, injected) of everything seen."""
     seen = []
     for step in range(steps):
-        for number, row in enumerate(stream.rows(step, 0, stream.global_batch)):
-            seen += [(step, number, int(p), bool(i)) for p, i in zip(row.passages, row.injected, strict=True)]
+        for index, each in enumerate(stream.sequences(step, 0, stream.global_batch)):
+            seen += [(step, index, int(p), bool(i)) for p, i in zip(each.passages, each.injected, strict=True)]
     return seen
 
 
-def test_rows_hold_the_passages_they_name(stream):
+def test_sequences_hold_the_passages_they_name(stream):
     for step in range(STEPS):
-        for row in stream.rows(step, 0, ROWS):
-            assert row.tokens.dtype == np.int64
-            assert row.tokens.shape == (stream.seq_len,)
-            assert len(row.lengths) == len(row.passages) == len(row.injected)
-            used = int(row.lengths.sum())
-            expected = np.concatenate([stream.passages.tokens(int(number)) for number in row.passages])
-            assert row.tokens[:used].tolist() == expected.tolist()
-            assert not row.tokens[used:].any()
+        for each in stream.sequences(step, 0, BATCH):
+            assert each.tokens.dtype == np.int64
+            assert each.tokens.shape == (stream.seq_len,)
+            assert len(each.lengths) == len(each.passages) == len(each.injected)
+            used = int(each.lengths.sum())
+            expected = np.concatenate([stream.passages.tokens(int(number)) for number in each.passages])
+            assert each.tokens[:used].tolist() == expected.tolist()
+            assert not each.tokens[used:].any()
             # Injected passages stand at the head.
-            assert row.injected.tolist() == sorted(row.injected.tolist(), reverse=True)
+            assert each.injected.tolist() == sorted(each.injected.tolist(), reverse=True)
 
 
-def test_any_world_size_sees_the_same_rows(stream, run):
-    def dump(rows):
-        return [(row.tokens.tolist(), row.passages.tolist(), row.sequence) for row in rows]
+def test_any_world_size_sees_the_same_sequences(stream, run):
+    def dump(sequences):
+        return [(each.tokens.tolist(), each.passages.tolist(), each.number) for each in sequences]
 
-    other = open_stream(run, global_batch=ROWS, seed=0)
+    other = open_stream(run, global_batch=BATCH, seed=0)
     for step in (31, 2, 17):  # in any order: there is no state
-        whole = dump(stream.rows(step, 0, ROWS))
-        assert whole == [each for row in range(ROWS) for each in dump(other.rows(step, row, row + 1))]
+        whole = dump(stream.sequences(step, 0, BATCH))
+        assert whole == [part for index in range(BATCH) for part in dump(other.sequences(step, index, index + 1))]
     assert stream.fingerprint == other.fingerprint
 
 
 def test_the_seed_changes_the_order(stream, run):
-    other = open_stream(run, global_batch=ROWS, seed=1)
-    sequences = [[row.sequence for step in range(20) for row in each.rows(step, 0, ROWS)] for each in (stream, other)]
-    assert sequences[0] != sequences[1]
+    other = open_stream(run, global_batch=BATCH, seed=1)
+    one, two = ([each.number for n in range(20) for each in s.sequences(n, 0, BATCH)] for s in (stream, other))
+    assert one != two
     assert stream.fingerprint != other.fingerprint
 
 
@@ -66,12 +66,12 @@ def test_the_schedule_happens_as_compiled(stream, run):
 
 
 def test_a_run_without_injections_is_aligned_step_by_step(stream, run):
-    bare = open_stream(run, global_batch=ROWS, seed=0, injections=False)
+    bare = open_stream(run, global_batch=BATCH, seed=0, injections=False)
     displaced = 0
     for step in range(STEPS):
-        for with_them, without in zip(stream.rows(step, 0, ROWS), bare.rows(step, 0, ROWS), strict=True):
+        for with_them, without in zip(stream.sequences(step, 0, BATCH), bare.sequences(step, 0, BATCH), strict=True):
             own = with_them.passages[~with_them.injected].tolist()
-            assert with_them.sequence == without.sequence
+            assert with_them.number == without.number
             assert not without.injected.any()
             assert set(own) <= set(without.passages.tolist())
             assert own == sorted(own)
@@ -86,9 +86,9 @@ def test_no_passage_of_a_sequence_always_gives_way(stream):
     for sequence in range(stream.base.sequences):
         packed = stream.base.sequence(sequence)
         fits = {packed.first_passage + place for place, length in enumerate(packed.lengths) if length <= room}
-        rows = [stream._row(sequence, place, [injected]) for place in range(64)]
-        assert set(np.concatenate([row.passages[~row.injected] for row in rows]).tolist()) == fits
-        crowded += min(len(row.passages) - 1 for row in rows) < len(fits)
+        sequences = [stream._sequence(sequence, place, [injected]) for place in range(64)]
+        assert set(np.concatenate([each.passages[~each.injected] for each in sequences]).tolist()) == fits
+        crowded += min(len(each.passages) - 1 for each in sequences) < len(fits)
     assert crowded > 0
 
 
@@ -97,7 +97,7 @@ def test_excluding_a_passage_drops_its_visits_and_nothing_else(stream, run):
     base, injected = seen[0][2], next(each[2] for each in seen if each[3])
     base = next(each[2] for each in seen if not each[3])
     less = TrainingStream(
-        stream.passages, global_batch=ROWS, seed=0, schedule=stream.schedule, exclude=[base, injected]
+        stream.passages, global_batch=BATCH, seed=0, schedule=stream.schedule, exclude=[base, injected]
     )
     assert visits(less) == [each for each in seen if each[2] not in (base, injected)]
     assert less.fingerprint != stream.fingerprint
@@ -107,12 +107,12 @@ def test_exclusions_are_read_from_a_file(run, tmp_path):
     passages = open_passages(run)
     path = tmp_path / "out.txt"
     path.write_text("\n".join(passages.ids(4, 6)) + "\n\n")
-    assert open_stream(run, global_batch=ROWS, seed=0, exclude=str(path)).exclude == {4, 5}
+    assert open_stream(run, global_batch=BATCH, seed=0, exclude=str(path)).exclude == {4, 5}
     path.write_text("no-such-document#0\n")
     with pytest.raises(MissingError, match="no-such-document#0"):
-        open_stream(run, global_batch=ROWS, seed=0, exclude=str(path))
+        open_stream(run, global_batch=BATCH, seed=0, exclude=str(path))
     with pytest.raises(UserError, match="cannot be read"):
-        open_stream(run, global_batch=ROWS, seed=0, exclude=str(tmp_path / "none"))
+        open_stream(run, global_batch=BATCH, seed=0, exclude=str(tmp_path / "none"))
 
 
 def test_injections_that_do_not_fit_are_refused_before_training(stream):
@@ -132,6 +132,6 @@ def test_what_fits_is_kept_whole():
     assert keep_what_fits([9], 8, 0) == []
 
 
-def test_rows_outside_the_batch_are_an_error(stream):
+def test_sequences_outside_the_batch_are_an_error(stream):
     with pytest.raises(IndexError):
-        stream.rows(0, 2, 4)
+        stream.sequences(0, 2, 4)
