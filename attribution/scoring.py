@@ -28,22 +28,22 @@ class Scoring:
     Attributes:
         curvature: `task` mixes the queries' curvature into the corpus's; `train` takes the corpus's alone; `none`
             takes the whitening back, so that an index serves plain gradient products too.
-        lambda_: weight of the task's curvature, in [0, 1), or `paper` for its rule.
+        task_weight: lambda, the weight of the task's curvature, in [0, 1), or `paper` for its rule.
         rank: directions per module of the task's curvature in the norms of passages; None for all.
         normalize: unit norm of query and passage (cosine); else the plain inner product.
     """
 
     curvature: str = "task"
-    lambda_: float | str = 0.25
+    task_weight: float | str = 0.25
     rank: int | None = None
     normalize: bool = True
 
     def __post_init__(self) -> None:
         if self.curvature not in CURVATURES:
             raise UserError("unknown curvature", got=self.curvature, expected=", ".join(CURVATURES))
-        if isinstance(self.lambda_, str) and self.lambda_ != "paper":
+        if isinstance(self.task_weight, str) and self.task_weight != "paper":
             raise UserError(
-                "lambda is neither a number nor the paper's rule", got=self.lambda_, expected="[0, 1) or paper"
+                "task_weight is neither a number nor the paper's rule", got=self.task_weight, expected="[0, 1) or paper"
             )
         if self.rank is not None and self.rank < 0:
             raise UserError(
@@ -95,7 +95,8 @@ def prepare_queries(index: Index, raw_QD: Tensor, scoring: Scoring, task_QD: Ten
     if scoring.curvature == "train":
         return PreparedQueries(scoring, unit_rows(white_QD) if scoring.normalize else white_QD)
     task_QD = raw_QD if task_QD is None else task_QD
-    lambda_ = scoring.lambda_ if not isinstance(scoring.lambda_, str) else paper_lambda(whitening, task_QD)
+    weight = scoring.task_weight
+    lambda_ = weight if not isinstance(weight, str) else paper_lambda(whitening, task_QD)
     task = TaskCurvature.from_queries(whitening, task_QD, lambda_)
     solved_QD = task.solve(white_QD)
     if scoring.normalize:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from headwater.attribution.report.settings import ReportSettings
 from headwater.configs import Problem, section, setting
@@ -11,6 +12,17 @@ from headwater.train.corpus.settings import SourceSettings
 from headwater.train.settings import ParallelSettings
 
 LOSSES = ("log_odds", "cross_entropy", "margin")
+
+
+def task_weight_setting() -> Any:
+    """lambda: how much of the task's curvature is mixed into the corpus's."""
+    text = "Weight of the task's curvature, a number or `paper` for the paper's rule."
+    return setting(0.25, text, minimum=0, below=1)
+
+
+def task_weight_problems(value: float | str) -> Iterator[Problem]:
+    if isinstance(value, str) and value != "paper":
+        yield Problem("task_weight", value, "a number in [0, 1), or paper")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,7 +122,7 @@ class TraceSettings:
     out: str = setting("", "Where the results go, as JSONL.")
     query_set: str = setting("headwater", "Name of the query set, noted in the results.")
     curvature: str = setting("task", "Curvature of the scores.", choices=("task", "train", "none"))
-    lambda_: str = setting("0.25", "Weight of the queries' curvature: a number in [0, 1), or `paper` for its rule.")
+    task_weight: float | str = task_weight_setting()
     rank: int | None = setting(None, "Directions per module of the queries' curvature; all if not given.")
     normalize: bool = setting(True, "Unit norm of query and passage (cosine).")
     top_k: int = setting(20, "Proponents kept.", minimum=1)
@@ -129,18 +141,14 @@ class TraceSettings:
     tokens: bool = setting(False, "Also score the tokens of what is found; passages then have their exact scores.")
     allow_incomplete: bool = setting(False, "Search what there is of an unfinished index.")
 
+    renamed: ClassVar[dict[str, str]] = {"lambda_": "task_weight"}
+
     def problems(self) -> Iterator[Problem]:
         if not self.index:
             yield Problem("index", self.index, "an index directory")
         if self.weights and len(self.weights) != 1 + len(self.also):
             yield Problem("weights", self.weights, f"one per index ({1 + len(self.also)})")
-        if self.lambda_ != "paper":
-            try:
-                fits = 0 <= float(self.lambda_) < 1
-            except ValueError:
-                fits = False
-            if not fits:
-                yield Problem("lambda_", self.lambda_, "a number in [0, 1), or paper")
+        yield from task_weight_problems(self.task_weight)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -159,8 +167,13 @@ class EvaluateSettings:
 
     run: str = setting("runs/demo", "The run directory.")
     seed: int = setting(0, "Seed of the random ranking and the bootstrap.")
-    lambda_: str = setting("0.25", "Weight of the queries' curvature.")
+    task_weight: float | str = task_weight_setting()
     tail_patch: TailPatchSettings = section(TailPatchSettings)
+
+    renamed: ClassVar[dict[str, str]] = {"lambda_": "task_weight"}
+
+    def problems(self) -> Iterator[Problem]:
+        yield from task_weight_problems(self.task_weight)
 
 
 __all__ = [

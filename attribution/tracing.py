@@ -89,10 +89,12 @@ def passages_and_tokenizer(path: Path, meta: dict[str, Any]) -> tuple[PassageSet
 
 
 def scan_options(settings: TraceSettings) -> ScanOptions:
-    lambda_ = settings.lambda_ if settings.lambda_ == "paper" else float(settings.lambda_)
     return ScanOptions(
         scoring=Scoring(
-            curvature=settings.curvature, lambda_=lambda_, rank=settings.rank, normalize=settings.normalize
+            curvature=settings.curvature,
+            task_weight=settings.task_weight,
+            rank=settings.rank,
+            normalize=settings.normalize,
         ),
         top_k=settings.top_k,
         bottom_k=settings.bottom_k,

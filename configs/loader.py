@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from headwater.configs.errors import ConfigError, Problem
-from headwater.configs.settings import MISSING, Limits, field_types, limits_of, type_name, without_none
+from headwater.configs.settings import MISSING, Limits, field_types, limits_of, renamed_keys, type_name, without_none
 from headwater.configs.sources import find_config, merge, parse_override, put, read_with_bases
 
 S = TypeVar("S")
@@ -148,7 +148,7 @@ class _Loader:
         for name, value in tree.items():
             key = f"{prefix}{name}"
             if name not in hints:
-                self.problems.append(self._unknown(key, value, list(hints), prefix))
+                self.problems.append(self._unknown(key, value, schema, prefix))
                 continue
             hint = hints[name]
             inner = without_none(hint)
@@ -186,6 +186,8 @@ class _Loader:
         if isinstance(value, bool) and without_none(hint) in (int, float):
             self._wrong(key, value, type_name(hint))
             return
+        if isinstance(value, int) and float in typing.get_args(hint) and int not in typing.get_args(hint):
+            value = float(value)  # of `float | str`, as YAML writes whole numbers
         try:
             OmegaConf.update(node, name, value)
         except OmegaConfBaseException:
@@ -204,8 +206,11 @@ class _Loader:
         self.problems.append(Problem(key, value, expected, fix))
         self.broken.add(key)
 
-    def _unknown(self, key: str, value: Any, siblings: list[str], prefix: str) -> Problem:
-        name = key.rpartition(".")[2]
+    def _unknown(self, key: str, value: Any, schema: type, prefix: str) -> Problem:
+        name, siblings = key.rpartition(".")[2], list(field_types(schema))
+        if name in renamed_keys(schema):
+            now = prefix + renamed_keys(schema)[name]
+            return Problem(key, value, f"{now}, as this key is called now", f"write {now}")
         every = list(_all_keys(self.schema, ""))
         near = [prefix + each for each in difflib.get_close_matches(name, siblings, n=1)]
         near = near or [each for each in every if each.rpartition(".")[2] == name]

@@ -7,6 +7,8 @@ class TrainSettings:
     precision: str = setting("fp32", "Number format of the forward pass.", choices=("fp32", "bf16"))
     model: ModelSettings = section(ModelSettings)
 
+    renamed: ClassVar[dict[str, str]] = {"iterations": "steps"}  # optional: keys that are called otherwise now
+
     def problems(self) -> Iterator[Problem]:  # optional; keys are relative to this dataclass
         if self.steps % self.every:
             yield Problem("every", self.every, f"a divisor of steps = {self.steps}")
@@ -98,6 +100,11 @@ def limits_of(field: dataclasses.Field[Any]) -> Limits:
     return field.metadata.get(_METADATA_KEY, Limits())
 
 
+def renamed_keys(schema: type) -> dict[str, str]:
+    """Keys that a schema once had, with what they are called now."""
+    return getattr(schema, "renamed", {})
+
+
 def field_types(schema: type) -> dict[str, Any]:
     """The resolved type of each field of a dataclass, in order."""
     hints = typing.get_type_hints(schema)
@@ -122,6 +129,8 @@ def type_name(hint: Any) -> str:
         return f"{type_name(without_none(hint))} or null"
     if typing.get_origin(hint) in (list, dict) and dataclasses.is_dataclass(typing.get_args(hint)[-1]):
         return "list of sections" if typing.get_origin(hint) is list else "sections by name"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(type_name(each) for each in typing.get_args(hint))
     if typing.get_origin(hint) is not None:
         return str(hint).replace("typing.", "")
     if dataclasses.is_dataclass(hint):

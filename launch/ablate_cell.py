@@ -147,7 +147,9 @@ def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
     from headwater.train.stream.corpus import open_passages
     from headwater.train.tokenizer import TextTokenizer
 
-    settings: EvaluateSettings = replace(demo.evaluate, run=str(run.path), seed=demo.seed, lambda_=demo.trace.lambda_)
+    settings: EvaluateSettings = replace(
+        demo.evaluate, run=str(run.path), seed=demo.seed, task_weight=demo.trace.task_weight
+    )
     method = evaluation.GradientMethod(INDEX, demo.trace.curvature, normalize=demo.trace.normalize)
     world = parallel.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from headwater.configs import Problem, section, setting
 from headwater.train.corpus.settings import CorpusSettings
@@ -60,15 +61,17 @@ class OptimizerSettings:
     """AdamW and its learning-rate schedule."""
 
     lr: float = setting(1.5e-3, "Peak learning rate.", minimum=0)
-    final_lr: float = setting(0.05, "Learning rate at the end, as a fraction of the peak.", minimum=0, maximum=1)
+    min_lr_ratio: float = setting(0.05, "Learning rate at the end, as a share of the peak.", minimum=0, maximum=1)
     schedule: str = setting("cosine", "Shape after the warmup.", choices=("cosine", "linear", "wsd", "constant"))
     warmup: int = setting(60, "Steps of linear warmup.", minimum=0)
-    decay: float = setting(0.2, "Share of the steps that decay, for wsd.", minimum=0, maximum=1)
+    decay_ratio: float = setting(0.2, "Share of the steps that decay, for wsd.", minimum=0, maximum=1)
     beta1: float = setting(0.9, "Adam's decay of the first moment.", minimum=0, maximum=1)
     beta2: float = setting(0.99, "Adam's decay of the second moment.", minimum=0, maximum=1)
     eps: float = setting(1e-8, "Adam's epsilon.", minimum=0)
     weight_decay: float = setting(0.1, "Decoupled weight decay, on matrices alone.", minimum=0)
     clip: float = setting(1.0, "Largest norm of the gradient; 0 turns clipping off.", minimum=0)
+
+    renamed: ClassVar[dict[str, str]] = {"final_lr": "min_lr_ratio", "decay": "decay_ratio"}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -114,8 +114,7 @@ def gradient_rankings(
 ) -> list[Ranking]:
     """The full ranking of every query by one method: its best passages, and the places of the gold ones."""
     opened = [open_for_queries(run.index(name), world) for name in (method.index, *method.also)]
-    lambda_ = settings.lambda_ if settings.lambda_ == "paper" else float(settings.lambda_)
-    scoring = Scoring(curvature=method.curvature, lambda_=lambda_, normalize=method.normalize)
+    scoring = Scoring(curvature=method.curvature, task_weight=settings.task_weight, normalize=method.normalize)
     options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(texts)))
     sources = [Source(each.index, each.rows(queries)) for each in opened]
     found = scan(sources, options)

@@ -66,7 +66,7 @@ def main(
         exact = full_index(opened, world)
         known = [[opened.passages.number_of(name) for name in query.gold] for query in asked]
         golds = known if all(known) else None
-        table = codec_table(exact, opened.rows(asked), golds, scoring=Scoring(lambda_=task_weight), codecs=codecs)
+        table = codec_table(exact, opened.rows(asked), golds, scoring=Scoring(task_weight=task_weight), codecs=codecs)
     finally:
         parallel.stop()
     if json:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headwater.attribution.settings import IndexSettings, TracedModelSettings
+from headwater.attribution.settings import IndexSettings, TracedModelSettings, task_weight_setting
 from headwater.configs import Problem, UserError, load_config, save_config, section, setting
 from headwater.launch.processes import run_pieces
 from headwater.launch.studies.storage_data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
@@ -44,7 +44,7 @@ class ProvenanceSettings:
     variants: list[str] = setting(["single", "multi5+permute"], "Of the mixed runs, those whose answers are traced.")
     questions: int = setting(60, "Questions about asked people, drawn by the seed.", minimum=1)
     top: int = setting(20, "Proponents counted beside the whole.", minimum=1)
-    lambda_: str = setting("0.25", "Weight of the questions' curvature.")
+    task_weight: float | str = task_weight_setting()
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
 
 

@@ -51,7 +51,7 @@ def trace_answers(run: RunDir, population: Population, settings: ProvenanceSetti
         # A model that says nothing is asked why it would say the right thing.
         told = [answer or each.target for answer, each in zip(answers, questions, strict=True)]
         queries = [TraceQuery(q.id, q.prompt, answer) for q, answer in zip(questions, told, strict=True)]
-        options = scan_options(TraceSettings(index=str(path), lambda_=settings.lambda_))
+        options = scan_options(TraceSettings(index=str(path), task_weight=settings.task_weight))
         scores_QN = score_all([Source(opened.index, opened.rows(queries))], options)
         ids = opened.passages.ids(0, len(opened.passages))
     finally:

@@ -131,7 +131,7 @@ def test_the_index_holds_the_weighted_means(run: RunDir) -> None:
 
 @pytest.mark.slow
 def test_trace_takes_the_mean_query_over_the_checkpoints(run: RunDir, tmp_path: Path) -> None:
-    settings = TraceSettings(index=str(run.index("captured")), out=str(tmp_path / "t.jsonl"), lambda_="0")
+    settings = TraceSettings(index=str(run.index("captured")), out=str(tmp_path / "t.jsonl"), task_weight=0)
     found = run_trace(settings, prompt="The capital is", target="Lima")[0]
     assert len(found["proponent_ids"]) == settings.top_k
     assert np.isfinite(found["proponent_scores"]).all()

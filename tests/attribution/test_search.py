@@ -111,7 +111,7 @@ def test_the_task_matters_to_the_scores(index, rows_ND):
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 0.99])
 def test_every_lambda(index, rows_ND, lambda_):
     queries_QD = queries_of(7)
-    options = ScanOptions(scoring=Scoring(lambda_=lambda_))
+    options = ScanOptions(scoring=Scoring(task_weight=lambda_))
     got = score_all([Source(index, queries_QD)], options)
     assert np.abs(got - dense_scores(rows_ND, queries_QD, lambda_=lambda_)).max() < 1e-4
 
@@ -261,13 +261,13 @@ def test_the_papers_lambda_balances_the_spectra(index):
     pooled_t = np.sort(np.concatenate([index.whitening.eigenvalues[s.name].double().numpy() for s in LAYOUT]))[::-1]
     k = round(LAYOUT.dims * 1000 / 65536)
     assert lambda_ * pooled_q[k] == pytest.approx((1 - lambda_) * pooled_t[k], rel=1e-5)
-    result = scan([Source(index, queries_QD)], ScanOptions(scoring=Scoring(lambda_="paper")))
+    result = scan([Source(index, queries_QD)], ScanOptions(scoring=Scoring(task_weight="paper")))
     assert result.lambdas == [pytest.approx(lambda_)]
 
 
 def test_bad_options_are_refused(index, sharded):
     with pytest.raises(UserError, match="lambda must lie"):
-        scan([Source(index, queries_of(2))], ScanOptions(scoring=Scoring(lambda_=1.0)))
+        scan([Source(index, queries_of(2))], ScanOptions(scoring=Scoring(task_weight=1.0)))
     with pytest.raises(UserError, match="unknown curvature"):
         Scoring(curvature="fisher")
     with pytest.raises(UserError, match="holds no codec int8"):

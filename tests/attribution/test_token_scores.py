@@ -71,7 +71,7 @@ def test_a_place_has_what_comes_back_from_later_predictions(run: Path, collector
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"curvature": "train"}, {"curvature": "none"}, {"normalize": False}, {"lambda_": "paper"}],
+    [{}, {"curvature": "train"}, {"curvature": "none"}, {"normalize": False}, {"task_weight": "paper"}],
     ids=str,
 )
 def test_tokens_add_up_to_the_scans_score(run: Path, options: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -257,3 +258,41 @@ def test_describe_lists_every_key_with_its_limits():
     assert rows["shape.kv_heads"].type == "int or null"
     assert rows["precision"].allowed == "one of fp32, bf16"
     assert rows["lr"].help == "Learning rate."
+
+
+@dataclass(kw_only=True, slots=True)
+class Schedule:
+    min_lr_ratio: float = setting(0.1, "Learning rate at the end.", minimum=0, maximum=1)
+    weight: float | str = setting(0.25, "A number, or a rule's name.", minimum=0, below=1)
+
+    renamed: ClassVar[dict[str, str]] = {"final_lr": "min_lr_ratio"}
+
+
+@dataclass(kw_only=True, slots=True)
+class Renamed:
+    optimizer: Schedule = section(Schedule)
+
+
+def test_a_key_that_is_called_otherwise_now_names_the_new_one():
+    with pytest.raises(ConfigError) as caught:
+        load_config(Renamed, None, ["optimizer.final_lr=0.5"])
+    assert [(each.key, each.fix) for each in caught.value.problems] == [
+        ("optimizer.final_lr", "write optimizer.min_lr_ratio")
+    ]
+    assert [row.key for row in describe(Renamed)] == ["optimizer.min_lr_ratio", "optimizer.weight"]
+
+
+@pytest.mark.parametrize(("given", "held"), [("0", 0.0), ("0.5", 0.5), ("paper", "paper")])
+def test_a_number_or_a_name(given: str, held: float | str, tmp_path: Path):
+    settings = load_config(Renamed, None, [f"optimizer.weight={given}"])
+    assert settings.optimizer.weight == held
+    assert type(settings.optimizer.weight) is type(held)
+    save_config(settings, tmp_path / "c.yaml")
+    assert load_config(Renamed, tmp_path / "c.yaml") == settings
+
+
+@pytest.mark.parametrize("given", ["1", "-0.1", "true", "[0.5]"])
+def test_neither_a_number_nor_a_name(given: str):
+    with pytest.raises(ConfigError) as caught:
+        load_config(Renamed, None, [f"optimizer.weight={given}"])
+    assert [each.key for each in caught.value.problems] == ["optimizer.weight"]

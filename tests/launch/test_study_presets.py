@@ -32,7 +32,7 @@ def test_storage_is_as_published():
     settings = load_config(StorageSettings, "study/storage-1b")
     base = Storage(settings).base
     assert (base.train.steps, base.train.global_batch, base.corpus.seq_len) == (80_000, 96, 512)
-    assert (base.optimizer.lr, base.optimizer.final_lr, base.optimizer.weight_decay) == (1e-3, 0.1, 0.1)
+    assert (base.optimizer.lr, base.optimizer.min_lr_ratio, base.optimizer.weight_decay) == (1e-3, 0.1, 0.1)
     people = settings.population
     assert (people.people, people.first_names, people.middle_names, people.last_names) == (100_000, 400, 400, 1000)
     assert (people.years, people.cities, people.universities, people.majors, people.employers) == (
