@@ -136,12 +136,12 @@ def link(target: Path, place: Path) -> None:
 
 def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
     """Rankings and table of the cell's way of searching (`trace.*` of its settings), BM25 and random beside it."""
-    from headwater.attribution.evaluation import run as evaluation
+    from headwater.attribution.evaluation import evaluate as evaluation
+    from headwater.attribution.evaluation.baselines.bm25 import BM25
+    from headwater.attribution.evaluation.baselines.random_order import RandomRanking
+    from headwater.attribution.evaluation.ranking import Passages, Query, write_rankings
     from headwater.attribution.evaluation.table import build_table
-    from headwater.attribution.methods.bm25 import BM25
-    from headwater.attribution.methods.random_ranking import RandomRanking
-    from headwater.attribution.methods.ranking import Passages, Query, write_rankings
-    from headwater.attribution.queries import read_queries
+    from headwater.attribution.trace.queries import read_queries
     from headwater.train import parallel
     from headwater.train.numerics import keep_freed_memory, use_onednn
     from headwater.train.stream.corpus import open_passages

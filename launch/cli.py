@@ -235,7 +235,9 @@ def trace(
     if against is not None and prompt is None:
         raise UserError("--against needs --prompt and --target", fix='in a file of queries, write "against": "..."')
     settings = _settings("headwater.attribution.settings:TraceSettings", arguments, keys)
-    results = _load("headwater.attribution.tracing:run_trace")(settings, prompt=prompt, target=target, against=against)
+    results = _load("headwater.attribution.trace.tracing:run_trace")(
+        settings, prompt=prompt, target=target, against=against
+    )
     if prompt is not None:
         _print_trace(results[0])
     else:
@@ -248,7 +250,7 @@ def trace(
 def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
     """Compare attribution methods on queries whose sources are known."""
     settings = _settings("headwater.attribution.settings:EvaluateSettings", arguments, keys)
-    table = _load("headwater.attribution.evaluation.run:evaluate")(settings)
+    table = _load("headwater.attribution.evaluation.evaluate:evaluate")(settings)
     from rich.console import Console
 
     console = Console()

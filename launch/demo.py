@@ -139,7 +139,7 @@ class Demo:
             self.say(f"  {settings.name}: {time.perf_counter() - began:.0f} s")
 
     def _trace(self) -> None:
-        from headwater.attribution.tracing import run_trace
+        from headwater.attribution.trace.tracing import run_trace
 
         run_trace(
             replace(
@@ -151,7 +151,7 @@ class Demo:
         )
 
     def _evaluate(self) -> None:
-        from headwater.attribution.evaluation.run import evaluate
+        from headwater.attribution.evaluation.evaluate import evaluate
 
         evaluate(replace(self.settings.evaluate, run=self.settings.out, seed=self.settings.seed))
 

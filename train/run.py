@@ -37,7 +37,7 @@ SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "tie_embeddings"
 
 # By name: training does not import attribution, which builds on it. A name, not an entry point of the package's
 # metadata, so that a callback in anybody's module works without being installed.
-CAPTURE = "headwater.attribution.capture:from_settings"
+CAPTURE = "headwater.attribution.capture.callback:from_settings"
 
 
 def pretrain_run(settings: PretrainSettings) -> int:

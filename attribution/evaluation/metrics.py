@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headwater.attribution.methods.ranking import Ranking
+from headwater.attribution.evaluation.ranking import Ranking
 from headwater.configs.errors import UserError
 
 Ranks = Sequence[Sequence[int]]

@@ -10,7 +10,7 @@ import numpy as np
 
 from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, paired
 from headwater.attribution.evaluation.metrics import retrieval, with_gold
-from headwater.attribution.methods.ranking import Ranking
+from headwater.attribution.evaluation.ranking import Ranking
 from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import write_json
 

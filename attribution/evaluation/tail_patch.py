@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater.attribution.models import Example, HeadwaterModel, pack
+from headwater.attribution.models.base import Example, HeadwaterModel, pack
 
 
 class TailPatch:

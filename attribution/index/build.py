@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from headwater.attribution.curvature import CurvatureAccumulator, Whitening, require_finite
-from headwater.attribution.gradients import GradientCollector, collect
+from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening, require_finite
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models import Example, TracedModel, open_model
+from headwater.attribution.models.base import Example, TracedModel, open_model
+from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
@@ -58,7 +58,7 @@ def passages_of(settings: IndexSettings, model: TracedModel, out: Path, world: W
     """The run's passages, or those of the documents that the settings name, cut with the model's own tokenizer."""
     if not settings.corpus.path:
         return open_passages(RunDir.at(settings.model.run))
-    from headwater.attribution.index.corpus import passages_of_documents
+    from headwater.attribution.index.documents import passages_of_documents
 
     return passages_of_documents(settings, model, out, world)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.methods.ranking import Ranking, read_rankings
+from headwater.attribution.evaluation.ranking import Ranking, read_rankings
 from headwater.configs.errors import CorruptError, MissingError
 from headwater.train.artifacts import RunDir, read_json
 

@@ -100,7 +100,7 @@ class Steps:
     def __init__(self, settings: PretrainSettings, world: Any, folder: Path, seq_len: int, longest: int) -> None:
         import numpy as np
 
-        from headwater.attribution.capture import Capture
+        from headwater.attribution.capture.callback import Capture
         from headwater.train.artifacts import RunDir
         from headwater.train.engine import Engine
         from headwater.train.model import build_model

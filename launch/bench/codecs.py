@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from headwater.attribution.index.store import Index
-    from headwater.attribution.scoring import Scoring
-    from headwater.attribution.search import ScanOptions, Source
-    from headwater.attribution.tracing import Opened
+    from headwater.attribution.index.reader import Index
+    from headwater.attribution.search.scan import ScanOptions, Source
+    from headwater.attribution.search.scorer import Scoring
+    from headwater.attribution.trace.tracing import Opened
     from headwater.train.parallel import World
 
 CANDIDATES = (0.01, 0.02, 0.05, 0.1)
@@ -47,9 +47,9 @@ def main(
     path: an index directory, or a run with an index `headwater`. --queries: JSONL; by default the run's probes.
     --task-weight: lambda, the weight of the queries' curvature.
     """
-    from headwater.attribution.queries import read_queries
-    from headwater.attribution.scoring import Scoring
-    from headwater.attribution.tracing import open_for_queries
+    from headwater.attribution.search.scorer import Scoring
+    from headwater.attribution.trace.queries import read_queries
+    from headwater.attribution.trace.tracing import open_for_queries
     from headwater.train import parallel
     from headwater.train.artifacts import RunDir, write_json
     from headwater.train.numerics import keep_freed_memory, use_onednn
@@ -86,8 +86,8 @@ def default_queries(opened: Opened) -> Path:
 def full_index(opened: Opened, world: World) -> Index:
     """The index itself if it holds float32 rows, else one of them beside it, made now or before."""
     from headwater.attribution.index.build import Builder
-    from headwater.attribution.index.store import open_index
-    from headwater.attribution.models import model_settings_of
+    from headwater.attribution.index.reader import open_index
+    from headwater.attribution.models.base import model_settings_of
     from headwater.attribution.settings import CurvatureSettings, IndexSettings, ProjectionSettings
 
     index, meta = opened.index, opened.index.manifest
@@ -128,7 +128,7 @@ def reciprocal_rank(source: Source, golds: Sequence[Sequence[int]], options: Sca
     """Mean over queries of 1 / (1 + the best place of a gold passage)."""
     import numpy as np
 
-    from headwater.attribution.ranks import gold_ranks
+    from headwater.attribution.search.full_ranking import gold_ranks
 
     return float(np.mean([1 / (1 + ranks.min()) for ranks in gold_ranks([source], golds, options)]))
 
@@ -164,10 +164,10 @@ def codec_table(
         Dicts with codec, bytes_per_row, fp32_over (how many times smaller than fp32), overlap, mrr, and for compact
         codecs two_stage: [{candidates (a share), overlap, mrr}] after scoring again in int8.
     """
-    from headwater.attribution.index.store import open_index
+    from headwater.attribution.index.reader import open_index
     from headwater.attribution.index.writer import recode
-    from headwater.attribution.scoring import Scoring
-    from headwater.attribution.search import ScanOptions, Source, scan
+    from headwater.attribution.search.scan import ScanOptions, Source, scan
+    from headwater.attribution.search.scorer import Scoring
 
     scoring = scoring or Scoring()
     exact = scan([Source(index, queries_QD)], ScanOptions(scoring=scoring, top_k=10, codec="fp32")).passages
@@ -200,7 +200,7 @@ def two_stage(
     golds: Sequence[Sequence[int]] | None,
 ) -> dict[str, float]:
     """What is left when a share of the passages, the best by a compact codec, is scored again in int8."""
-    from headwater.attribution.search import ScanOptions, candidate_count, scan
+    from headwater.attribution.search.scan import ScanOptions, candidate_count, scan
 
     depth = max(10, candidate_count(share, source.index.passages))
     options = ScanOptions(scoring=scoring, top_k=depth, codec=codec, rescore="int8", candidates=share)

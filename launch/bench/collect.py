@@ -39,10 +39,10 @@ def main(
     """
     import torch
 
-    from headwater.attribution.gradients import GradientCollector, batched, collect
-    from headwater.attribution.huggingface import HuggingFaceModel
-    from headwater.attribution.index.codecs import make_codec
-    from headwater.attribution.models import Site
+    from headwater.attribution.index.codecs.registry import make_codec
+    from headwater.attribution.models.base import Site
+    from headwater.attribution.models.huggingface import HuggingFaceModel
+    from headwater.attribution.rows.collector import GradientCollector, batched, collect
     from headwater.attribution.settings import ProjectionSettings
     from headwater.launch.bench.timing import interleaved
     from headwater.train.numerics import keep_freed_memory, use_onednn
@@ -153,7 +153,7 @@ def read_examples(model: str, corpus: str, docs: int, max_len: int) -> list[Any]
     import numpy as np
     from transformers import AutoTokenizer
 
-    from headwater.attribution.models import Example
+    from headwater.attribution.models.base import Example
 
     if not Path(corpus).is_file():
         raise MissingError(f"--corpus {corpus or '(not given)'} is missing", expected="a JSONL file with `text`")

@@ -27,7 +27,7 @@ READ_BYTES = 16 << 20
 
 def make_layout(dims: int) -> Any:
     """Eight square modules if that comes out even, else one row of numbers."""
-    from headwater.attribution.index.layout import RowLayout
+    from headwater.attribution.rows.layout import RowLayout
 
     side = int((dims / 8) ** 0.5)
     if 8 * side * side == dims:
@@ -37,7 +37,7 @@ def make_layout(dims: int) -> Any:
 
 def build_index(path: Path, rows: int, dims: int, codecs: Sequence[str]) -> float:
     """Builds an index of synthetic rows shard by shard; returns its wall time in seconds, row making aside."""
-    from headwater.attribution.curvature import CurvatureAccumulator, Whitening
+    from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
     from headwater.attribution.index.writer import IndexWriter
     from headwater.launch.bench.synthetic import RowMaker
 
@@ -98,9 +98,9 @@ def rates(path: Path, queries: int, rounds: int) -> list[dict[str, Any]]:
     """Rows/s and bytes/s of the scan of each codec, for one query and for `queries`, against a plain read and faiss."""
     import numpy as np
 
-    from headwater.attribution.index.store import open_index
-    from headwater.attribution.scoring import Scoring
-    from headwater.attribution.search import ScanOptions, Source, scan
+    from headwater.attribution.index.reader import open_index
+    from headwater.attribution.search.scan import ScanOptions, Source, scan
+    from headwater.attribution.search.scorer import Scoring
     from headwater.launch.bench.synthetic import RowMaker
 
     index = open_index(path)
@@ -173,8 +173,8 @@ def memory_of(rows: int, dims: int, queries: int, codecs: Sequence[str]) -> dict
 
 def build_and_scan(rows: int, dims: int, queries: int, codecs: Sequence[str]) -> dict[str, Any]:
     """What `memory_of` runs."""
-    from headwater.attribution.index.store import open_index
-    from headwater.attribution.search import ScanOptions, Source, scan
+    from headwater.attribution.index.reader import open_index
+    from headwater.attribution.search.scan import ScanOptions, Source, scan
     from headwater.launch.bench.synthetic import RowMaker
 
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.rows.layout import RowLayout
 
 
 class RowMaker:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.queries import TraceQuery, read_queries
+from headwater.attribution.trace.queries import TraceQuery, read_queries
 from headwater.configs import load_config
 from headwater.launch import ablate_cell
 from headwater.launch.ablate_cell import link, run_cell
@@ -46,8 +46,8 @@ def run_part(path: Path, task: dict[str, Any]) -> int:
 
 def trace_model(run: RunDir, settings: OverlearntSettings, seed: int) -> None:
     """Indexes and evaluates a trained model, then writes leave_out/: one list of passages an arm, and facts.json."""
-    from headwater.attribution.evaluation.run import GradientMethod, evaluate_methods
-    from headwater.attribution.methods.ranking import read_rankings
+    from headwater.attribution.evaluation.evaluate import GradientMethod, evaluate_methods
+    from headwater.attribution.evaluation.ranking import read_rankings
 
     steps = saved_steps(settings, trained_steps(run))
     earlier = [f"trackstar-{step}" for step in steps[:-1]]

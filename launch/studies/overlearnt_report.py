@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, paired, resampled_means
+from headwater.attribution.evaluation.ranking import Ranking, read_rankings
 from headwater.attribution.evaluation.table import build_table, format_interval
-from headwater.attribution.methods.ranking import Ranking, read_rankings
 from headwater.launch.studies.overlearnt import LABELS, METHODS, OverlearntSettings, model_run
 from headwater.launch.studies.overlearnt_part import last_probabilities
 from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headwater.attribution.evaluation.baselines.random_order import RandomRanking
+from headwater.attribution.evaluation.ranking import Passages, Query, Ranking, rank_by_scores, write_rankings
 from headwater.attribution.evaluation.table import build_table
-from headwater.attribution.methods.random_ranking import RandomRanking
-from headwater.attribution.methods.ranking import Passages, Query, Ranking, rank_by_scores, write_rankings
 from headwater.train.artifacts import RunDir, write_bytes, write_json
 
 FIRST = [

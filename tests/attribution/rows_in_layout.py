@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from headwater.attribution.gradients import GradientCollector
-from headwater.attribution.models import open_model
+from headwater.attribution.models.base import open_model
+from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
 from headwater.train import parallel
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from headwater.attribution.evaluation.baselines.bm25 import BM25
+from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.metrics import retrieval
-from headwater.attribution.methods.bm25 import BM25
-from headwater.attribution.methods.random_ranking import RandomRanking
-from headwater.attribution.methods.ranking import Passages, Query, rank_by_scores
+from headwater.attribution.evaluation.ranking import Passages, Query, rank_by_scores
 from headwater.configs.errors import MismatchError, UserError
 
 TEXTS = [

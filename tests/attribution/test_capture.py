@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from headwater.attribution.captured import build_captured, mean_rows, read_visits
-from headwater.attribution.gradients import GradientCollector
-from headwater.attribution.index.store import open_index
+from headwater.attribution.capture.build import build_captured, mean_rows, read_visits
+from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.verify import verify
-from headwater.attribution.models import Example, open_model
-from headwater.attribution.queries import TraceQuery, query_rows
+from headwater.attribution.models.base import Example, open_model
+from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings, TraceSettings
-from headwater.attribution.tracing import open_for_queries, run_trace
+from headwater.attribution.trace.queries import TraceQuery, query_rows
+from headwater.attribution.trace.tracing import open_for_queries, run_trace
 from headwater.configs import load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.train import parallel
@@ -225,6 +225,6 @@ def test_what_is_missing_is_named(tiny_run: Path) -> None:
         build_captured(RunDir.at(tiny_run))
     with pytest.raises(MissingError, match="no captured visits"):
         list(read_visits(RunDir.at(tiny_run)))
-    for name in ("headwater.attribution.capture:nothing", "no.such.module:x", ""):
+    for name in ("headwater.attribution.capture.callback:nothing", "no.such.module:x", ""):
         with pytest.raises(UserError, match="cannot be loaded"):
             load_callback(name)

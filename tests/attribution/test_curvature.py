@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature import CurvatureAccumulator, Whitening, unit_rows
+from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening, unit_rows
 from headwater.attribution.index.errors import NonFiniteRowsError
-from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.launch.bench.synthetic import make_rows
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from headwater.attribution.curvature import Whitening
-from headwater.attribution.duplicates import Collapse, alike, scan_collapsed, shingles
-from headwater.attribution.index.layout import RowLayout
-from headwater.attribution.index.store import Index, open_index
+from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.index.reader import Index, open_index
 from headwater.attribution.index.writer import IndexWriter
-from headwater.attribution.ranks import score_all
-from headwater.attribution.search import ScanOptions, Source
+from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.search.duplicates import Collapse, alike, scan_collapsed, shingles
+from headwater.attribution.search.full_ranking import score_all
+from headwater.attribution.search.scan import ScanOptions, Source
 from headwater.attribution.settings import TraceSettings
 from headwater.configs import ConfigError, load_config
 from headwater.launch.bench.synthetic import make_rows

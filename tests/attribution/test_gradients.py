@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from headwater.attribution.correction import correction_for, read_moments
-from headwater.attribution.gradients import GradientCollector, batched, collect, module_dims
-from headwater.attribution.huggingface import HuggingFaceModel
-from headwater.attribution.models import Example, HeadwaterModel, TracedModel, open_model, pack
+from headwater.attribution.models.base import Example, HeadwaterModel, TracedModel, open_model, pack
+from headwater.attribution.models.huggingface import HuggingFaceModel
+from headwater.attribution.rows.collector import GradientCollector, batched, collect, module_dims
+from headwater.attribution.rows.correction import correction_for, read_moments
+from headwater.attribution.rows.hooks import sign_parts
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
-from headwater.attribution.watching import sign_parts
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.kernels import Factored, Full
 from headwater.train import parallel

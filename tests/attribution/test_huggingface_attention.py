@@ -14,7 +14,7 @@ declare_torchvision_operators()
 
 import transformers  # noqa: E402
 
-from headwater.attribution import huggingface_attention  # noqa: E402
+from headwater.attribution.models import huggingface_attention  # noqa: E402
 
 SIZES = {"vocab_size": 97, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
 CONFIGS = {

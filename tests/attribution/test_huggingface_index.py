@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwater.attribution.index.store import open_index
+from headwater.attribution.index.reader import open_index
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from headwater.attribution.evaluation import metrics
 from headwater.attribution.evaluation.bootstrap import interval, paired, resampled_means
+from headwater.attribution.evaluation.ranking import Ranking, read_rankings, write_rankings
 from headwater.attribution.evaluation.table import build_table, console_table, format_interval, ordered, write_table
-from headwater.attribution.methods.ranking import Ranking, read_rankings, write_rankings
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 
 RANKS = [[0, 4, 11], [3], [250, 10], [9, 8, 7, 6]]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature import CurvatureAccumulator, Whitening
-from headwater.attribution.index.layout import RowLayout
-from headwater.attribution.index.store import open_index
+from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
+from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.writer import IndexWriter
-from headwater.attribution.ranks import gold_ranks
-from headwater.attribution.search import ScanOptions, Source, scan
+from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.search.full_ranking import gold_ranks
+from headwater.attribution.search.scan import ScanOptions, Source, scan
 from headwater.launch.bench.synthetic import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
@@ -21,10 +21,10 @@ ROWS, QUERIES = 333, 7
 WORKER = """
 import sys
 import numpy as np, torch, torch.distributed as dist
-from headwater.attribution.curvature import CurvatureAccumulator
-from headwater.attribution.index.store import open_index
-from headwater.attribution.ranks import gold_ranks, score_all
-from headwater.attribution.search import ScanOptions, Source, scan
+from headwater.attribution.curvature.whitening import CurvatureAccumulator
+from headwater.attribution.index.reader import open_index
+from headwater.attribution.search.full_ranking import gold_ranks, score_all
+from headwater.attribution.search.scan import ScanOptions, Source, scan
 here, rank = sys.argv[1], int(sys.argv[2])
 index, saved = open_index(here + "/index"), torch.load(here + "/queries.pt")
 torch.set_num_threads(1)

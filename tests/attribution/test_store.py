@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature import CurvatureAccumulator, Whitening
+from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
 from headwater.attribution.index.errors import (
     ChangedBytesError,
     CoverageError,
@@ -19,10 +19,10 @@ from headwater.attribution.index.errors import (
     NonFiniteRowsError,
     TruncatedShardError,
 )
-from headwater.attribution.index.layout import RowLayout
-from headwater.attribution.index.store import open_index
+from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.verify import verify
 from headwater.attribution.index.writer import IndexWriter, recode
+from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.bench.synthetic import make_rows
 
@@ -238,8 +238,8 @@ def test_no_index_there(tmp_path):
 
 BUILDER = """
 import sys, time, torch
-from headwater.attribution.curvature import Whitening
-from headwater.attribution.index.layout import RowLayout
+from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.index.writer import IndexWriter, recode
 path, rows_file, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 rows = torch.load(rows_file)

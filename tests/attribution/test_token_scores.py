@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.gradients import GradientCollector
 from headwater.attribution.index.build import build_index
-from headwater.attribution.models import Example, open_model
-from headwater.attribution.queries import TraceQuery, examples_of, read_queries
+from headwater.attribution.models.base import Example, open_model
+from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
-from headwater.attribution.tracing import run_trace, trace
+from headwater.attribution.trace.queries import TraceQuery, examples_of, read_queries
+from headwater.attribution.trace.tracing import run_trace, trace
 from headwater.configs.errors import UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json

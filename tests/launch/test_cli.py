@@ -108,7 +108,7 @@ def test_help_answers_in_under_a_second():
     [
         (["demo"], "headwater.launch.demo:run_demo"),
         (["index"], "headwater.attribution.index.build:build_index"),
-        (["evaluate"], "headwater.attribution.evaluation.run:evaluate"),
+        (["evaluate"], "headwater.attribution.evaluation.evaluate:evaluate"),
         (["report"], "headwater.attribution.report.build:build_report"),
     ],
 )
@@ -133,7 +133,7 @@ def test_trace_takes_a_prompt_and_its_target_together(calls: list):
     assert "the text" in traced.out
     assert calls == [
         (
-            "headwater.attribution.tracing:run_trace",
+            "headwater.attribution.trace.tracing:run_trace",
             (FakeSettings(steps=2),),
             {"prompt": "a b", "target": "c", "against": None},
         )

@@ -232,8 +232,8 @@ def test_operations_and_time_are_the_plain_formula():
 
 
 def test_index_bytes_are_the_codecs_own():
-    from headwater.attribution.index.codecs import CODECS
-    from headwater.attribution.index.layout import RowLayout
+    from headwater.attribution.index.codecs.registry import CODECS
+    from headwater.attribution.rows.layout import RowLayout
 
     plan = make_plan(settings_of("1b"), PlanSettings(gpus=8, projection=16, passages=1000))
     layout = RowLayout([(f"module{number}", 16, 16) for number in range(plan.index.modules)])

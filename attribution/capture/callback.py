@@ -1,0 +1,305 @@
+"""Capture: gradient rows of every passage that is trained on, from the backward pass that happens anyway.
+
+    headwater pretrain configs/pretrain/demo.yaml callbacks.capture.enabled=true
+    headwater trace trace/default index=runs/demo/index/captured --prompt "..." --target "..."
+
+The rows are those of the training loss, the cross entropy: the log-odds loss weights each token's gradient at the head
+by 1 / (1 - p), which a sum over tokens taken below the head cannot make up for, so it would need a backward pass of its
+own. The scale that training puts on the loss is undone: a row equals the one computed afterwards at the same weights
+and moments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from headwater.attribution.capture.build import NOTE, MeanRows, VisitLog, build_captured
+from headwater.attribution.curvature.whitening import require_finite
+from headwater.attribution.models.base import Site, is_block_linear, layer_order, megatron_sites
+from headwater.attribution.rows.collector import module_dims
+from headwater.attribution.rows.correction import part_of, whole_correction
+from headwater.attribution.rows.hooks import Target, Watcher
+from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.settings import ProjectionSettings
+from headwater.configs.errors import MismatchError
+from headwater.kernels import Correction, Factored, Full
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir, read_json, write_json
+from headwater.train.callbacks.base import Callback, Training
+from headwater.train.model import ParameterPart, parameter_parts
+from headwater.train.settings import CaptureSettings, PretrainSettings
+
+if TYPE_CHECKING:
+    from headwater.train.engine import Engine, StepResult
+    from headwater.train.parallel import World
+    from headwater.train.stream.stream import TrainingSequence
+
+
+def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:
+    """What a pretraining run calls to make the callback."""
+    return Capture(run, settings.callbacks.capture)
+
+
+class Capture(Callback):
+    """Takes the rows of this rank's passages at every update, and makes the index when training is done.
+
+    A visit whose update was skipped is left out, and so is one before the first update, which has no moments yet
+    (unless the correction is none).
+
+    Args:
+        run: the run's directory.
+        settings: mode, correction, dimensions.
+    """
+
+    name = "capture"
+
+    def __init__(self, run: RunDir, settings: CaptureSettings) -> None:
+        self.run, self.settings = run, settings
+        self.projection = ProjectionSettings(dims=settings.proj)
+        self.left_out = 0
+        self.corrections: dict[str, Correction] = {}
+        self._resumed: Path | None = None
+        self._finished = False
+        self._handles: list[Any] = []
+        self._targets: list[Target] = []
+        self._places: list[list[int]] = []
+        self._passes: dict[str, int] = {}
+
+    def start(self, trainer: Training, step: int) -> None:
+        self.trainer, self.world = trainer, trainer.world
+        gpt = trainer.engine.model
+        self.parts = {
+            part.name.removesuffix(".weight"): part for part in parameter_parts(gpt) if is_block_linear(part.name)
+        }
+        widths = module_dims(whole_shapes(self.parts, self.world), self.projection)
+        self.layout = RowLayout((name, *width) for name, width in widths.items())
+        sequence = trainer.settings.parallel.sequence
+        self.watcher = Watcher(
+            megatron_sites(gpt, self.world), self.layout, 0, self.world.device, whole_sequence if sequence else None
+        )
+        first_of_replica = dist.get_rank(parallel.replica_group()) == 0
+        share = (self.world.data_rank, self.world.data) if first_of_replica else None
+        self.means = MeanRows(self.run.path / "capture", len(trainer.stream.passages), self.layout.dims, share)
+        keeps_visits = self.settings.mode == "visits" and self.world.is_main
+        self.visits = VisitLog(self.run.path / "capture") if keeps_visits else None
+        if self.visits is not None:
+            self.visits.start(step)
+        if self._resumed is not None:
+            self._restore(self._resumed)
+        if self.settings.correction == "none":
+            self.watcher.correct(lambda site: None)
+        self.attach()
+
+    def attach(self) -> None:
+        """Hangs the hooks on the layers."""
+        self._handles = self.watcher.attach(self._target_of)
+
+    def detach(self) -> None:
+        """Takes the hooks off again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _target_of(self, site: Site) -> Target | None:
+        """The rows of the micro-batch that a layer is running: in a pipeline too its n-th pass is the n-th's."""
+        if not self._targets:
+            return None
+        number = self._passes.get(site.name, 0)
+        self._passes[site.name] = number + 1
+        return self._targets[number]
+
+    def before_step(self, trainer: Training, step: int, sequences: list[TrainingSequence]) -> None:
+        self._targets, self._places, self._passes = [], [], {}
+        if self.settings.correction != "none":
+            if trainer.engine.updates and ((step - 1) % self.settings.refresh == 0 or not self.corrections):
+                self._refresh(trainer.engine)
+            if not self.corrections:
+                return
+        size = trainer.settings.train.micro_batch
+        for first in range(0, len(sequences), size):
+            bounds, places = segments_of(sequences[first : first + size])
+            rows_BD = torch.zeros(len(bounds) - 1, self.layout.dims, device=self.world.device)
+            self._targets.append(Target(rows_BD, bounds))
+            self._places.append(places)
+
+    def _refresh(self, engine: Engine) -> None:
+        beta2 = engine.settings.optimizer.beta2
+        unbiased = 1 - beta2**engine.updates
+        self.corrections = {}
+        for name, part in self.parts.items():
+            moment = whole_moment(engine, part, self.world)
+            made = whole_correction(self.settings.correction, moment / unbiased, name, (part.shape[0], part.shape[1]))
+            assert made is not None
+            self.corrections[name] = made
+        self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
+
+    def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
+        passages = np.concatenate([each.passages for each in sequences]).astype(np.int64)
+        if not self._targets or result.skipped:
+            self.left_out += len(passages)
+            self._targets = []
+            if self.visits is not None:
+                self.visits.add(step, [], torch.empty(0), 0.0)
+            return
+        parts = [target.rows_BD[places] for target, places in zip(self._targets, self._places, strict=True)]
+        self._targets = []
+        # The loss was divided by the tokens of the global batch, and multiplied by the replicas that are averaged over.
+        rows_ND = torch.cat(parts).mul_(result.tokens / self.world.data)
+        if self.world.tensor * self.world.pipeline > 1:
+            dist.all_reduce(rows_ND, group=parallel.replica_group())
+        if self.world.data > 1:
+            passages, rows_ND = self._of_all_replicas(passages, rows_ND)
+        rows_ND = rows_ND.cpu()
+        ids = trainer.stream.passages.ids
+        require_finite(
+            rows_ND,
+            what=f"rows captured at step {step}",
+            name=lambda place: ids(int(passages[place]), int(passages[place]) + 1)[0],
+        )
+        lr = trainer.lr(step)
+        self.means.add(passages.tolist(), rows_ND, lr)
+        if self.visits is not None:
+            self.visits.add(step, passages.tolist(), rows_ND, lr)
+
+    def _of_all_replicas(self, passages: np.ndarray, rows_ND: Tensor) -> tuple[np.ndarray, Tensor]:
+        """Every replica's passages and rows, in the order of the global batch."""
+        group, device = parallel.data_group(), rows_ND.device
+        mine = torch.from_numpy(passages).to(device)
+        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.world.data)]
+        dist.all_gather(counts, torch.tensor([len(mine)], device=device), group=group)
+        most = max(int(count) for count in counts)
+        numbers = [torch.empty(most, dtype=torch.int64, device=device) for _ in counts]
+        rows = [torch.empty(most, self.layout.dims, device=device) for _ in counts]
+        missing = most - len(mine)
+        dist.all_gather(numbers, torch.nn.functional.pad(mine, (0, missing)), group=group)
+        dist.all_gather(rows, torch.nn.functional.pad(rows_ND, (0, 0, 0, missing)), group=group)
+        kept = [int(count) for count in counts]
+        joined = torch.cat([part[:count] for part, count in zip(numbers, kept, strict=True)])
+        return joined.cpu().numpy(), torch.cat([part[:count] for part, count in zip(rows, kept, strict=True)])
+
+    def flush(self, trainer: Training, step: int) -> None:
+        self._finished = step == trainer.last_step
+        if self._finished and self.visits is not None:
+            self.visits.write(step)
+
+    def save(self, directory: Path) -> None:
+        self.means.save(directory)
+        if self.visits is not None:
+            self.visits.save(directory)
+        if parallel.tensor_rank() == 0 and self.world.data_rank == 0 and self.corrections:
+            stage = parallel.pipeline_rank()
+            tensors = {
+                f"{name}/{part}": getattr(made, part).contiguous().cpu()
+                for name, made in self.corrections.items()
+                for part in made.__dataclass_fields__
+            }
+            save_file(tensors, directory / f"capture-correction-{stage}.safetensors")
+        if self.world.is_main:
+            write_json(directory / NOTE, self._note())
+
+    def _note(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "layout": self.layout.to_json(),
+            "damping": settings.damping,
+            "codecs": list(settings.codecs),
+            "loss": "cross_entropy",
+            "correction": settings.correction,
+            "projection": {"dims": self.projection.dims, "modules": {}, "seed": self.projection.seed},
+            "model": {
+                "kind": "headwater",
+                "run": str(self.run.path),
+                "precision": self.trainer.settings.train.precision,
+            },
+            "kind of mean": "unit rows",
+            "captured": {"weights": "lr", "mode": settings.mode, "refresh": settings.refresh},
+        }
+
+    def load(self, directory: Path) -> None:
+        self._resumed = directory
+
+    def _restore(self, directory: Path) -> None:
+        if not (directory / NOTE).exists():
+            return  # capture was turned on in the middle of a run: it begins here
+        before, now = read_json(directory / NOTE), self._note()
+        for key in ("layout", "correction", "projection", "kind of mean"):
+            if before.get(key) != now[key]:
+                raise MismatchError(
+                    f"the run was captured with another {key}",
+                    got=now[key],
+                    expected=before.get(key),
+                    fix="restore the settings under callbacks.capture, or start in a new run directory",
+                )
+        self.means.load(directory)
+        if self.visits is not None:
+            self.visits.load(directory)
+        for file in sorted(directory.glob("capture-correction-*.safetensors")):
+            tensors = load_file(file)
+            for name in {key.split("/")[0] for key in tensors} & self.parts.keys():
+                kind = Full if self.settings.correction == "adam" else Factored
+                parts = [tensors[f"{name}/{part}"].to(self.world.device) for part in kind.__dataclass_fields__]
+                self.corrections[name] = kind(*parts)
+        if self.corrections:
+            self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"left_out": self.left_out}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.left_out = state.get("left_out", 0)
+
+    def close(self) -> None:
+        self.detach()
+        if self._finished and self.run.checkpoint(self.trainer.last_step).exists():
+            parallel.on_main(self.world, lambda: build_captured(self.run, self.trainer.last_step))
+            self.means.discard()
+
+
+def segments_of(sequences: list[TrainingSequence]) -> tuple[list[int], list[int]]:
+    """Where the segments of a micro-batch begin and end, padding included, and which of them are passages."""
+    lengths: list[int] = []
+    places: list[int] = []
+    for each in sequences:
+        places += range(len(lengths), len(lengths) + len(each.lengths))
+        lengths += each.lengths.tolist()
+        rest = len(each.tokens) - int(each.lengths.sum())
+        if rest:
+            lengths.append(rest)
+    return [0, *np.cumsum(lengths).tolist()], places
+
+
+def whole_shapes(mine: dict[str, ParameterPart], world: World) -> dict[str, tuple[int, int]]:
+    """(O, I) of the block linear layers of all pipeline stages, in order."""
+    shapes = {name: (part.shape[0], part.shape[1]) for name, part in mine.items()}
+    if world.pipeline > 1:
+        group = parallel.pipeline_group()
+        stages: list[Any] = [None] * world.pipeline
+        dist.all_gather_object(stages, shapes, group=group)
+        shapes = {name: shape for stage in stages for name, shape in stage.items()}
+    return {name: shapes[name] for name in sorted(shapes, key=layer_order)}
+
+
+def whole_moment(engine: Engine, part: ParameterPart, world: World) -> Tensor:
+    """Adam's second moment of a whole layer, float32 [O, I]; collective over its tensor-parallel and data ranks."""
+    moment = engine.state(part.parameter)["exp_avg_sq"].float()
+    if world.tensor == 1:
+        return moment
+    parts = [torch.empty_like(moment) for _ in range(world.tensor)]
+    dist.all_gather(parts, moment.contiguous(), group=parallel.tensor_group())
+    return part.join(parts)
+
+
+def whole_sequence(x_TF: Tensor, tokens: int) -> Tensor:
+    """Under sequence parallelism some layers see a share of the tokens: all of them, [tokens, F]."""
+    if len(x_TF) == tokens:
+        return x_TF
+    parts = [torch.empty_like(x_TF) for _ in range(tokens // len(x_TF))]
+    dist.all_gather(parts, x_TF.contiguous(), group=parallel.tensor_group())
+    return torch.cat(parts)

@@ -1,0 +1,165 @@
+"""Holds the methods against the gold passages of a run.
+
+    headwater evaluate configs/evaluate/default.yaml run=runs/demo
+
+Gradient methods read the indexes that the run has: `headwater` (log-odds), `trackstar` (cross entropy), both with
+the task's curvature, and `gradient` (cross entropy, no correction, no curvature) for cosine and dot product. BM25 and
+random stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headwater.attribution.evaluation.baselines.bm25 import BM25
+from headwater.attribution.evaluation.baselines.random_order import RandomRanking
+from headwater.attribution.evaluation.ranking import DEPTH, Passages, Query, Ranking, write_rankings
+from headwater.attribution.evaluation.table import build_table, write_table
+from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
+from headwater.attribution.models.base import Example, HeadwaterModel
+from headwater.attribution.search.full_ranking import gold_ranks
+from headwater.attribution.search.scan import ScanOptions, Source, scan
+from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.settings import EvaluateSettings
+from headwater.attribution.trace.queries import TraceQuery, examples_of, read_queries
+from headwater.attribution.trace.tracing import open_for_queries
+from headwater.configs.errors import MissingError
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir, write_json
+from headwater.train.checkpoint import open_checkpoint
+from headwater.train.numerics import keep_freed_memory, use_onednn
+from headwater.train.stream.corpus import open_passages
+from headwater.train.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class GradientMethod:
+    """A way to score the rows of an index, or of several (`also`) whose scores are added."""
+
+    index: str
+    curvature: str
+    normalize: bool = True
+    also: tuple[str, ...] = ()
+
+
+GRADIENT_METHODS = {
+    "headwater": GradientMethod("headwater", "task"),
+    "trackstar": GradientMethod("trackstar", "task"),
+    "gradient_cosine": GradientMethod("gradient", "none"),
+    "gradient_dot": GradientMethod("gradient", "none", normalize=False),
+}
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Ranks, measures, and writes RUN/evaluation: one file a method, and table.json, which is returned.
+
+    Raises:
+        MissingError: the run has no probes or no index.
+    """
+    run = RunDir.at(settings.run)
+    if not (run.facts / "probes.jsonl").exists():
+        raise MissingError(f"{run.facts}/probes.jsonl is missing", fix="run `headwater corpus` first")
+    methods = {name: m for name, m in GRADIENT_METHODS.items() if (run.index(m.index) / "index.json").exists()}
+    if not methods:
+        raise MissingError(f"{run.path} has no index", fix="run `headwater index` first")
+    return evaluate_methods(run, methods, settings)
+
+
+def evaluate_methods(
+    run: RunDir, methods: Mapping[str, GradientMethod], settings: EvaluateSettings, reference: str = "headwater"
+) -> dict[str, Any]:
+    """Ranks with these methods, BM25 and random; writes the rankings, the tail-patch and table.json, which is returned.
+
+    Args:
+        reference: the method that the table compares the others with.
+    """
+    queries = read_queries(run.facts / "probes.jsonl")
+    world = parallel.start()
+    try:
+        keep_freed_memory()
+        use_onednn()
+        passages = open_passages(run)
+        tokenizer = TextTokenizer.from_file(run.tokenizer)
+        texts = Passages.read(passages, tokenizer)
+        rankings = {}
+        for name, method in methods.items():
+            rankings[name] = gradient_rankings(run, method, queries, texts, settings, world)
+        asked = [Query(q.example_id, q.prompt, q.target, q.gold) for q in queries]
+        rankings["bm25"] = BM25().rank(asked, texts)
+        rankings["random"] = RandomRanking(settings.seed).rank(asked, texts)
+        for name, each in rankings.items():
+            write_rankings(run.evaluation / f"{name}.jsonl", each)
+        patched = None
+        if settings.tail_patch.enabled:
+            step = last_indexed_step(run, methods)
+            patched = measure_tail_patch(run, step, settings, queries, rankings, texts, world)
+        table = build_table(rankings, patched, reference=reference, seed=settings.seed)
+        write_table(run.evaluation / "table.json", table)
+    finally:
+        parallel.stop()
+    return table
+
+
+def gradient_rankings(
+    run: RunDir,
+    method: GradientMethod,
+    queries: list[TraceQuery],
+    texts: Passages,
+    settings: EvaluateSettings,
+    world: parallel.World,
+) -> list[Ranking]:
+    """The full ranking of every query by one method: its best passages, and the places of the gold ones."""
+    opened = [open_for_queries(run.index(name), world) for name in (method.index, *method.also)]
+    scoring = Scoring(curvature=method.curvature, task_weight=settings.task_weight, normalize=method.normalize)
+    options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(texts)))
+    sources = [Source(each.index, each.rows(queries)) for each in opened]
+    found = scan(sources, options)
+    golds = gold_ranks(sources, [texts.numbers(query.gold).tolist() for query in queries], options)
+    return [
+        Ranking(
+            query.example_id,
+            tuple(texts.ids[n] for n in found.passages[i].tolist() if n >= 0),
+            tuple(int(rank) for rank in golds[i]),
+        )
+        for i, query in enumerate(queries)
+    ]
+
+
+def measure_tail_patch(
+    run: RunDir,
+    step: int,
+    settings: EvaluateSettings,
+    queries: list[TraceQuery],
+    rankings: dict[str, list[Ranking]],
+    texts: Passages,
+    world: parallel.World,
+) -> dict[str, np.ndarray]:
+    """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step."""
+    chosen = np.arange(len(queries))
+    if 0 < settings.tail_patch.queries < len(queries):
+        drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
+        chosen = np.sort(drawn)
+    top = settings.tail_patch.top
+    lists = {name: [texts.numbers(each[i].ranking[:top]).tolist() for i in chosen] for name, each in rankings.items()}
+    lists["gold"] = [texts.numbers(queries[i].gold).tolist() for i in chosen]
+    passages = open_passages(run)
+    tokenizer = TextTokenizer.from_file(run.tokenizer)
+    named = {number for each in lists.values() for numbers in each for number in numbers}
+    examples = {number: Example(passages.tokens(number).astype(np.int64)) for number in named}
+    model = HeadwaterModel(open_checkpoint(run.checkpoint(step)), world)
+    patch = TailPatch(model, settings.tail_patch.lr)
+    prompts = examples_of([queries[i] for i in chosen], tokenizer, None)
+    rises = tail_patch(patch, prompts, lists, examples)
+    note = {"lr": patch.lr, "step": step, "queries": [queries[i].example_id for i in chosen]}
+    write_json(run.evaluation / "tail_patch.json", {**note, "rise": {name: r.tolist() for name, r in rises.items()}})
+    return rises
+
+
+def last_indexed_step(run: RunDir, methods: Mapping[str, GradientMethod]) -> int:
+    from headwater.attribution.index.reader import open_index
+
+    return max(int(open_index(run.index(method.index)).manifest["model"]["step"]) for method in methods.values())

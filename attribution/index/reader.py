@@ -1,0 +1,278 @@
+"""The index directory: written shard by shard, opened through a memory map.
+
+    index.json  curvature.safetensors  ids.parquet  rows-00000.int8.safetensors  rows-00001.int8.safetensors ...
+
+Shard i holds the passages [i * shard_rows, (i + 1) * shard_rows). While an index is being built, a record
+`rows-00000.json` stands beside each shard that is done; the records go into index.json when the build finishes. So a
+killed build goes on with the shards that have no record, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.index.codecs.base import Codec
+from headwater.attribution.index.codecs.registry import make_codec
+from headwater.attribution.index.errors import IncompleteIndexError, MissingShardError, TruncatedShardError
+from headwater.attribution.index.shards import ShardFile, shard_name
+from headwater.attribution.rows.layout import RowLayout
+from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
+from headwater.train.artifacts import read_json, require_match
+
+FORMAT = "headwater-index/1"
+NORMS = {"norm": torch.float32, "raw_norm": torch.float32}
+"""Kept exactly with every codec: the norm of the whitened row, and of the raw row that it came from."""
+
+NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "ids"}
+"""Keys of index.json that its fingerprint does not cover."""
+
+FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign")
+
+
+class Index:
+    """An opened index. Reading is by ranges of passages; shards are mapped one at a time.
+
+    Attributes:
+        path: the directory.
+        manifest: what index.json says.
+        complete: whether every passage is there. Where it is not, `rows` of a missing shard raises.
+        passages: number of passages of the corpus.
+        layout: the row layout.
+        shard_rows: passages per shard.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = read_json(self.path / "index.json", made_by="headwater index CONFIG")
+        require_match(
+            f"{self.path} is not an index of this format", self.manifest.get("format", ""), FORMAT, "make it again"
+        )
+        self.layout = RowLayout.from_json(self.manifest["layout"])
+        self.complete: bool = self.manifest["complete"]
+        self.passages: int = self.manifest["passages"]
+        self.shard_rows: int = self.manifest["shard_rows"]
+        self.fingerprint: str = self.manifest["fingerprint"]
+        self._files = self.manifest["codecs"] if self.complete else recorded_files(self.path, self.manifest)
+        self._codecs: dict[str, Codec] = {}
+        self._open: dict[str, tuple[int, ShardFile]] = {}
+        self._whitening: Whitening | None = None
+        self._ids: list[str] | None = None
+        self._norms: dict[str, np.ndarray] = {}
+
+    @property
+    def codecs(self) -> list[str]:
+        """Names of the stored codecs, the finest first."""
+        return sorted(self._files, key=FINEST_FIRST.index)
+
+    @property
+    def whitening(self) -> Whitening:
+        """The curvature that the rows are whitened with.
+
+        Raises:
+            MismatchError: the file is not the one that the index was made with.
+        """
+        if self._whitening is None:
+            whitening = Whitening.load(self.path / "curvature.safetensors", self.layout)
+            expected = self.manifest["curvature"]["fingerprint"]
+            require_match(
+                f"{self.path}/curvature.safetensors is another curvature",
+                whitening.fingerprint,
+                expected,
+                "make the index again",
+            )
+            self._whitening = whitening
+        return self._whitening
+
+    @property
+    def passage_ids(self) -> list[str]:
+        """The id of each passage, in order.
+
+        Raises:
+            IncompleteIndexError: the build has not come to writing them.
+        """
+        if self._ids is None:
+            if not self.complete:
+                raise self.incomplete()
+            try:
+                table = pq.read_table(self.path / "ids.parquet")
+            except FileNotFoundError:
+                raise MissingError(f"{self.path}/ids.parquet is missing", fix="make the index again") from None
+            except pa.ArrowInvalid as error:
+                raise CorruptError(
+                    f"{self.path}/ids.parquet is damaged", got=error, fix="make the index again"
+                ) from None
+            self._ids = table.column("id").to_pylist()
+        return self._ids
+
+    @property
+    def norms(self) -> np.ndarray:
+        """Norms of the whitened rows, float32 [passages]; NaN where a shard is missing."""
+        return self._scalars("norm")
+
+    @property
+    def raw_norms(self) -> np.ndarray:
+        """Norms of the rows before whitening, float32 [passages]; NaN where a shard is missing."""
+        return self._scalars("raw_norm")
+
+    def _scalars(self, name: str) -> np.ndarray:
+        if name not in self._norms:
+            values = np.full(self.passages, np.nan, dtype=np.float32)
+            codec = self.codecs[-1]
+            for start, stop in self.shards(codec):
+                with ShardFile(self.path / shard_name(start // self.shard_rows, codec)) as shard:
+                    values[start:stop] = shard.tensor(name).numpy()
+            self._norms[name] = values
+        return self._norms[name]
+
+    def codec(self, name: str) -> Codec:
+        """The codec of that name.
+
+        Raises:
+            UserError: the index does not hold it.
+        """
+        if name not in self._files:
+            raise UserError(
+                f"{self.path} holds no codec {name}",
+                got=name,
+                expected=", ".join(self.codecs),
+                fix="choose one of these",
+            )
+        if name not in self._codecs:
+            self._codecs[name] = make_codec(name, self.layout)
+        return self._codecs[name]
+
+    def shards(self, codec: str) -> list[tuple[int, int]]:
+        """The ranges [start, stop) of passages of the shards that are there."""
+        return sorted((entry["start"], entry["stop"]) for entry in self._files[codec])
+
+    def fields(self, codec: str, start: int, stop: int) -> dict[str, Tensor]:
+        """Stored tensors of the passages [start, stop), norms included. Views into the map if they lie in one shard."""
+        parts = [self._shard_fields(codec, number, low, high) for number, low, high in self._pieces(start, stop)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def gather(self, codec: str, passages: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        """Stored tensors of single passages, in ascending order."""
+        wanted = np.asarray(passages, dtype=np.int64)
+        parts = []
+        for number in np.unique(wanted // self.shard_rows).tolist():
+            inside = torch.from_numpy(wanted[wanted // self.shard_rows == number] - number * self.shard_rows)
+            fields = self._shard_fields(codec, number, 0, None)
+            parts.append({name: value[inside] for name, value in fields.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def rows(self, start: int, stop: int, codec: str | None = None) -> Tensor:
+        """Whitened rows of the passages [start, stop), decoded, float32 [n, D].
+
+        Args:
+            start, stop: passage numbers, 0 <= start <= stop <= passages.
+            codec: which stored form; the finest by default.
+
+        Raises:
+            MissingShardError: the index is incomplete and lacks some of them.
+            UserError: a passage number beyond the corpus, or a codec that the index does not hold.
+        """
+        if not 0 <= start <= stop <= self.passages:
+            raise UserError(
+                "passages beyond the index", got=(start, stop), expected=f"0 <= start <= stop <= {self.passages}"
+            )
+        name = codec or self.codecs[0]
+        if start == stop:
+            return torch.empty(0, self.layout.dims)
+        fields = self.fields(name, start, stop)
+        return self.codec(name).decode(fields) * fields["norm"][:, None]
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        for number in range(start // self.shard_rows, (stop - 1) // self.shard_rows + 1):
+            first = number * self.shard_rows
+            yield number, max(start, first) - first, min(stop, first + self.shard_rows) - first
+
+    def _shard_fields(self, codec: str, number: int, low: int, high: int | None) -> dict[str, Tensor]:
+        held = self._open.get(codec)
+        if held is None or held[0] != number:
+            held = (number, self._open_shard(codec, number))
+            self._open[codec] = held
+        return held[1].fields(low, high)
+
+    def _open_shard(self, codec: str, number: int) -> ShardFile:
+        self.codec(codec)
+        start = number * self.shard_rows
+        name = shard_name(number, codec)
+        if not self.complete and not any(entry["start"] == start for entry in self._files[codec]):
+            raise MissingShardError(
+                f"shard {self.path / name} has not been built", fix="run `headwater index` again to finish it"
+            )
+        shard = ShardFile(self.path / name)
+        rows = min(self.shard_rows, self.passages - start)
+        if shard.rows != rows:
+            raise TruncatedShardError(
+                f"shard {self.path / name} has the wrong number of rows", got=shard.rows, expected=rows
+            )
+        return shard
+
+    def close(self) -> None:
+        """Drops the mapped shards."""
+        self._open.clear()
+
+    def incomplete(self) -> IncompleteIndexError:
+        """The error that says how much of the index is there."""
+        done = sum(stop - start for start, stop in self.shards(self.codecs[0])) if self._files else 0
+        return IncompleteIndexError(
+            f"the index {self.path} is incomplete",
+            got=f"{done} of {self.passages} passages",
+            expected="every passage of the corpus",
+            fix="run `headwater index` again to finish it",
+        )
+
+
+def recorded_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """codec -> shard entries of an unfinished index, from the records of the shards that are done."""
+    files: dict[str, list[dict[str, Any]]] = {codec: [] for codec in manifest["wanted_codecs"]}
+    for record in sorted(path.glob("rows-*.json")):
+        for entry in read_json(record)["files"]:
+            files[entry["codec"]].append({key: value for key, value in entry.items() if key != "codec"})
+    return files
+
+
+def open_index(path: str | os.PathLike[str]) -> Index:
+    """Opens an index directory; an incomplete one is opened with a warning, and `.complete` is False.
+
+    Raises:
+        MissingError: there is no index.
+        CorruptError: index.json cannot be read.
+        MismatchError: it is of another format.
+    """
+    index = Index(path)
+    if not index.complete:
+        warnings.warn(str(index.incomplete()), stacklevel=2)
+    return index
+
+
+def require_same_passages(indexes: Sequence[Index]) -> None:
+    """Refuses indexes of different corpora.
+
+    Raises:
+        MismatchError: passages or corpus fingerprints differ.
+    """
+    first = indexes[0]
+    for other in indexes[1:]:
+        mine, theirs = (first.passages, first.manifest.get("corpus")), (other.passages, other.manifest.get("corpus"))
+        if mine != theirs:
+            raise MismatchError(
+                f"{other.path} is an index of another corpus than {first.path}",
+                got=theirs,
+                expected=mine,
+                fix="trace them apart",
+            )

@@ -1,0 +1,142 @@
+"""Gradient rows of examples: hooks on the linear layers, projected as the backward pass goes by.
+
+For an example z and a layer with output gradients delta [T, O] and inputs a [T, I], G = delta^T a, and the row's part
+is vec(P_L^T (G * W) P_R) (kernels). Nothing of size O x I is kept, and a layer's inputs are let go as soon as its
+output gradient has come.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from headwater.attribution.models.base import Example, Site, TracedModel
+from headwater.attribution.rows.correction import correction_for
+from headwater.attribution.rows.hooks import Target, Watcher
+from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.settings import ProjectionSettings
+from headwater.configs.errors import UserError
+
+
+def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings) -> dict[str, tuple[int, int]]:
+    """(kO, kI) of each module that is kept; never more than the layer has.
+
+    Raises:
+        UserError: a pattern that matches no module, or no module is left.
+    """
+    unused = [p for p in settings.modules if not any(fnmatch.fnmatch(name, p) for name in shapes)]
+    if unused:
+        raise UserError(
+            f"projection.modules: no module matches {', '.join(unused)}", expected=f"patterns over {', '.join(shapes)}"
+        )
+    dims = {}
+    for name, (outputs, inputs) in shapes.items():
+        matching = [width for pattern, width in settings.modules.items() if fnmatch.fnmatch(name, pattern)]
+        width = matching[-1] if matching else settings.dims
+        if width:
+            dims[name] = (min(width, outputs), min(width, inputs))
+    if not dims:
+        raise UserError("projection.modules leaves no module", got=settings.modules)
+    return dims
+
+
+def row_layout(model: TracedModel, settings: ProjectionSettings) -> RowLayout:
+    """The modules of the whole model, in order."""
+    return RowLayout((name, *widths) for name, widths in module_dims(model.all_shapes, settings).items())
+
+
+class GradientCollector:
+    """Turns examples into rows.
+
+    Args:
+        model: whose gradients.
+        projection: dimensions and seed.
+        correction: none, adam or adafactor.
+        loss: log_odds, cross_entropy or margin.
+    """
+
+    def __init__(self, model: TracedModel, projection: ProjectionSettings, correction: str, loss: str) -> None:
+        self.model, self.loss = model, loss
+        self.layout = row_layout(model, projection)
+        self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
+        self.spans = self.watcher.spans
+
+        def corrected(site: Site) -> Any:
+            return correction_for(correction, model.second_moment(site) if correction != "none" else None, site)
+
+        self.watcher.correct(corrected)
+
+    def rows(self, examples: Sequence[Example]) -> Tensor:
+        """Raw rows of one batch of examples: float32 [len(examples), D], on the CPU.
+
+        Raises:
+            UserError: an example has no token with a loss.
+        """
+        for number, example in enumerate(examples):
+            if not 0 < example.target_start < len(example.tokens):
+                raise UserError(
+                    f"example {number} has no token to take a loss on",
+                    got=f"{len(example.tokens)} tokens, target from {example.target_start}",
+                    expected="at least one token before the target and one in it",
+                )
+        return self._rows(examples, None)
+
+    def token_rows(self, example: Example) -> Tensor:
+        """What each place of one example adds to its raw row: float32 [T, D], on the CPU; the row is their sum."""
+        return self._rows([example], list(range(len(example.tokens) + 1)))
+
+    def _rows(self, examples: Sequence[Example], bounds: list[int] | None) -> Tensor:
+        """Rows of the segments between `bounds`, by default those of the examples, of one forward and backward pass."""
+        count = len(examples) if bounds is None else len(bounds) - 1
+        rows_BD = torch.zeros(count, self.layout.dims)
+        target = Target(rows_BD, bounds or [])
+
+        def target_of(site: Site) -> Target:
+            if bounds is None:
+                target.bounds = self.model.bounds  # known by the time the first layer runs
+            return target
+
+        handles = self.watcher.attach(target_of)
+        try:
+            self.model.backward(examples, self.loss)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self.model.world is not None and self.model.world.tensor * self.model.world.pipeline > 1:
+            from headwater.train import parallel
+
+            # Every rank of a replica has projected its part of the layers: the row is their sum.
+            dist.all_reduce(rows_BD, group=parallel.replica_group())
+        return rows_BD
+
+
+def batched(lengths: Sequence[int], batch_tokens: int, *, padded: bool = False) -> Iterator[list[int]]:
+    """Numbers of examples, shortest first, in batches of at most `batch_tokens` (always at least one example).
+
+    With `padded`, a batch is counted as its number of examples times its longest.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    batch: list[int] = []
+    tokens = 0
+    for number in order:
+        size = (len(batch) + 1) * lengths[number] if padded else tokens + lengths[number]
+        if batch and size > batch_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(number)
+        tokens += lengths[number]
+    if batch:
+        yield batch
+
+
+def collect(collector: GradientCollector, examples: Sequence[Example], batch_tokens: int) -> Tensor:
+    """Raw rows of any number of examples, in their order: float32 [n, D]."""
+    rows_ND = torch.empty(len(examples), collector.layout.dims)
+    for batch in batched([len(example.tokens) for example in examples], batch_tokens):
+        rows_ND[batch] = collector.rows([examples[i] for i in batch])
+    return rows_ND

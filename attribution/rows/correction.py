@@ -1,0 +1,118 @@
+"""Optimizer correction: what a gradient is divided by, from Adam's own second moment.
+
+`adam` divides elementwise by sqrt(v) + eps. `adafactor` replaces v by its rank-1 estimate r c^T / mean(r), with the row
+means r and the column means c (Shazeer and Stern 2018, arXiv 1804.04235), which folds into the projections.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from headwater.attribution.models.base import Site
+from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.kernels import Correction, Factored, Full
+
+EPS = 1e-8
+
+
+def correction_for(kind: str, moment_OI: Tensor | None, site: Site) -> Correction | None:
+    """The correction of the part of a layer that this rank holds; arguments and errors as in `whole_correction`."""
+    return part_of(whole_correction(kind, moment_OI, site.name, site.shape), site)
+
+
+def whole_correction(kind: str, moment_OI: Tensor | None, name: str, shape: tuple[int, int]) -> Correction | None:
+    """The correction of a whole layer.
+
+    Args:
+        kind: none, adam or adafactor.
+        moment_OI: Adam's second moment of the whole layer, float32, without bias; unused by none.
+        name, shape: the layer's, (O, I).
+
+    Raises:
+        MismatchError: its shape is not the layer's (never broadcast), or it is negative or not finite.
+    """
+    if kind == "none":
+        return None
+    if moment_OI is None or tuple(moment_OI.shape) != shape:
+        got = None if moment_OI is None else tuple(moment_OI.shape)
+        turned = " (transposed?)" if got == shape[::-1] else ""
+        raise MismatchError(
+            f"the second moment of {name} has another shape than the layer{turned}",
+            got=got,
+            expected=shape,
+            fix="use the optimizer state that was saved with this model",
+        )
+    if not bool(torch.isfinite(moment_OI).all()) or bool((moment_OI < 0).any()):
+        raise MismatchError(
+            f"the second moment of {name} is not one", got="negative or not finite", expected="finite, >= 0"
+        )
+    moment_OI = moment_OI.float()
+    if kind == "adam":
+        return Full(1.0 / (moment_OI.sqrt() + EPS))
+    rows_O, columns_I = moment_OI.mean(dim=1), moment_OI.mean(dim=0)
+    mean = rows_O.mean().clamp_min(EPS**2)
+    return Factored(1.0 / ((rows_O / mean).sqrt() + EPS), 1.0 / (columns_I.sqrt() + EPS))
+
+
+def part_of(correction: Correction | None, site: Site) -> Correction | None:
+    """What a whole layer's correction is for the part that this rank holds."""
+    match correction:
+        case Full(w_OI):
+            return Full(take(take(w_OI, 0, site.out_parts), 1, site.in_parts).contiguous())
+        case Factored(r_O, c_I):
+            return Factored(take(r_O, 0, site.out_parts), take(c_I, 0, site.in_parts))
+    return None
+
+
+def take(tensor: Tensor, dim: int, parts: list[tuple[int, int]]) -> Tensor:
+    """The given ranges of a dimension, end to end."""
+    if parts == [(0, tensor.shape[dim])]:
+        return tensor
+    return torch.cat([tensor.narrow(dim, start, stop - start) for start, stop in parts], dim=dim)
+
+
+def read_moments(path: str, model: nn.Module) -> dict[str, Tensor]:
+    """Second moments by parameter name from a saved torch optimizer state (`torch.save(optimizer.state_dict(), path)`).
+
+    The state numbers parameters in the order of the optimizer's groups; their names are taken from `param_names` where
+    the state has them, else from `model.named_parameters()`. Every shape is checked.
+
+    Raises:
+        MissingError, CorruptError, MismatchError: when it is not there, not readable without executing code, or
+            another model's.
+    """
+    if not path or not Path(path).is_file():
+        raise MissingError(f"optimizer state {path or '(none given)'} is missing", fix="set model.optimizer_state")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CorruptError(
+            f"{path} is not a torch optimizer state", got=str(error).splitlines()[0], fix="save optimizer.state_dict()"
+        ) from None
+    if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
+        raise MismatchError(f"{path} is not an optimizer state", expected="a dict with state and param_groups")
+    parameters = dict(model.named_parameters())
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    named = [name for group in state["param_groups"] for name in group.get("param_names", [])]
+    names = named if len(named) == len(numbers) else list(parameters)
+    if len(names) != len(numbers):
+        raise MismatchError(
+            f"{path} belongs to another model", got=f"{len(numbers)} parameters", expected=f"{len(names)}"
+        )
+    moments = {}
+    for number, name in zip(numbers, names, strict=True):
+        moment = state["state"].get(number, {}).get("exp_avg_sq")
+        if moment is None:
+            raise MismatchError(f"{path} has no second moment of {name}", expected="an Adam or AdamW state")
+        if name not in parameters or moment.shape != parameters[name].shape:
+            expected = tuple(parameters[name].shape) if name in parameters else "a parameter of the model"
+            raise MismatchError(f"{path} belongs to another model: {name}", got=tuple(moment.shape), expected=expected)
+        group = next(group for group in state["param_groups"] if number in group["params"])
+        steps = float(state["state"][number].get("step", 0))
+        if steps < 1:
+            raise MismatchError(f"{path}: no step was made", got=steps, expected="at least 1")
+        moments[name] = moment.float() / (1 - group["betas"][1] ** steps)
+    return moments

@@ -1,0 +1,175 @@
+"""Scores of a block of stored rows against queries: what the scan does to each block.
+
+Everything that depends on the queries alone is done once, in float64 or float32, before the first block: whitening,
+M^{-1}, the query's norm. A block then costs one product with the queries and, for the task's curvature, one with U.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
+from headwater.attribution.curvature.whitening import require_finite, require_width, unit_rows
+from headwater.attribution.index.codecs.base import Codec, Fields
+from headwater.attribution.index.reader import Index
+from headwater.attribution.search.products import IntegerVectors, integer_products_work, products
+from headwater.configs.errors import UserError
+
+CURVATURES = ("task", "train", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """How a score is made.
+
+    Attributes:
+        curvature: `task` mixes the queries' curvature into the corpus's; `train` takes the corpus's alone; `none`
+            takes the whitening back, so that an index serves plain gradient products too.
+        task_weight: lambda, the weight of the task's curvature, in [0, 1), or `paper` for its rule.
+        rank: directions per module of the task's curvature in the norms of passages; None for all.
+        normalize: unit norm of query and passage (cosine); else the plain inner product.
+    """
+
+    curvature: str = "task"
+    task_weight: float | str = 0.25
+    rank: int | None = None
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.curvature not in CURVATURES:
+            raise UserError("unknown curvature", got=self.curvature, expected=", ".join(CURVATURES))
+        if isinstance(self.task_weight, str) and self.task_weight != "paper":
+            raise UserError(
+                "task_weight is neither a number nor the paper's rule", got=self.task_weight, expected="[0, 1) or paper"
+            )
+        if self.rank is not None and self.rank < 0:
+            raise UserError(
+                "a negative rank of the task's curvature", got=self.rank, expected="0 or more, or none for all"
+            )
+
+
+@dataclass(slots=True)
+class PreparedQueries:
+    """Queries of one index, ready to be multiplied with whitened unit rows.
+
+    Attributes:
+        queries_QD: M^{-1} q~ (or what stands for it), over its norm if scores are normalised; float32.
+        directions: per module sqrt(c) U^T, float32 [r_m, d]; empty without the task's curvature.
+        scale: M^{-1}'s factor in a passage's squared norm, 1 / (1 - lambda).
+        floor: least squared norm of a unit row under M^{-1}: rounding may not take it below.
+        lambda_: as it was used.
+    """
+
+    scoring: Scoring
+    queries_QD: Tensor
+    directions: dict[str, Tensor] = field(default_factory=dict)
+    scale: float = 1.0
+    floor: float = 0.0
+    lambda_: float = 0.0
+
+
+def prepare_queries(index: Index, raw_QD: Tensor, scoring: Scoring, task_QD: Tensor | None = None) -> PreparedQueries:
+    """Does to raw query rows what scores need.
+
+    Args:
+        index: what they will be compared with.
+        raw_QD: query rows as the gradients came, float [Q, D].
+        scoring: how.
+        task_QD: raw rows of the queries that stand for the task, if not these.
+
+    Raises:
+        MismatchError: another width than the index's rows.
+        NonFiniteRowsError: NaN or infinity in a query.
+    """
+    require_width(raw_QD, index.layout, "query rows")
+    require_finite(raw_QD, what="query rows")
+    whitening = index.whitening
+    rows_QD = unit_rows(raw_QD) if scoring.normalize else raw_QD.float()
+    if scoring.curvature == "none":
+        # q . z = (W^{-1} q) . (W z), and the norms of raw rows are stored.
+        return PreparedQueries(scoring, whitening.unapply(rows_QD))
+    white_QD = whitening.apply(rows_QD)
+    if scoring.curvature == "train":
+        return PreparedQueries(scoring, unit_rows(white_QD) if scoring.normalize else white_QD)
+    task_QD = raw_QD if task_QD is None else task_QD
+    weight = scoring.task_weight
+    lambda_ = weight if not isinstance(weight, str) else paper_lambda(whitening, task_QD)
+    task = TaskCurvature.from_queries(whitening, task_QD, lambda_)
+    solved_QD = task.solve(white_QD)
+    if scoring.normalize:
+        square_Q1 = (solved_QD.double() * white_QD.double()).sum(dim=1, keepdim=True)
+        solved_QD = (solved_QD / square_Q1.sqrt().clamp_min(1e-300)).float()
+    largest = max((float(c_r[0]) for c_r in task.weights.values() if len(c_r)), default=0.0)
+    directions = task.scaled_directions(scoring.rank) if scoring.normalize else {}
+    return PreparedQueries(scoring, solved_QD, directions, 1 / (1 - lambda_), 0.5 * (1 - largest), lambda_)
+
+
+class BlockScorer:
+    """Scores blocks of one index, stored in one codec.
+
+    Args:
+        prepared: the queries.
+        codec: what the blocks are stored in.
+        integer: use integer products where the codec and the processor allow it.
+    """
+
+    def __init__(self, prepared: PreparedQueries, codec: Codec, *, integer: bool = True) -> None:
+        self.prepared, self.codec = prepared, codec
+        self._queries_QD = codec.rotate(prepared.queries_QD).contiguous()
+        self._directions = self._rotated(prepared.directions)
+        self._integer: list[IntegerVectors] = []
+        if integer and codec.planes and integer_products_work():
+            for m, span in enumerate(codec.layout):
+                both_Kd = torch.cat([self._queries_QD[:, span.slice], self._directions[m]])
+                self._integer.append(IntegerVectors.split(both_Kd, codec.planes))
+
+    def _rotated(self, directions: dict[str, Tensor]) -> list[Tensor]:
+        """Per module its directions in the codec's coordinates, float32 [r_m, d]."""
+        out = []
+        for span in self.codec.layout:
+            part_rd = directions.get(span.name, torch.empty(0, span.dims))
+            wide_rD = torch.zeros(len(part_rd), self.codec.layout.dims)
+            wide_rD[:, span.slice] = part_rd
+            out.append(self.codec.rotate(wide_rD)[:, span.slice].contiguous())
+        return out
+
+    def scores(self, fields: Fields) -> Tensor:
+        """Scores of a block's passages (rows) with the queries (columns), float32 [n, Q]."""
+        products_NQ, along_N = self._integer_parts(fields) if self._integer else self._float_parts(fields)
+        return products_NQ.mul_(self._factor(along_N, fields)[:, None])
+
+    def factors(self, fields: Fields) -> Tensor:
+        """What each passage's inner products with the queries are multiplied with, float32 [n]."""
+        return self._factor(self._float_parts(fields)[1], fields)
+
+    def _float_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
+        """Products with the queries, float32 [n, Q], and the squared length along the directions, float32 [n]."""
+        rows_ND = self.codec.block(fields, torch.float32)
+        along_N = torch.zeros(len(rows_ND))
+        for span, part_rd in zip(self.codec.layout, self._directions, strict=True):
+            if len(part_rd):
+                along_N += products(rows_ND[:, span.slice], part_rd).square_().sum(dim=1)
+        return products(rows_ND, self._queries_QD), along_N
+
+    def _integer_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
+        scale_NM, queries = fields["scale"].float(), len(self._queries_QD)
+        total_NQ, along_N = torch.zeros(len(scale_NM), queries), torch.zeros(len(scale_NM))
+        for m, vectors in enumerate(self._integer):
+            scale_N1 = scale_NM[:, m : m + 1]
+            part_NK = vectors.products(self.codec.codes(fields, m), self.codec.gain, self.codec.offset)
+            total_NQ.addcmul_(part_NK[:, :queries], scale_N1)
+            if part_NK.shape[1] > queries:
+                along_N += part_NK[:, queries:].square().sum(dim=1).mul_(scale_N1[:, 0].square())
+        return total_NQ, along_N
+
+    def _factor(self, along_N: Tensor, fields: Fields) -> Tensor:
+        """What a passage's inner products are multiplied with, float32 [n]."""
+        scoring, norm_N = self.prepared.scoring, fields["norm"]
+        if not scoring.normalize:
+            return norm_N
+        if scoring.curvature == "none":
+            return norm_N / fields["raw_norm"].clamp_min(torch.finfo(torch.float32).tiny)
+        return (1 - along_N).clamp_min_(self.prepared.floor).mul_(self.prepared.scale).rsqrt_()

@@ -1,0 +1,116 @@
+"""Queries: a prompt and the target whose source is sought.
+
+Read from JSONL: `prompt` and `target` (or, as published with TrackStar, `prompt0` and `entity1`), an id (`example_id`
+or `fact_id`), and anything else, which is passed through to the results where the published format has a place for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from headwater.attribution.models.base import Example
+from headwater.attribution.rows.collector import GradientCollector, collect
+from headwater.configs.errors import CorruptError, MissingError, UserError
+from headwater.train.tokenizer import TextTokenizer, encode_query
+
+
+@dataclass(frozen=True, slots=True)
+class TraceQuery:
+    """One question.
+
+    Attributes:
+        example_id: its id.
+        prompt, target: texts; the loss is taken on the target alone.
+        against: another target; the query is then the difference of the two gradients (a contrastive query).
+        gold: ids of passages known to state the answer.
+        record: the line it came from.
+    """
+
+    example_id: str
+    prompt: str
+    target: str
+    against: str = ""
+    gold: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+def read_queries(path: str | Path) -> list[TraceQuery]:
+    """Reads a JSONL file of queries.
+
+    Raises:
+        MissingError, CorruptError: naming the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingError(f"queries {path} are missing", fix="give a JSONL file with prompt and target")
+    queries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            queries.append(as_query(record, number))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptError(
+                f"{path}, line {number} is not a query",
+                got=f"{type(error).__name__}: {error}",
+                expected='{"example_id": ..., "prompt": ..., "target": ...}',
+            ) from None
+    if not queries:
+        raise MissingError(f"{path} holds no queries", expected="one JSON object a line")
+    names = [query.example_id for query in queries]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CorruptError(f"{path}: example_id {twice} appears twice", expected="each id once")
+    return queries
+
+
+def as_query(record: dict[str, Any], number: int) -> TraceQuery:
+    prompt = record["prompt"] if "prompt" in record else record["prompt0"]
+    target = record["target"] if "target" in record else record["entity1"]
+    if not (isinstance(prompt, str) and isinstance(target, str) and target.strip()):
+        raise TypeError("prompt and target must be text, and the target not empty")
+    name = str(record.get("example_id", record.get("fact_id", number)))
+    against = str(record.get("against") or "")
+    return TraceQuery(name, prompt, target, against, tuple(record.get("gold") or ()), record)
+
+
+def query_rows(
+    collector: GradientCollector,
+    tokenizer: TextTokenizer,
+    queries: Sequence[TraceQuery],
+    batch_tokens: int = 2048,
+) -> Tensor:
+    """Raw rows of the queries' targets, float32 [Q, D]; of a contrastive query the difference of both targets' rows.
+
+    Raises:
+        UserError: a query is longer than the model's context.
+    """
+    rows_QD = collect(collector, examples_of(queries, tokenizer, collector.model.context), batch_tokens)
+    contrasted = [i for i, query in enumerate(queries) if query.against]
+    if contrasted:
+        others = [TraceQuery(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
+        rows_QD[contrasted] -= collect(collector, examples_of(others, tokenizer, collector.model.context), batch_tokens)
+    return rows_QD
+
+
+def examples_of(queries: Sequence[TraceQuery], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
+    examples = []
+    for query in queries:
+        tokens, start = encode_query(tokenizer, query.prompt, query.target)
+        if context is not None and len(tokens) > context:
+            raise UserError(
+                f"query {query.example_id} is longer than the model's context",
+                got=f"{len(tokens)} tokens",
+                expected=f"at most {context}",
+                fix="shorten the prompt",
+            )
+        examples.append(Example(np.asarray(tokens, dtype=np.int64), int(start)))
+    return examples

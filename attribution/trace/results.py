@@ -1,0 +1,125 @@
+"""Results as they are written: TrackStar's published fields, and ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from headwater.attribution.search.duplicates import Dropped
+from headwater.attribution.search.scan import ScanResult
+from headwater.attribution.trace.queries import TraceQuery
+from headwater.train.artifacts import RunDir, atomic_path
+from headwater.train.callbacks.ledger import read_ledger
+
+if TYPE_CHECKING:
+    from headwater.attribution.trace.tracing import Opened
+
+
+@dataclass(slots=True)
+class Extras:
+    """What was asked for beside the passages and their scores.
+
+    Attributes:
+        dropped: near-duplicates that were collapsed, at the top and at the bottom.
+        token_scores: per passage float32 [T, Q].
+    """
+
+    dropped: tuple[Dropped, Dropped] | None = None
+    token_scores: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+def as_results(
+    queries: Sequence[TraceQuery], found: ScanResult, opened: Opened, query_set: str, extras: Extras | None = None
+) -> list[dict[str, Any]]:
+    """One record a query: TrackStar's published fields, then `proponent_correct` where gold is known, and the steps at
+    which each passage was seen; with `extras` also the ids of each passage's near-duplicates, its tokens and their
+    scores."""
+    seen, extras = SeenSteps.of(opened), extras or Extras()
+    records = []
+    for number, query in enumerate(queries):
+        record: dict[str, Any] = {
+            "example_id": query.example_id,
+            "query_set": query_set,
+            "inputs_plaintext": query.prompt,
+            "targets_plaintext": query.target,
+        }
+        if query.against:
+            record["against_plaintext"] = query.against
+        ends = (
+            ("proponent", found.passages[number], found.scores[number]),
+            ("opponent", found.bottom_passages[number], found.bottom_scores[number]),
+        )
+        for place, (end, passages, scores) in enumerate(ends):
+            kept = passages >= 0
+            numbers = passages[kept].tolist()
+            record |= listed_passages(end, numbers, scores[kept], opened, seen)
+            if extras.dropped is not None:
+                dropped = extras.dropped[place][number]
+                record[f"{end}_duplicates"] = [[id_of(opened, other) for other in dropped[n]] for n in numbers]
+            if extras.token_scores:
+                tokens = [opened.passages.tokens(n).tolist() for n in numbers]
+                record[f"{end}_tokens"] = [opened.tokenizer.pieces(each) for each in tokens]
+                record[f"{end}_token_scores"] = [extras.token_scores[n][:, number].tolist() for n in numbers]
+        for key in ("fact_id", "relation"):
+            if key in query.record:
+                record[key] = query.record[key]
+        if query.gold:
+            record["proponent_correct"] = [name in query.gold for name in record["proponent_ids"]]
+        if not found.complete:
+            record["incomplete_index"] = True
+        records.append(record)
+    return records
+
+
+def listed_passages(
+    end: str, numbers: list[int], scores: np.ndarray, opened: Opened, seen: SeenSteps | None
+) -> dict[str, Any]:
+    """Texts, ids, scores and steps of one end of a query's results."""
+    record: dict[str, Any] = {
+        f"{end}s": [opened.passages.text(n, opened.tokenizer) for n in numbers],
+        f"{end}_ids": [id_of(opened, n) for n in numbers],
+        f"{end}_scores": [float(score) for score in scores],
+    }
+    if seen is not None:
+        record[f"{end}_seen_steps"] = [seen.steps(n) for n in numbers]
+    return record
+
+
+def id_of(opened: Opened, passage: int) -> str:
+    return opened.passages.ids(passage, passage + 1)[0]
+
+
+@dataclass(slots=True)
+class SeenSteps:
+    """The steps at which each passage was seen up to the index's checkpoint."""
+
+    passages: np.ndarray
+    step_of: np.ndarray
+
+    @classmethod
+    def of(cls, opened: Opened) -> SeenSteps | None:
+        model = opened.index.manifest["model"]
+        if model["kind"] != "headwater":
+            return None
+        table = read_ledger(RunDir.at(model["run"]).ledger)
+        table = table.filter(pc.less_equal(table["step"], model["step"]))
+        passages, steps = np.asarray(table["passage"]), np.asarray(table["step"])
+        order = np.lexsort((steps, passages))
+        return cls(passages[order], steps[order])
+
+    def steps(self, passage: int) -> list[int]:
+        start, stop = np.searchsorted(self.passages, [passage, passage + 1])
+        return sorted(set(self.step_of[start:stop].tolist()))
+
+
+def write_results(path: str | Path, results: Sequence[dict[str, Any]]) -> None:
+    """Writes results as JSONL, atomically."""
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8") as file:
+        for record in results:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
