@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 # Imported when first used: torch is slow to load.
-_HOMES = {"open_index": "headwater.attribution.index.reader", "trace": "headwater.attribution.trace.tracing"}
+_HOMES = {"open_index": "headwater.attribution.index.reader", "trace": "headwater.attribution.tracing.run"}
 
 __all__ = ["open_index", "trace"]
 

@@ -141,7 +141,7 @@ def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
     from headwater.attribution.evaluation.baselines.random_order import RandomRanking
     from headwater.attribution.evaluation.ranking import Passages, Query, write_rankings
     from headwater.attribution.evaluation.table import build_table
-    from headwater.attribution.trace.queries import read_queries
+    from headwater.attribution.tracing.queries import read_queries
     from headwater.train import parallel
     from headwater.train.numerics import keep_freed_memory, use_onednn
     from headwater.train.stream.corpus import open_passages

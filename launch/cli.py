@@ -235,7 +235,7 @@ def trace(
     if against is not None and prompt is None:
         raise UserError("--against needs --prompt and --target", fix='in a file of queries, write "against": "..."')
     settings = _settings("headwater.attribution.settings:TraceSettings", arguments, keys)
-    results = _load("headwater.attribution.trace.tracing:run_trace")(
+    results = _load("headwater.attribution.tracing.run:run_trace")(
         settings, prompt=prompt, target=target, against=against
     )
     if prompt is not None:

@@ -139,7 +139,7 @@ class Demo:
             self.say(f"  {settings.name}: {time.perf_counter() - began:.0f} s")
 
     def _trace(self) -> None:
-        from headwater.attribution.trace.tracing import run_trace
+        from headwater.attribution.tracing.run import run_trace
 
         run_trace(
             replace(

@@ -20,9 +20,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headwater.attribution.capture.build import NOTE, MeanRows, VisitLog, build_captured
-from headwater.attribution.curvature.whitening import require_finite
-from headwater.attribution.models.base import Site, is_block_linear, layer_order, megatron_sites
+from headwater.attribution.capture.build import NOTE, build_captured
+from headwater.attribution.capture.sums import MeanRows
+from headwater.attribution.capture.visits import VisitLog
+from headwater.attribution.models.base import Site
+from headwater.attribution.models.headwater import is_block_linear, megatron_sites
+from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import module_dims
 from headwater.attribution.rows.correction import part_of, whole_correction
 from headwater.attribution.rows.hooks import Target, Watcher
@@ -33,13 +36,14 @@ from headwater.kernels import Correction, Factored, Full
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.callbacks.base import Callback, Training
-from headwater.train.model import ParameterPart, parameter_parts
+from headwater.train.model import parameter_parts
 from headwater.train.settings import CaptureSettings, PretrainSettings
 
 if TYPE_CHECKING:
     from headwater.train.engine import Engine, StepResult
     from headwater.train.parallel import World
     from headwater.train.stream.stream import TrainingSequence
+from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:
@@ -273,33 +277,3 @@ def segments_of(sequences: list[TrainingSequence]) -> tuple[list[int], list[int]
         if rest:
             lengths.append(rest)
     return [0, *np.cumsum(lengths).tolist()], places
-
-
-def whole_shapes(mine: dict[str, ParameterPart], world: World) -> dict[str, tuple[int, int]]:
-    """(O, I) of the block linear layers of all pipeline stages, in order."""
-    shapes = {name: (part.shape[0], part.shape[1]) for name, part in mine.items()}
-    if world.pipeline > 1:
-        group = parallel.pipeline_group()
-        stages: list[Any] = [None] * world.pipeline
-        dist.all_gather_object(stages, shapes, group=group)
-        shapes = {name: shape for stage in stages for name, shape in stage.items()}
-    return {name: shapes[name] for name in sorted(shapes, key=layer_order)}
-
-
-def whole_moment(engine: Engine, part: ParameterPart, world: World) -> Tensor:
-    """Adam's second moment of a whole layer, float32 [O, I]; collective over its tensor-parallel and data ranks."""
-    moment = engine.state(part.parameter)["exp_avg_sq"].float()
-    if world.tensor == 1:
-        return moment
-    parts = [torch.empty_like(moment) for _ in range(world.tensor)]
-    dist.all_gather(parts, moment.contiguous(), group=parallel.tensor_group())
-    return part.join(parts)
-
-
-def whole_sequence(x_TF: Tensor, tokens: int) -> Tensor:
-    """Under sequence parallelism some layers see a share of the tokens: all of them, [tokens, F]."""
-    if len(x_TF) == tokens:
-        return x_TF
-    parts = [torch.empty_like(x_TF) for _ in range(tokens // len(x_TF))]
-    dist.all_gather(parts, x_TF.contiguous(), group=parallel.tensor_group())
-    return torch.cat(parts)

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwater.attribution.curvature.whitening import Whitening, require_width, unit_rows
+from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.rows.checks import require_width
 from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.rows.norms import unit_rows
 from headwater.configs.errors import UserError
 
 LAMBDA_COMPONENT = 1000 / 65536

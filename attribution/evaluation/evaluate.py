@@ -20,13 +20,16 @@ from headwater.attribution.evaluation.baselines.random_order import RandomRankin
 from headwater.attribution.evaluation.ranking import DEPTH, Passages, Query, Ranking, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
-from headwater.attribution.models.base import Example, HeadwaterModel
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.search.full_ranking import gold_ranks
-from headwater.attribution.search.scan import ScanOptions, Source, scan
+from headwater.attribution.search.options import ScanOptions, Source
+from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.settings import EvaluateSettings
-from headwater.attribution.trace.queries import TraceQuery, examples_of, read_queries
-from headwater.attribution.trace.tracing import open_for_queries
+from headwater.attribution.tracing.opened import open_for_queries
+from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.query_rows import examples_of
 from headwater.configs.errors import MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, write_json

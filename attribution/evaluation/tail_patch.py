@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater.attribution.models.base import Example, HeadwaterModel, pack
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.headwater import HeadwaterModel, pack
 
 
 class TailPatch:

@@ -19,9 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening, require_finite
+from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models.base import Example, TracedModel, open_model
+from headwater.attribution.models.base import Example, TracedModel
+from headwater.attribution.models.opening import open_model
+from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel

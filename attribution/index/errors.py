@@ -21,9 +21,5 @@ class MissingShardError(MissingError):
     """A shard that the index lists, or that is needed, and that is not there."""
 
 
-class NonFiniteRowsError(UserError):
-    """Gradient rows that hold NaN or infinity."""
-
-
 class IncompleteIndexError(UserError):
     """An index whose build has not finished, used where every passage is needed."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,11 @@ from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.errors import IncompleteIndexError, MissingShardError, TruncatedShardError
+from headwater.attribution.index.manifest import FINEST_FIRST, FORMAT, recorded_files
 from headwater.attribution.index.shards import ShardFile, shard_name
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import read_json, require_match
-
-FORMAT = "headwater-index/1"
-NORMS = {"norm": torch.float32, "raw_norm": torch.float32}
-"""Kept exactly with every codec: the norm of the whitened row, and of the raw row that it came from."""
-
-NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "ids"}
-"""Keys of index.json that its fingerprint does not cover."""
-
-FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign")
 
 
 class Index:
@@ -235,15 +227,6 @@ class Index:
             expected="every passage of the corpus",
             fix="run `headwater index` again to finish it",
         )
-
-
-def recorded_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """codec -> shard entries of an unfinished index, from the records of the shards that are done."""
-    files: dict[str, list[dict[str, Any]]] = {codec: [] for codec in manifest["wanted_codecs"]}
-    for record in sorted(path.glob("rows-*.json")):
-        for entry in read_json(record)["files"]:
-            files[entry["codec"]].append({key: value for key, value in entry.items() if key != "codec"})
-    return files
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from headwater.attribution.curvature.whitening import require_finite
 from headwater.attribution.index.errors import ChangedBytesError, CoverageError, MissingShardError
-from headwater.attribution.index.reader import NOT_MADE_FROM, Index
+from headwater.attribution.index.manifest import NOT_MADE_FROM
+from headwater.attribution.index.reader import Index
 from headwater.attribution.index.shards import ShardFile
+from headwater.attribution.rows.checks import require_finite
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import fingerprint, fingerprint_file, require_match
 

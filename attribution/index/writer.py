@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from headwater.attribution.curvature.whitening import BLOCK, Whitening, require_finite, require_width
+from headwater.attribution.curvature.whitening import BLOCK, Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
-from headwater.attribution.index.reader import FORMAT, NORMS, NOT_MADE_FROM, Index, recorded_files
+from headwater.attribution.index.manifest import FORMAT, NORMS, NOT_MADE_FROM, recorded_files
+from headwater.attribution.index.reader import Index
 from headwater.attribution.index.shards import shard_name, write_shard
+from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import (

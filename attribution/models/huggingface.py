@@ -119,7 +119,7 @@ class HuggingFaceModel(TracedModel):
         return ids_BL.to(self.device), weights_BL.to(self.device)
 
     def second_moment(self, site: Site) -> Tensor:
-        from headwater.attribution.rows.correction import read_moments
+        from headwater.attribution.models.moments import read_moments
 
         if self._moments is None:
             self._moments = read_moments(self._optimizer_path, self.model)

@@ -1,6 +1,6 @@
 """Hooks on linear layers that project each layer's gradient as a backward pass goes by.
 
-Shared by the rows of given examples (gradients.py) and the rows of a running training (capture.py).
+Shared by the rows of given examples (collector.py) and the rows of a running training (capture/).
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from headwater.attribution.search.scan import ScanOptions, ScanResult, Source, scan
+from headwater.attribution.search.options import ScanOptions, ScanResult, Source
+from headwater.attribution.search.scan import scan
 from headwater.attribution.search.topk import NOBODY
 
 SHINGLE = 5

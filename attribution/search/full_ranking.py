@@ -1,4 +1,4 @@
-"""Every score, and the exact place of given passages in the ranking of a whole index (`search.py` finds the best)."""
+"""Every score, and the exact place of given passages in the ranking of a whole index (scan.py finds the best)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from headwater.attribution.search.scan import Scan, ScanOptions, Source
-from headwater.attribution.search.topk import NOBODY, distributed
+from headwater.attribution.search.blocks import Scan
+from headwater.attribution.search.distributed import distributed
+from headwater.attribution.search.options import ScanOptions, Source
+from headwater.attribution.search.topk import NOBODY
 from headwater.configs.errors import UserError
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
-from headwater.attribution.curvature.whitening import require_finite, require_width, unit_rows
 from headwater.attribution.index.codecs.base import Codec, Fields
 from headwater.attribution.index.reader import Index
+from headwater.attribution.rows.checks import require_finite, require_width
+from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.search.products import IntegerVectors, integer_products_work, products
 from headwater.configs.errors import UserError
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwater.attribution.search.distributed import distributed
+
 NOBODY = -1
 """Passage number of an empty place; its score is -inf (+inf among the lowest)."""
 
@@ -65,14 +67,3 @@ class TopK:
         lists: list[tuple[Tensor, Tensor]] = [(scores, passages)] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(lists, (scores, passages))
         self._scores, self._passages = [each for each, _ in lists], [each for _, each in lists]
-
-
-def distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def rank_and_world() -> tuple[int, int]:
-    """(rank, ranks) of torch.distributed; (0, 1) without it."""
-    if not distributed():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from headwater.attribution.index.reader import Index
-    from headwater.attribution.search.scan import ScanOptions, Source
+    from headwater.attribution.search.options import ScanOptions, Source
     from headwater.attribution.search.scorer import Scoring
-    from headwater.attribution.trace.tracing import Opened
+    from headwater.attribution.tracing.opened import Opened
     from headwater.train.parallel import World
 
 CANDIDATES = (0.01, 0.02, 0.05, 0.1)
@@ -48,8 +48,8 @@ def main(
     --task-weight: lambda, the weight of the queries' curvature.
     """
     from headwater.attribution.search.scorer import Scoring
-    from headwater.attribution.trace.queries import read_queries
-    from headwater.attribution.trace.tracing import open_for_queries
+    from headwater.attribution.tracing.opened import open_for_queries
+    from headwater.attribution.tracing.queries import read_queries
     from headwater.train import parallel
     from headwater.train.artifacts import RunDir, write_json
     from headwater.train.numerics import keep_freed_memory, use_onednn
@@ -87,7 +87,7 @@ def full_index(opened: Opened, world: World) -> Index:
     """The index itself if it holds float32 rows, else one of them beside it, made now or before."""
     from headwater.attribution.index.build import Builder
     from headwater.attribution.index.reader import open_index
-    from headwater.attribution.models.base import model_settings_of
+    from headwater.attribution.models.opening import model_settings_of
     from headwater.attribution.settings import CurvatureSettings, IndexSettings, ProjectionSettings
 
     index, meta = opened.index, opened.index.manifest
@@ -166,7 +166,8 @@ def codec_table(
     """
     from headwater.attribution.index.reader import open_index
     from headwater.attribution.index.writer import recode
-    from headwater.attribution.search.scan import ScanOptions, Source, scan
+    from headwater.attribution.search.options import ScanOptions, Source
+    from headwater.attribution.search.scan import scan
     from headwater.attribution.search.scorer import Scoring
 
     scoring = scoring or Scoring()
@@ -200,7 +201,8 @@ def two_stage(
     golds: Sequence[Sequence[int]] | None,
 ) -> dict[str, float]:
     """What is left when a share of the passages, the best by a compact codec, is scored again in int8."""
-    from headwater.attribution.search.scan import ScanOptions, candidate_count, scan
+    from headwater.attribution.search.options import ScanOptions, candidate_count
+    from headwater.attribution.search.scan import scan
 
     depth = max(10, candidate_count(share, source.index.passages))
     options = ScanOptions(scoring=scoring, top_k=depth, codec=codec, rescore="int8", candidates=share)

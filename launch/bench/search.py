@@ -37,7 +37,8 @@ def make_layout(dims: int) -> Any:
 
 def build_index(path: Path, rows: int, dims: int, codecs: Sequence[str]) -> float:
     """Builds an index of synthetic rows shard by shard; returns its wall time in seconds, row making aside."""
-    from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
+    from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+    from headwater.attribution.curvature.whitening import Whitening
     from headwater.attribution.index.writer import IndexWriter
     from headwater.launch.bench.synthetic import RowMaker
 
@@ -99,7 +100,8 @@ def rates(path: Path, queries: int, rounds: int) -> list[dict[str, Any]]:
     import numpy as np
 
     from headwater.attribution.index.reader import open_index
-    from headwater.attribution.search.scan import ScanOptions, Source, scan
+    from headwater.attribution.search.options import ScanOptions, Source
+    from headwater.attribution.search.scan import scan
     from headwater.attribution.search.scorer import Scoring
     from headwater.launch.bench.synthetic import RowMaker
 
@@ -174,7 +176,8 @@ def memory_of(rows: int, dims: int, queries: int, codecs: Sequence[str]) -> dict
 def build_and_scan(rows: int, dims: int, queries: int, codecs: Sequence[str]) -> dict[str, Any]:
     """What `memory_of` runs."""
     from headwater.attribution.index.reader import open_index
-    from headwater.attribution.search.scan import ScanOptions, Source, scan
+    from headwater.attribution.search.options import ScanOptions, Source
+    from headwater.attribution.search.scan import scan
     from headwater.launch.bench.synthetic import RowMaker
 
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.trace.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.queries import TraceQuery, read_queries
 from headwater.configs import load_config
 from headwater.launch import ablate_cell
 from headwater.launch.ablate_cell import link, run_cell

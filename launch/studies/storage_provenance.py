@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headwater.attribution.trace.queries import TraceQuery
+from headwater.attribution.tracing.queries import TraceQuery
 from headwater.launch.studies.storage import ProvenanceSettings
 from headwater.launch.studies.storage_data import Population
 from headwater.launch.studies.storage_models import batch_of, last_hidden, open_frozen
@@ -31,9 +31,10 @@ def trace_answers(run: RunDir, population: Population, settings: ProvenanceSetti
     """Answers questions about asked people, and traces each answer, right or wrong, to its passages."""
     from headwater.attribution.index.build import build_index
     from headwater.attribution.search.full_ranking import score_all
-    from headwater.attribution.search.scan import Source
+    from headwater.attribution.search.options import Source
     from headwater.attribution.settings import TraceSettings
-    from headwater.attribution.trace.tracing import open_for_queries, scan_options
+    from headwater.attribution.tracing.opened import open_for_queries
+    from headwater.attribution.tracing.run import scan_options
     from headwater.train import parallel
     from headwater.train.numerics import keep_freed_memory, use_onednn
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from headwater.attribution.models.base import open_model
+from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
 from headwater.train import parallel

@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from headwater.attribution.capture.build import build_captured, mean_rows, read_visits
+from headwater.attribution.capture.build import build_captured
+from headwater.attribution.capture.sums import mean_rows
+from headwater.attribution.capture.visits import read_visits
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.verify import verify
-from headwater.attribution.models.base import Example, open_model
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings, TraceSettings
-from headwater.attribution.trace.queries import TraceQuery, query_rows
-from headwater.attribution.trace.tracing import open_for_queries, run_trace
+from headwater.attribution.tracing.opened import open_for_queries
+from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.query_rows import query_rows
+from headwater.attribution.tracing.run import run_trace
 from headwater.configs import load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.train import parallel

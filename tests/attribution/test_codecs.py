@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from headwater.attribution.curvature.accumulator import CurvatureAccumulator
 from headwater.attribution.curvature.task import TaskCurvature
-from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening, unit_rows
+from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.registry import CODECS, make_codec
 from headwater.attribution.index.codecs.rotation import rotation
 from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.search.products import integer_products_work
 from headwater.attribution.search.scorer import BlockScorer, PreparedQueries, Scoring
 from headwater.configs.errors import UserError

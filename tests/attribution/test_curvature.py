@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening, unit_rows
-from headwater.attribution.index.errors import NonFiniteRowsError
+from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.rows.checks import NonFiniteRowsError
 from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.rows.norms import unit_rows
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.launch.bench.synthetic import make_rows
 

@@ -14,7 +14,7 @@ from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.duplicates import Collapse, alike, scan_collapsed, shingles
 from headwater.attribution.search.full_ranking import score_all
-from headwater.attribution.search.scan import ScanOptions, Source
+from headwater.attribution.search.options import ScanOptions, Source
 from headwater.attribution.settings import TraceSettings
 from headwater.configs import ConfigError, load_config
 from headwater.launch.bench.synthetic import make_rows

@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from headwater.attribution.models.base import Example, HeadwaterModel, TracedModel, open_model, pack
+from headwater.attribution.models.base import Example, TracedModel
+from headwater.attribution.models.headwater import HeadwaterModel, pack
 from headwater.attribution.models.huggingface import HuggingFaceModel
+from headwater.attribution.models.moments import read_moments
+from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector, batched, collect, module_dims
-from headwater.attribution.rows.correction import correction_for, read_moments
+from headwater.attribution.rows.correction import correction_for
 from headwater.attribution.rows.hooks import sign_parts
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError

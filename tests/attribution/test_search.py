@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from headwater.attribution.curvature.accumulator import CurvatureAccumulator
 from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
-from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
+from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.errors import IncompleteIndexError
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.full_ranking import gold_ranks, score_all
-from headwater.attribution.search.scan import Exclusion, ScanOptions, Source, scan
+from headwater.attribution.search.options import Exclusion, ScanOptions, Source
+from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
 from headwater.configs.errors import MismatchError, UserError
 from headwater.launch.bench.synthetic import make_rows

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
+from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.full_ranking import gold_ranks
-from headwater.attribution.search.scan import ScanOptions, Source, scan
+from headwater.attribution.search.options import ScanOptions, Source
+from headwater.attribution.search.scan import scan
 from headwater.launch.bench.synthetic import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])

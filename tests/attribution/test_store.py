@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.whitening import CurvatureAccumulator, Whitening
+from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.errors import (
     ChangedBytesError,
     CoverageError,
     IncompleteIndexError,
     MissingShardError,
-    NonFiniteRowsError,
     TruncatedShardError,
 )
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.verify import verify
 from headwater.attribution.index.writer import IndexWriter, recode
+from headwater.attribution.rows.checks import NonFiniteRowsError
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.bench.synthetic import make_rows

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from headwater.attribution.index.build import build_index
-from headwater.attribution.models.base import Example, open_model
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
-from headwater.attribution.trace.queries import TraceQuery, examples_of, read_queries
-from headwater.attribution.trace.tracing import run_trace, trace
+from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.query_rows import examples_of
+from headwater.attribution.tracing.run import run_trace, trace
 from headwater.configs.errors import UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json

@@ -15,7 +15,9 @@ import torch
 from headwater.attribution import open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.index.build import build_index
-from headwater.attribution.models.base import Example, HeadwaterModel, open_model
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.headwater import HeadwaterModel
+from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import (
     CurvatureSettings,
@@ -24,8 +26,8 @@ from headwater.attribution.settings import (
     TracedModelSettings,
     TraceSettings,
 )
-from headwater.attribution.trace.queries import TraceQuery, read_queries
-from headwater.attribution.trace.tracing import run_trace
+from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.run import run_trace
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
@@ -228,7 +230,7 @@ def test_tail_patch_is_adams_step_without_momentum(run: Path, patched: TailPatch
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": fresh.checkpoint.tensor("exp_avg_sq", name),
         }
-    from headwater.attribution.models.base import pack
+    from headwater.attribution.models.headwater import pack
 
     batch, _ = pack([passage])
     (fresh.gpt.run(batch)[0] / (len(passage.tokens) - 1)).backward()

@@ -133,7 +133,7 @@ def test_trace_takes_a_prompt_and_its_target_together(calls: list):
     assert "the text" in traced.out
     assert calls == [
         (
-            "headwater.attribution.trace.tracing:run_trace",
+            "headwater.attribution.tracing.run:run_trace",
             (FakeSettings(steps=2),),
             {"prompt": "a b", "target": "c", "against": None},
         )

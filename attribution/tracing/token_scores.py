@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater.attribution.curvature.whitening import require_finite
-from headwater.attribution.index.codecs.registry import Float32Codec
+from headwater.attribution.index.codecs.plain import Float32Codec
 from headwater.attribution.models.base import Example
+from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import GradientCollector
-from headwater.attribution.search.scan import ScanResult, Source, fields_of_rows
+from headwater.attribution.search.blocks import fields_of_rows
+from headwater.attribution.search.distributed import distributed, rank_and_world
+from headwater.attribution.search.options import ScanResult, Source
 from headwater.attribution.search.scorer import BlockScorer, Scoring, prepare_queries
-from headwater.attribution.search.topk import NOBODY, distributed, rank_and_world
+from headwater.attribution.search.topk import NOBODY
 from headwater.configs.errors import UserError
 
 

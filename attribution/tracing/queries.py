@@ -7,18 +7,11 @@ or `fact_id`), and anything else, which is passed through to the results where t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from headwater.attribution.models.base import Example
-from headwater.attribution.rows.collector import GradientCollector, collect
-from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.tokenizer import TextTokenizer, encode_query
+from headwater.configs.errors import CorruptError, MissingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +73,3 @@ def as_query(record: dict[str, Any], number: int) -> TraceQuery:
     name = str(record.get("example_id", record.get("fact_id", number)))
     against = str(record.get("against") or "")
     return TraceQuery(name, prompt, target, against, tuple(record.get("gold") or ()), record)
-
-
-def query_rows(
-    collector: GradientCollector,
-    tokenizer: TextTokenizer,
-    queries: Sequence[TraceQuery],
-    batch_tokens: int = 2048,
-) -> Tensor:
-    """Raw rows of the queries' targets, float32 [Q, D]; of a contrastive query the difference of both targets' rows.
-
-    Raises:
-        UserError: a query is longer than the model's context.
-    """
-    rows_QD = collect(collector, examples_of(queries, tokenizer, collector.model.context), batch_tokens)
-    contrasted = [i for i, query in enumerate(queries) if query.against]
-    if contrasted:
-        others = [TraceQuery(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
-        rows_QD[contrasted] -= collect(collector, examples_of(others, tokenizer, collector.model.context), batch_tokens)
-    return rows_QD
-
-
-def examples_of(queries: Sequence[TraceQuery], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
-    examples = []
-    for query in queries:
-        tokens, start = encode_query(tokenizer, query.prompt, query.target)
-        if context is not None and len(tokens) > context:
-            raise UserError(
-                f"query {query.example_id} is longer than the model's context",
-                got=f"{len(tokens)} tokens",
-                expected=f"at most {context}",
-                fix="shorten the prompt",
-            )
-        examples.append(Example(np.asarray(tokens, dtype=np.int64), int(start)))
-    return examples

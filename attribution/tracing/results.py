@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from headwater.attribution.search.duplicates import Dropped
-from headwater.attribution.search.scan import ScanResult
-from headwater.attribution.trace.queries import TraceQuery
-from headwater.train.artifacts import RunDir, atomic_path
-from headwater.train.callbacks.ledger import read_ledger
+from headwater.attribution.search.options import ScanResult
+from headwater.attribution.tracing.queries import TraceQuery
+from headwater.train.artifacts import atomic_path
 
 if TYPE_CHECKING:
-    from headwater.attribution.trace.tracing import Opened
+    from headwater.attribution.tracing.opened import Opened
+from headwater.attribution.tracing.seen import SeenSteps
 
 
 @dataclass(slots=True)
@@ -93,29 +92,6 @@ def listed_passages(
 
 def id_of(opened: Opened, passage: int) -> str:
     return opened.passages.ids(passage, passage + 1)[0]
-
-
-@dataclass(slots=True)
-class SeenSteps:
-    """The steps at which each passage was seen up to the index's checkpoint."""
-
-    passages: np.ndarray
-    step_of: np.ndarray
-
-    @classmethod
-    def of(cls, opened: Opened) -> SeenSteps | None:
-        model = opened.index.manifest["model"]
-        if model["kind"] != "headwater":
-            return None
-        table = read_ledger(RunDir.at(model["run"]).ledger)
-        table = table.filter(pc.less_equal(table["step"], model["step"]))
-        passages, steps = np.asarray(table["passage"]), np.asarray(table["step"])
-        order = np.lexsort((steps, passages))
-        return cls(passages[order], steps[order])
-
-    def steps(self, passage: int) -> list[int]:
-        start, stop = np.searchsorted(self.passages, [passage, passage + 1])
-        return sorted(set(self.step_of[start:stop].tolist()))
 
 
 def write_results(path: str | Path, results: Sequence[dict[str, Any]]) -> None:

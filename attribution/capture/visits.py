@@ -1,0 +1,80 @@
+"""Every visit's row with its step, in files of a fixed number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from headwater.configs.errors import MissingError
+from headwater.train.artifacts import RunDir, atomic_path, remove
+
+STEPS_PER_FILE = 100
+"""Steps whose visits are held in memory and then written to one file."""
+
+
+class VisitLog:
+    """Every visit with its step, in files of a fixed number of steps: the same files whether or not it was stopped."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._pending: list[dict[str, Tensor]] = []
+
+    def start(self, step: int) -> None:
+        """Forgets the files that hold later steps than `step`; what they held of earlier ones is in the checkpoint."""
+        for file in self.directory.glob("visits-*.safetensors"):
+            if int(file.stem.split("-")[1]) + STEPS_PER_FILE - 1 > step:
+                remove(file)
+
+    def add(self, step: int, passages: Sequence[int], rows_ND: Tensor, lr: float) -> None:
+        count = len(passages)
+        if count:
+            self._pending.append(
+                {
+                    "rows": rows_ND.float(),
+                    "passage": torch.tensor(list(passages), dtype=torch.int64),
+                    "step": torch.full((count,), step, dtype=torch.int32),
+                    "lr": torch.full((count,), lr, dtype=torch.float64),
+                }
+            )
+        if step % STEPS_PER_FILE == 0:
+            self.write(step)
+            self._pending = []
+
+    def write(self, step: int) -> None:
+        """Writes what is pending to the file of that step, and keeps it: the file may not be full."""
+        if self._pending:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            first = (step - 1) // STEPS_PER_FILE * STEPS_PER_FILE + 1
+            with atomic_path(self.directory / f"visits-{first:08d}.safetensors") as part:
+                save_file(self._joined(), part)
+
+    def _joined(self) -> dict[str, Tensor]:
+        return {key: torch.cat([entry[key] for entry in self._pending]) for key in self._pending[0]}
+
+    def save(self, directory: Path) -> None:
+        if self._pending:
+            save_file(self._joined(), directory / "capture-visits.safetensors")
+
+    def load(self, directory: Path) -> None:
+        file = directory / "capture-visits.safetensors"
+        self._pending = [load_file(file)] if file.exists() else []
+
+
+def read_visits(run: RunDir) -> Iterator[dict[str, Tensor]]:
+    """The captured visits of a run, file by file in order of step: rows float32 [n, D] (raw), passage int64 [n], step
+    int32 [n], lr float64 [n].
+
+    Raises:
+        MissingError: the run kept none.
+    """
+    files = sorted((run.path / "capture").glob("visits-*.safetensors"))
+    if not files:
+        raise MissingError(
+            f"{run.path} holds no captured visits", fix="train with callbacks.capture.enabled=true and mode=visits"
+        )
+    for file in files:
+        yield load_file(file)

@@ -1,0 +1,46 @@
+"""Opens the model that the settings, or an index, name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headwater.attribution.models.base import TracedModel
+from headwater.attribution.models.headwater import HeadwaterModel
+from headwater.attribution.settings import TracedModelSettings
+from headwater.configs.errors import MissingError
+from headwater.train.artifacts import RunDir
+from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
+from headwater.train.parallel import World
+
+
+def open_model(settings: TracedModelSettings, world: World | None = None) -> TracedModel:
+    """Opens what the settings name.
+
+    Raises:
+        MissingError: no such run, checkpoint or model.
+    """
+    if settings.path:
+        from headwater.attribution.models.huggingface import HuggingFaceModel
+
+        return HuggingFaceModel(settings.path, settings.precision, settings.optimizer_state)
+    if world is None:
+        raise ValueError("a Headwater checkpoint needs process groups: call parallel.start first")
+    run = RunDir.at(settings.run)
+    if settings.step is not None:
+        checkpoint: Checkpoint | None = open_checkpoint(run.checkpoint(settings.step))
+    else:
+        checkpoint = newest(run.checkpoints)
+    if checkpoint is None:
+        raise MissingError(f"{run.path} has no checkpoint", fix="run `headwater pretrain` first")
+    return HeadwaterModel(checkpoint, world, settings.precision)
+
+
+def model_settings_of(description: dict[str, Any]) -> TracedModelSettings:
+    """The settings that open the model an index was made with."""
+    if description["kind"] == "headwater":
+        return TracedModelSettings(run=description["run"], step=description["step"], precision=description["precision"])
+    return TracedModelSettings(
+        path=description["path"],
+        precision=description["precision"],
+        optimizer_state=description.get("optimizer_state", ""),
+    )

@@ -1,0 +1,77 @@
+"""An index with what belongs to it: the model that it was made with, its passages and their tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from headwater.attribution.index.reader import Index, open_index
+from headwater.attribution.models.opening import model_settings_of, open_model
+from headwater.attribution.rows.collector import GradientCollector
+from headwater.attribution.settings import ProjectionSettings
+from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.query_rows import captured_query_rows, query_rows
+from headwater.configs.errors import MismatchError
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir
+from headwater.train.stream.corpus import PassageSet, open_corpus, open_passages
+from headwater.train.tokenizer import TextTokenizer
+
+
+@dataclass(slots=True)
+class Opened:
+    """An index with what belongs to it: how query rows are made, and the passages' texts."""
+
+    index: Index
+    collector: GradientCollector
+    passages: PassageSet
+    tokenizer: TextTokenizer
+
+    def rows(self, queries: Sequence[TraceQuery]) -> Tensor:
+        """Raw query rows float32 [Q, D], at the index's own checkpoint, loss, correction and projection; for captured
+        rows the mean over the run's checkpoints."""
+        if "captured" in self.index.manifest:
+            world = self.collector.model.world
+            assert world is not None
+            return captured_query_rows(self.index.manifest, world, self.tokenizer, queries)
+        return query_rows(self.collector, self.tokenizer, queries)
+
+
+def open_for_queries(path: str | Path, world: parallel.World) -> Opened:
+    """Opens an index and the model that it was made with.
+
+    Raises:
+        MissingError, MismatchError: the model or corpus is gone, or another one now.
+    """
+    index = open_index(path)
+    meta = index.manifest
+    model = open_model(model_settings_of(meta["model"]), world)
+    if model.fingerprint != meta["model_fingerprint"]:
+        raise MismatchError(
+            f"{path} was made with other weights than its model has now",
+            got=model.fingerprint,
+            expected=meta["model_fingerprint"],
+            fix="restore that checkpoint, or make the index again",
+        )
+    collector = GradientCollector(model, ProjectionSettings(**meta["projection"]), meta["correction"], meta["loss"])
+    passages, tokenizer = passages_and_tokenizer(Path(path), meta)
+    if passages.fingerprint != meta["corpus"]:
+        raise MismatchError(
+            f"{path} was made from another corpus",
+            got=passages.fingerprint,
+            expected=meta["corpus"],
+            fix="restore the corpus, or make the index again",
+        )
+    return Opened(index, collector, passages, tokenizer)
+
+
+def passages_and_tokenizer(path: Path, meta: dict[str, Any]) -> tuple[PassageSet, TextTokenizer]:
+    own = path / "corpus"
+    if own.exists():
+        return PassageSet([open_corpus(own / "base")]), TextTokenizer.from_file(path / "tokenizer.json")
+    run = RunDir.at(meta["model"]["run"])
+    return open_passages(run), TextTokenizer.from_file(run.tokenizer)

@@ -1,0 +1,85 @@
+"""The gradient rows of queries, made as the rows of the index were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.headwater import HeadwaterModel
+from headwater.attribution.rows.collector import GradientCollector, collect
+from headwater.attribution.rows.norms import unit_rows
+from headwater.attribution.settings import ProjectionSettings
+from headwater.attribution.tracing.queries import TraceQuery
+from headwater.configs.errors import MissingError, UserError
+from headwater.train.artifacts import RunDir
+from headwater.train.checkpoint import open_checkpoint, steps_in
+from headwater.train.parallel import World
+from headwater.train.tokenizer import TextTokenizer, encode_query
+
+
+def query_rows(
+    collector: GradientCollector,
+    tokenizer: TextTokenizer,
+    queries: Sequence[TraceQuery],
+    batch_tokens: int = 2048,
+) -> Tensor:
+    """Raw rows of the queries' targets, float32 [Q, D]; of a contrastive query the difference of both targets' rows.
+
+    Raises:
+        UserError: a query is longer than the model's context.
+    """
+    rows_QD = collect(collector, examples_of(queries, tokenizer, collector.model.context), batch_tokens)
+    contrasted = [i for i, query in enumerate(queries) if query.against]
+    if contrasted:
+        others = [TraceQuery(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
+        rows_QD[contrasted] -= collect(collector, examples_of(others, tokenizer, collector.model.context), batch_tokens)
+    return rows_QD
+
+
+def examples_of(queries: Sequence[TraceQuery], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
+    examples = []
+    for query in queries:
+        tokens, start = encode_query(tokenizer, query.prompt, query.target)
+        if context is not None and len(tokens) > context:
+            raise UserError(
+                f"query {query.example_id} is longer than the model's context",
+                got=f"{len(tokens)} tokens",
+                expected=f"at most {context}",
+                fix="shorten the prompt",
+            )
+        examples.append(Example(np.asarray(tokens, dtype=np.int64), int(start)))
+    return examples
+
+
+def captured_query_rows(
+    manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[TraceQuery]
+) -> Tensor:
+    """Raw query rows for an index of captured rows, float32 [Q, D]: the lr-weighted mean of the unit rows at the run's
+    saved checkpoints up to the index's step, each with its own moments.
+
+    Raises:
+        MissingError: no checkpoint is left.
+    """
+    run = RunDir.at(manifest["model"]["run"])
+    total_QD: Tensor | None = None
+    weight = 0.0
+    for step in steps_in(run.checkpoints):
+        checkpoint = open_checkpoint(run.checkpoint(step))
+        lr = float(checkpoint.meta["lr"])
+        if step > manifest["step"] or not checkpoint.meta["updates"] or not lr:
+            continue
+        model = HeadwaterModel(checkpoint, world, manifest["model"]["precision"])
+        projection = ProjectionSettings(**manifest["projection"])
+        collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"])
+        rows_QD = unit_rows(query_rows(collector, tokenizer, queries)) * lr
+        total_QD = rows_QD if total_QD is None else total_QD + rows_QD
+        weight += lr
+    if total_QD is None:
+        raise MissingError(
+            f"{run.path} has no checkpoint up to step {manifest['step']}", fix="keep some (checkpoint.steps)"
+        )
+    return total_QD / weight

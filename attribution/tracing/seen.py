@@ -1,0 +1,38 @@
+"""When a passage was seen in training, from the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
+
+from headwater.train.artifacts import RunDir
+from headwater.train.callbacks.ledger import read_ledger
+
+if TYPE_CHECKING:
+    from headwater.attribution.tracing.opened import Opened
+
+
+@dataclass(slots=True)
+class SeenSteps:
+    """The steps at which each passage was seen up to the index's checkpoint."""
+
+    passages: np.ndarray
+    step_of: np.ndarray
+
+    @classmethod
+    def of(cls, opened: Opened) -> SeenSteps | None:
+        model = opened.index.manifest["model"]
+        if model["kind"] != "headwater":
+            return None
+        table = read_ledger(RunDir.at(model["run"]).ledger)
+        table = table.filter(pc.less_equal(table["step"], model["step"]))
+        passages, steps = np.asarray(table["passage"]), np.asarray(table["step"])
+        order = np.lexsort((steps, passages))
+        return cls(passages[order], steps[order])
+
+    def steps(self, passage: int) -> list[int]:
+        start, stop = np.searchsorted(self.passages, [passage, passage + 1])
+        return sorted(set(self.step_of[start:stop].tolist()))
