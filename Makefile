@@ -1,5 +1,5 @@
 # make demo    set up, then run everything small on this machine     make test   all tests
-# make lint    format, lint and type checks                         make clean  remove what make made
+# make lint    format, lint, types, imports                            make clean  remove what make made
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -31,12 +31,13 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The package `headwater` exists only as a mapping onto folders; mypy is shown the same as links.
+# The package `headwater` exists only as a mapping onto folders; the checkers are shown the same as links.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done
 	MYPYPATH=.mypy_tree $(BIN)/mypy -p headwater
+	PYTHONPATH=.mypy_tree $(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from headwater.attribution.report.settings import ReportSettings
 from headwater.configs import Problem, section, setting
 from headwater.train.corpus.settings import SourceSettings
 from headwater.train.settings import ParallelSettings
@@ -174,16 +173,3 @@ class EvaluateSettings:
 
     def problems(self) -> Iterator[Problem]:
         yield from task_weight_problems(self.task_weight)
-
-
-__all__ = [
-    "CurvatureSettings",
-    "EvaluateSettings",
-    "IndexSettings",
-    "ProjectionSettings",
-    "ReportSettings",
-    "TailPatchSettings",
-    "TraceSettings",
-    "TracedCorpusSettings",
-    "TracedModelSettings",
-]

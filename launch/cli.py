@@ -260,7 +260,7 @@ def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
 @app.command()
 def report(arguments: Arguments = None, keys: Keys = False) -> None:
     """Write the report of a run: one self-contained page, and summary.json."""
-    settings = _settings("headwater.attribution.settings:ReportSettings", arguments, keys)
+    settings = _settings("headwater.attribution.report.settings:ReportSettings", arguments, keys)
     typer.echo(_load("headwater.attribution.report.build:build_report")(settings))
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater.attribution.report.settings import ReportSettings
 from headwater.attribution.settings import (
     EvaluateSettings,
     IndexSettings,
-    ReportSettings,
     TracedModelSettings,
     TraceSettings,
 )

@@ -12,7 +12,7 @@ and moments.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from headwater.attribution.capture.build import NOTE, build_captured
 from headwater.attribution.capture.sums import MeanRows
 from headwater.attribution.capture.visits import VisitLog
+from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
 from headwater.attribution.models.base import Site
 from headwater.attribution.models.headwater import is_block_linear, megatron_sites
 from headwater.attribution.rows.checks import require_finite
@@ -36,14 +37,11 @@ from headwater.kernels import Correction, Factored, Full
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.callbacks.base import Callback, Training
+from headwater.train.engine import Engine, StepResult
 from headwater.train.model import parameter_parts
+from headwater.train.parallel import World
 from headwater.train.settings import CaptureSettings, PretrainSettings
-
-if TYPE_CHECKING:
-    from headwater.train.engine import Engine, StepResult
-    from headwater.train.parallel import World
-    from headwater.train.stream.stream import TrainingSequence
-from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
+from headwater.train.stream.stream import TrainingSequence
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:

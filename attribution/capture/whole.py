@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,11 +10,9 @@ from torch import Tensor
 
 from headwater.attribution.models.headwater import layer_order
 from headwater.train import parallel
+from headwater.train.engine import Engine
 from headwater.train.model import ParameterPart
-
-if TYPE_CHECKING:
-    from headwater.train.engine import Engine
-    from headwater.train.parallel import World
+from headwater.train.parallel import World
 
 
 def whole_shapes(mine: dict[str, ParameterPart], world: World) -> dict[str, tuple[int, int]]:

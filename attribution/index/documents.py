@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from headwater.attribution.models.base import TracedModel
+from headwater.attribution.settings import IndexSettings
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
@@ -13,10 +14,6 @@ from headwater.train.facts.settings import FactsSettings
 from headwater.train.parallel import World, on_main
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import PassageSet, open_passages
-
-if TYPE_CHECKING:
-    from headwater.attribution.models.base import TracedModel
-    from headwater.attribution.settings import IndexSettings
 
 _SEQUENCE_TOKENS = 2048
 """Passages are stored in sequences of at least this length; the index does not depend on it."""

@@ -6,18 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from headwater.attribution.search.duplicates import Dropped
 from headwater.attribution.search.options import ScanResult
+from headwater.attribution.tracing.opened import Opened
 from headwater.attribution.tracing.queries import TraceQuery
-from headwater.train.artifacts import atomic_path
-
-if TYPE_CHECKING:
-    from headwater.attribution.tracing.opened import Opened
 from headwater.attribution.tracing.seen import SeenSteps
+from headwater.train.artifacts import atomic_path
 
 
 @dataclass(slots=True)

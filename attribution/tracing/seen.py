@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
+from headwater.attribution.tracing.opened import Opened
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.ledger import read_ledger
-
-if TYPE_CHECKING:
-    from headwater.attribution.tracing.opened import Opened
 
 
 @dataclass(slots=True)

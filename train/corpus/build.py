@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -36,7 +36,7 @@ from headwater.train.corpus.parts import Gathered, batches, chosen_documents, ga
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.pools import run_jobs
 from headwater.train.corpus.prebuilt import adopt_tables
-from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.corpus.settings import BuildSettings, CorpusSettings
 from headwater.train.corpus.writing import (
     Progress,
     ShardPlan,
@@ -54,11 +54,8 @@ from headwater.train.locks import file_lock
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
-if TYPE_CHECKING:
-    from headwater.train.settings import PretrainSettings
 
-
-def build_corpus(cfg: PretrainSettings, progress: Progress = lambda line: None) -> None:
+def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> None:
     """Makes everything of the stream that a run needs and does not have yet.
 
     Args:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, write_json
 from headwater.train.corpus.origin import VERSION
-from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.corpus.settings import BuildSettings, CorpusSettings
 from headwater.train.corpus.writing import (
     Progress,
     build_shard,
@@ -23,9 +22,6 @@ from headwater.train.facts.draws import generator
 from headwater.train.facts.injection import compile_schedule, write_schedule
 from headwater.train.facts.types import FactPassage, FactSet, write_facts
 from headwater.train.tokenizer import TextTokenizer
-
-if TYPE_CHECKING:
-    from headwater.train.settings import PretrainSettings
 
 
 class FactPassages:
@@ -65,9 +61,7 @@ def check_lengths(passages: list[FactPassage], tokenizer: TextTokenizer, max_tok
         )
 
 
-def ensure_facts(
-    run: RunDir, cfg: PretrainSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress
-) -> None:
+def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress) -> None:
     """The facts' files, the injected corpus and the compiled schedule."""
     if facts.passages:
         origin = fingerprint(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from headwater.configs import section, setting
 from headwater.configs.errors import Problem
+from headwater.train.facts.settings import FactsSettings
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,3 +84,21 @@ class CorpusSettings:
             yield Problem("min_tokens", self.min_tokens, f"at most half of max_tokens = {self.max_tokens}")
         if not self.sources:
             yield Problem("sources", self.sources, "at least one source")
+
+
+class Steps(Protocol):
+    """How long a training is: injections are laid out over it."""
+
+    steps: int
+
+
+class BuildSettings(Protocol):
+    """What a build reads of a run's settings (`train.settings.PretrainSettings`)."""
+
+    out: str
+    seed: int
+    corpus: CorpusSettings
+    facts: FactsSettings
+
+    @property
+    def train(self) -> Steps: ...
