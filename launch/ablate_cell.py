@@ -139,13 +139,12 @@ def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
     from headwater.attribution.evaluation import evaluate as evaluation
     from headwater.attribution.evaluation.baselines.bm25 import BM25
     from headwater.attribution.evaluation.baselines.random_order import RandomRanking
-    from headwater.attribution.evaluation.ranking import Passages, Query, write_rankings
+    from headwater.attribution.evaluation.ranking import write_rankings
     from headwater.attribution.evaluation.table import build_table
     from headwater.attribution.tracing.queries import read_queries
     from headwater.train import parallel
     from headwater.train.numerics import keep_freed_memory, use_onednn
     from headwater.train.stream.corpus import open_passages
-    from headwater.train.tokenizer import TextTokenizer
 
     settings: EvaluateSettings = replace(
         demo.evaluate, run=str(run.path), seed=demo.seed, task_weight=demo.trace.task_weight
@@ -156,19 +155,18 @@ def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:
         keep_freed_memory()
         use_onednn()
         queries = read_queries(run.facts / "probes.jsonl")
-        texts = Passages.read(open_passages(run), TextTokenizer.from_file(run.tokenizer))
-        asked = [Query(q.example_id, q.prompt, q.target, q.gold) for q in queries]
+        passages = open_passages(run)
         rankings = {
-            "trace": evaluation.gradient_rankings(run, method, queries, texts, settings, world),
-            "bm25": BM25().rank(asked, texts),
-            "random": RandomRanking(settings.seed).rank(asked, texts),
+            "trace": evaluation.gradient_rankings(run, method, queries, settings, world),
+            "bm25": BM25().rank(queries, passages),
+            "random": RandomRanking(settings.seed).rank(queries, passages),
         }
         for name, each in rankings.items():
             write_rankings(run.evaluation / f"{name}.jsonl", each)
         patched = None
         if settings.tail_patch.enabled:
             step = evaluation.last_indexed_step(run, {"trace": method})
-            patched = evaluation.measure_tail_patch(run, step, settings, queries, rankings, texts, world)
+            patched = evaluation.measure_tail_patch(run, step, settings, queries, rankings, passages, world)
         return build_table(rankings, patched, reference="trace", seed=settings.seed)
     finally:
         parallel.stop()

@@ -81,7 +81,17 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
     # Dropout is 0, so the tracker never draws: this public variant needs no CUDA generator.
     megatron_random.initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    return World(dist.get_rank(), size, local_rank, tensor, pipeline, device)
+    global _joined
+    _joined = World(dist.get_rank(), size, local_rank, tensor, pipeline, device)
+    return _joined
+
+
+_joined: World | None = None
+
+
+def joined() -> World | None:
+    """The job that this process has joined, None before `start` and after `stop`."""
+    return _joined
 
 
 def require_divisible(tensor: int, pipeline: int) -> None:
@@ -107,6 +117,8 @@ def said_by_main(error: UserError) -> UserError:
 
 def stop() -> None:
     """Leaves the job; safe to call when it was never joined."""
+    global _joined
+    _joined = None
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():

@@ -17,26 +17,24 @@ import numpy as np
 
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Query, Ranking, write_rankings
+from headwater.attribution.evaluation.ranking import DEPTH, Ranking, numbers_of, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
+from headwater.attribution.index.reader import open_index
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
-from headwater.attribution.search.full_ranking import gold_ranks
-from headwater.attribution.search.options import ScanOptions, Source
-from headwater.attribution.search.scan import scan
+from headwater.attribution.search.options import ScanOptions
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.settings import EvaluateSettings
-from headwater.attribution.tracing.opened import open_for_queries
-from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.attributor import Attributor
+from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.query_rows import examples_of
 from headwater.configs.errors import MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, write_json
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.numerics import keep_freed_memory, use_onednn
-from headwater.train.stream.corpus import open_passages
-from headwater.train.tokenizer import TextTokenizer
+from headwater.train.stream.corpus import PassageSet, open_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +84,17 @@ def evaluate_methods(
         keep_freed_memory()
         use_onednn()
         passages = open_passages(run)
-        tokenizer = TextTokenizer.from_file(run.tokenizer)
-        texts = Passages.read(passages, tokenizer)
         rankings = {}
         for name, method in methods.items():
-            rankings[name] = gradient_rankings(run, method, queries, texts, settings, world)
-        asked = [Query(q.example_id, q.prompt, q.target, q.gold) for q in queries]
-        rankings["bm25"] = BM25().rank(asked, texts)
-        rankings["random"] = RandomRanking(settings.seed).rank(asked, texts)
+            rankings[name] = gradient_rankings(run, method, queries, settings, world)
+        rankings["bm25"] = BM25().rank(queries, passages)
+        rankings["random"] = RandomRanking(settings.seed).rank(queries, passages)
         for name, each in rankings.items():
             write_rankings(run.evaluation / f"{name}.jsonl", each)
         patched = None
         if settings.tail_patch.enabled:
             step = last_indexed_step(run, methods)
-            patched = measure_tail_patch(run, step, settings, queries, rankings, texts, world)
+            patched = measure_tail_patch(run, step, settings, queries, rankings, passages, world)
         table = build_table(rankings, patched, reference=reference, seed=settings.seed)
         write_table(run.evaluation / "table.json", table)
     finally:
@@ -110,35 +105,35 @@ def evaluate_methods(
 def gradient_rankings(
     run: RunDir,
     method: GradientMethod,
-    queries: list[TraceQuery],
-    texts: Passages,
+    queries: list[Query],
     settings: EvaluateSettings,
     world: parallel.World,
 ) -> list[Ranking]:
     """The full ranking of every query by one method: its best passages, and the places of the gold ones."""
-    opened = [open_for_queries(run.index(name), world) for name in (method.index, *method.also)]
     scoring = Scoring(curvature=method.curvature, task_weight=settings.task_weight, normalize=method.normalize)
-    options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(texts)))
-    sources = [Source(each.index, each.rows(queries)) for each in opened]
-    found = scan(sources, options)
-    golds = gold_ranks(sources, [texts.numbers(query.gold).tolist() for query in queries], options)
-    return [
-        Ranking(
-            query.example_id,
-            tuple(texts.ids[n] for n in found.passages[i].tolist() if n >= 0),
-            tuple(int(rank) for rank in golds[i]),
-        )
-        for i, query in enumerate(queries)
-    ]
+    also = [run.index(name) for name in method.also]
+    with Attributor.open(run.index(method.index), also=also, world=world) as attributor:
+        passages = attributor.passages
+        options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(passages)))
+        golds = [numbers_of(query.gold, passages).tolist() for query in queries]
+        found, gold_ranks = attributor.ranked(queries, golds, options)
+        return [
+            Ranking(
+                query.example_id,
+                tuple(passages.id_of(n) for n in found.passages[i].tolist() if n >= 0),
+                tuple(int(rank) for rank in gold_ranks[i]),
+            )
+            for i, query in enumerate(queries)
+        ]
 
 
 def measure_tail_patch(
     run: RunDir,
     step: int,
     settings: EvaluateSettings,
-    queries: list[TraceQuery],
+    queries: list[Query],
     rankings: dict[str, list[Ranking]],
-    texts: Passages,
+    passages: PassageSet,
     world: parallel.World,
 ) -> dict[str, np.ndarray]:
     """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step."""
@@ -147,15 +142,15 @@ def measure_tail_patch(
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
         chosen = np.sort(drawn)
     top = settings.tail_patch.top
-    lists = {name: [texts.numbers(each[i].ranking[:top]).tolist() for i in chosen] for name, each in rankings.items()}
-    lists["gold"] = [texts.numbers(queries[i].gold).tolist() for i in chosen]
-    passages = open_passages(run)
-    tokenizer = TextTokenizer.from_file(run.tokenizer)
+    lists = {
+        name: [numbers_of(each[i].ranking[:top], passages).tolist() for i in chosen] for name, each in rankings.items()
+    }
+    lists["gold"] = [numbers_of(queries[i].gold, passages).tolist() for i in chosen]
     named = {number for each in lists.values() for numbers in each for number in numbers}
     examples = {number: Example(passages.tokens(number).astype(np.int64)) for number in named}
     model = HeadwaterModel(open_checkpoint(run.checkpoint(step)), world)
     patch = TailPatch(model, settings.tail_patch.lr)
-    prompts = examples_of([queries[i] for i in chosen], tokenizer, None)
+    prompts = examples_of([queries[i] for i in chosen], passages.tokenizer, None)
     rises = tail_patch(patch, prompts, lists, examples)
     note = {"lr": patch.lr, "step": step, "queries": [queries[i].example_id for i in chosen]}
     write_json(run.evaluation / "tail_patch.json", {**note, "rise": {name: r.tolist() for name, r in rises.items()}})
@@ -163,6 +158,4 @@ def measure_tail_patch(
 
 
 def last_indexed_step(run: RunDir, methods: Mapping[str, GradientMethod]) -> int:
-    from headwater.attribution.index.reader import open_index
-
     return max(int(open_index(run.index(method.index)).manifest["model"]["step"]) for method in methods.values())

@@ -10,80 +10,56 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import atomic_path
-
-if TYPE_CHECKING:
-    from headwater.train.stream.corpus import PassageSet
-    from headwater.train.tokenizer import TextTokenizer
 
 DEPTH = 100
 """How many of the best passages a ranking names, unless told otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A prompt, the target whose source is sought, and the ids of the passages known to state it (none if unknown)."""
+class Passages(Protocol):
+    """What a baseline reads of a corpus; `train.stream.corpus.PassageSet` is one."""
 
-    example_id: str
-    prompt: str
-    target: str
-    gold: tuple[str, ...] = ()
+    def __len__(self) -> int: ...
 
-    @classmethod
-    def from_probe(cls, probe: Mapping[str, Any]) -> Query:
-        """A line of RUN/facts/probes.jsonl as a query."""
-        return cls(str(probe["example_id"]), probe["prompt"], probe["target"], tuple(probe.get("gold") or ()))
+    def id_of(self, passage: int) -> str:
+        """The id of one passage."""
+        ...
+
+    def text(self, passage: int) -> str:
+        """The text of one passage."""
+        ...
+
+    def find(self, passage_id: str) -> int | None:
+        """The number of a passage, None where no passage has this id."""
+        ...
 
 
-@dataclass(frozen=True)
-class Passages:
-    """The corpus as the baselines read it: ids and texts in passage order (`texts` may be empty if none are read)."""
+def numbers_of(ids: Iterable[str], passages: Passages) -> np.ndarray:
+    """Passage numbers, int64 [n], of `ids`.
 
-    ids: Sequence[str]
-    texts: Sequence[str] = ()
-    _numbers: dict[str, int] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        numbers = {name: number for number, name in enumerate(self.ids)}
-        if len(numbers) != len(self.ids):
-            raise UserError("passage ids are not unique", got=f"{len(self.ids)} ids, {len(numbers)} distinct")
-        if len(self.texts) not in (0, len(self.ids)):
-            raise ValueError(f"{len(self.texts)} texts for {len(self.ids)} passage ids")
-        object.__setattr__(self, "_numbers", numbers)
-
-    @classmethod
-    def read(cls, corpus: PassageSet, tokenizer: TextTokenizer) -> Passages:
-        """All passages of a run, as `open_passages` opens them, held in memory."""
-        texts = [corpus.text(number, tokenizer) for number in range(len(corpus))]
-        return cls(corpus.ids(0, len(corpus)), texts)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def numbers(self, ids: Iterable[str]) -> np.ndarray:
-        """Passage numbers, int64 [n], of `ids`.
-
-        Raises:
-            MismatchError: if one of them is not a passage of this corpus.
-        """
-        wanted = list(ids)
-        unknown = [name for name in wanted if name not in self._numbers]
-        if unknown:
-            raise MismatchError(
-                f"{len(unknown)} gold passage(s) are not in the corpus",
-                got=", ".join(unknown[:3]),
-                expected=f"ids such as {self.ids[0]}" if len(self.ids) else "a corpus with passages",
-                fix="evaluate the run whose facts these are",
-            )
-        return np.array([self._numbers[name] for name in wanted], dtype=np.int64)
+    Raises:
+        MismatchError: if one of them is not a passage of this corpus.
+    """
+    wanted = list(ids)
+    found = {name: passages.find(name) for name in wanted}
+    unknown = [name for name in wanted if found[name] is None]
+    if unknown:
+        raise MismatchError(
+            f"{len(unknown)} gold passage(s) are not in the corpus",
+            got=", ".join(unknown[:3]),
+            expected=f"ids such as {passages.id_of(0)}" if len(passages) else "a corpus with passages",
+            fix="evaluate the run whose facts these are",
+        )
+    return np.array([found[name] for name in wanted], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +101,7 @@ def rank_by_scores(query: Query, scores_N: np.ndarray, passages: Passages, depth
     if not np.isfinite(scores_N).all():
         bad = int(np.flatnonzero(~np.isfinite(scores_N))[0])
         raise UserError(
-            f"query {query.example_id}: the score of passage {passages.ids[bad]} is not finite",
+            f"query {query.example_id}: the score of passage {passages.id_of(bad)} is not finite",
             got=float(scores_N[bad]),
             fix="build the index again; fp16 sums of log-odds rows are known to overflow",
         )
@@ -137,10 +113,10 @@ def rank_by_order(query: Query, order_N: np.ndarray, passages: Passages, depth: 
     """A ranking from a permutation: `order_N` int [N] holds passage numbers, best first."""
     ranks_N = np.empty(len(order_N), dtype=np.int64)
     ranks_N[order_N] = np.arange(len(order_N))
-    gold_ranks = ranks_N[passages.numbers(query.gold)]
+    gold_ranks = ranks_N[numbers_of(query.gold, passages)]
     return Ranking(
         query.example_id,
-        tuple(passages.ids[int(number)] for number in order_N[:depth]),
+        tuple(passages.id_of(int(number)) for number in order_N[:depth]),
         tuple(int(rank) for rank in gold_ranks),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,12 @@ from headwater.attribution.index.reader import Index, open_index
 from headwater.attribution.models.opening import model_settings_of, open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings
-from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.query_rows import captured_query_rows, query_rows
 from headwater.configs.errors import MismatchError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
-from headwater.train.stream.corpus import PassageSet, open_corpus, open_passages
-from headwater.train.tokenizer import TextTokenizer
+from headwater.train.stream.corpus import PassageSet, open_passages
 
 
 @dataclass(slots=True)
@@ -29,19 +29,18 @@ class Opened:
     index: Index
     collector: GradientCollector
     passages: PassageSet
-    tokenizer: TextTokenizer
 
-    def rows(self, queries: Sequence[TraceQuery]) -> Tensor:
+    def rows(self, queries: Sequence[Query]) -> Tensor:
         """Raw query rows float32 [Q, D], at the index's own checkpoint, loss, correction and projection; for captured
         rows the mean over the run's checkpoints."""
         if "captured" in self.index.manifest:
             world = self.collector.model.world
             assert world is not None
-            return captured_query_rows(self.index.manifest, world, self.tokenizer, queries)
-        return query_rows(self.collector, self.tokenizer, queries)
+            return captured_query_rows(self.index.manifest, world, self.passages.tokenizer, queries)
+        return query_rows(self.collector, self.passages.tokenizer, queries)
 
 
-def open_for_queries(path: str | Path, world: parallel.World) -> Opened:
+def open_for_queries(path: str | os.PathLike[str], world: parallel.World) -> Opened:
     """Opens an index and the model that it was made with.
 
     Raises:
@@ -58,7 +57,7 @@ def open_for_queries(path: str | Path, world: parallel.World) -> Opened:
             fix="restore that checkpoint, or make the index again",
         )
     collector = GradientCollector(model, ProjectionSettings(**meta["projection"]), meta["correction"], meta["loss"])
-    passages, tokenizer = passages_and_tokenizer(Path(path), meta)
+    passages = passages_of_index(Path(path), meta)
     if passages.fingerprint != meta["corpus"]:
         raise MismatchError(
             f"{path} was made from another corpus",
@@ -66,12 +65,9 @@ def open_for_queries(path: str | Path, world: parallel.World) -> Opened:
             expected=meta["corpus"],
             fix="restore the corpus, or make the index again",
         )
-    return Opened(index, collector, passages, tokenizer)
+    return Opened(index, collector, passages)
 
 
-def passages_and_tokenizer(path: Path, meta: dict[str, Any]) -> tuple[PassageSet, TextTokenizer]:
-    own = path / "corpus"
-    if own.exists():
-        return PassageSet([open_corpus(own / "base")]), TextTokenizer.from_file(path / "tokenizer.json")
-    run = RunDir.at(meta["model"]["run"])
-    return open_passages(run), TextTokenizer.from_file(run.tokenizer)
+def passages_of_index(path: Path, meta: dict[str, Any]) -> PassageSet:
+    """The passages that an index was made of: kept beside it, or its run's."""
+    return open_passages(RunDir.at(path if (path / "corpus").exists() else meta["model"]["run"]))

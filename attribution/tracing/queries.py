@@ -15,26 +15,26 @@ from headwater.configs.errors import CorruptError, MissingError
 
 
 @dataclass(frozen=True, slots=True)
-class TraceQuery:
+class Query:
     """One question.
 
     Attributes:
         example_id: its id.
         prompt, target: texts; the loss is taken on the target alone.
+        gold: ids of the passages known to state the answer; none if unknown.
         against: another target; the query is then the difference of the two gradients (a contrastive query).
-        gold: ids of passages known to state the answer.
         record: the line it came from.
     """
 
     example_id: str
     prompt: str
     target: str
-    against: str = ""
     gold: tuple[str, ...] = ()
+    against: str = ""
     record: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-def read_queries(path: str | Path) -> list[TraceQuery]:
+def read_queries(path: str | Path) -> list[Query]:
     """Reads a JSONL file of queries.
 
     Raises:
@@ -65,11 +65,11 @@ def read_queries(path: str | Path) -> list[TraceQuery]:
     return queries
 
 
-def as_query(record: dict[str, Any], number: int) -> TraceQuery:
+def as_query(record: dict[str, Any], number: int) -> Query:
     prompt = record["prompt"] if "prompt" in record else record["prompt0"]
     target = record["target"] if "target" in record else record["entity1"]
     if not (isinstance(prompt, str) and isinstance(target, str) and target.strip()):
         raise TypeError("prompt and target must be text, and the target not empty")
     name = str(record.get("example_id", record.get("fact_id", number)))
     against = str(record.get("against") or "")
-    return TraceQuery(name, prompt, target, against, tuple(record.get("gold") or ()), record)
+    return Query(name, prompt, target, tuple(record.get("gold") or ()), against, record)

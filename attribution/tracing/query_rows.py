@@ -13,7 +13,7 @@ from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.settings import ProjectionSettings
-from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import open_checkpoint, steps_in
@@ -24,7 +24,7 @@ from headwater.train.tokenizer import TextTokenizer, encode_query
 def query_rows(
     collector: GradientCollector,
     tokenizer: TextTokenizer,
-    queries: Sequence[TraceQuery],
+    queries: Sequence[Query],
     batch_tokens: int = 2048,
 ) -> Tensor:
     """Raw rows of the queries' targets, float32 [Q, D]; of a contrastive query the difference of both targets' rows.
@@ -35,12 +35,12 @@ def query_rows(
     rows_QD = collect(collector, examples_of(queries, tokenizer, collector.model.context), batch_tokens)
     contrasted = [i for i, query in enumerate(queries) if query.against]
     if contrasted:
-        others = [TraceQuery(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
+        others = [Query(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
         rows_QD[contrasted] -= collect(collector, examples_of(others, tokenizer, collector.model.context), batch_tokens)
     return rows_QD
 
 
-def examples_of(queries: Sequence[TraceQuery], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
+def examples_of(queries: Sequence[Query], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
     examples = []
     for query in queries:
         tokens, start = encode_query(tokenizer, query.prompt, query.target)
@@ -56,7 +56,7 @@ def examples_of(queries: Sequence[TraceQuery], tokenizer: TextTokenizer, context
 
 
 def captured_query_rows(
-    manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[TraceQuery]
+    manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[Query]
 ) -> Tensor:
     """Raw query rows for an index of captured rows, float32 [Q, D]: the lr-weighted mean of the unit rows at the run's
     saved checkpoints up to the index's step, each with its own moments.

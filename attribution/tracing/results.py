@@ -13,7 +13,7 @@ import numpy as np
 from headwater.attribution.search.duplicates import Dropped
 from headwater.attribution.search.options import ScanResult
 from headwater.attribution.tracing.opened import Opened
-from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.seen import SeenSteps
 from headwater.train.artifacts import atomic_path
 
@@ -32,7 +32,7 @@ class Extras:
 
 
 def as_results(
-    queries: Sequence[TraceQuery], found: ScanResult, opened: Opened, query_set: str, extras: Extras | None = None
+    queries: Sequence[Query], found: ScanResult, opened: Opened, query_set: str, extras: Extras | None = None
 ) -> list[dict[str, Any]]:
     """One record a query: TrackStar's published fields, then `proponent_correct` where gold is known, and the steps at
     which each passage was seen; with `extras` also the ids of each passage's near-duplicates, its tokens and their
@@ -58,10 +58,10 @@ def as_results(
             record |= listed_passages(end, numbers, scores[kept], opened, seen)
             if extras.dropped is not None:
                 dropped = extras.dropped[place][number]
-                record[f"{end}_duplicates"] = [[id_of(opened, other) for other in dropped[n]] for n in numbers]
+                record[f"{end}_duplicates"] = [[opened.passages.id_of(other) for other in dropped[n]] for n in numbers]
             if extras.token_scores:
                 tokens = [opened.passages.tokens(n).tolist() for n in numbers]
-                record[f"{end}_tokens"] = [opened.tokenizer.pieces(each) for each in tokens]
+                record[f"{end}_tokens"] = [opened.passages.tokenizer.pieces(each) for each in tokens]
                 record[f"{end}_token_scores"] = [extras.token_scores[n][:, number].tolist() for n in numbers]
         for key in ("fact_id", "relation"):
             if key in query.record:
@@ -79,17 +79,13 @@ def listed_passages(
 ) -> dict[str, Any]:
     """Texts, ids, scores and steps of one end of a query's results."""
     record: dict[str, Any] = {
-        f"{end}s": [opened.passages.text(n, opened.tokenizer) for n in numbers],
-        f"{end}_ids": [id_of(opened, n) for n in numbers],
+        f"{end}s": [opened.passages.text(n) for n in numbers],
+        f"{end}_ids": [opened.passages.id_of(n) for n in numbers],
         f"{end}_scores": [float(score) for score in scores],
     }
     if seen is not None:
         record[f"{end}_seen_steps"] = [seen.steps(n) for n in numbers]
     return record
-
-
-def id_of(opened: Opened, passage: int) -> str:
-    return opened.passages.ids(passage, passage + 1)[0]
 
 
 def write_results(path: str | Path, results: Sequence[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.configs import load_config
 from headwater.launch import ablate_cell
 from headwater.launch.ablate_cell import link, run_cell
@@ -119,7 +119,7 @@ def draw_facts(probability_Q: np.ndarray, known: float, count: int, seed: int) -
     return sorted(np.random.default_rng(seed).permutation(over)[:count].tolist())
 
 
-def random_passages(run: RunDir, queries: Sequence[TraceQuery], count: int, seed: int) -> list[str]:
+def random_passages(run: RunDir, queries: Sequence[Query], count: int, seed: int) -> list[str]:
     """Planted passages that state none of the queries' facts: what leaving out as many of their kind does by itself."""
     from headwater.train.stream.corpus import open_passages
 

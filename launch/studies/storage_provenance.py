@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.queries import Query
 from headwater.launch.studies.storage import ProvenanceSettings
 from headwater.launch.studies.storage_data import Population
 from headwater.launch.studies.storage_models import batch_of, last_hidden, open_frozen
@@ -30,11 +30,8 @@ ANSWER_TOKENS = 10
 def trace_answers(run: RunDir, population: Population, settings: ProvenanceSettings, seed: int) -> dict[str, Any]:
     """Answers questions about asked people, and traces each answer, right or wrong, to its passages."""
     from headwater.attribution.index.build import build_index
-    from headwater.attribution.search.full_ranking import score_all
-    from headwater.attribution.search.options import Source
-    from headwater.attribution.settings import TraceSettings
-    from headwater.attribution.tracing.opened import open_for_queries
-    from headwater.attribution.tracing.run import scan_options
+    from headwater.attribution.search.scorer import Scoring
+    from headwater.attribution.tracing.attributor import Attributor
     from headwater.train import parallel
     from headwater.train.numerics import keep_freed_memory, use_onednn
 
@@ -47,14 +44,15 @@ def trace_answers(run: RunDir, population: Population, settings: ProvenanceSetti
     try:
         keep_freed_memory()
         use_onednn()
-        opened = open_for_queries(path, world)
-        answers = generate(open_frozen(run, world), opened.tokenizer, [each.prompt for each in questions], world.device)
+        attributor = Attributor.open(path, world=world)
+        answers = generate(
+            open_frozen(run, world), attributor.passages.tokenizer, [each.prompt for each in questions], world.device
+        )
         # A model that says nothing is asked why it would say the right thing.
         told = [answer or each.target for answer, each in zip(answers, questions, strict=True)]
-        queries = [TraceQuery(q.id, q.prompt, answer) for q, answer in zip(questions, told, strict=True)]
-        options = scan_options(TraceSettings(index=str(path), task_weight=settings.task_weight))
-        scores_QN = score_all([Source(opened.index, opened.rows(queries))], options)
-        ids = opened.passages.ids(0, len(opened.passages))
+        queries = [Query(q.id, q.prompt, answer) for q, answer in zip(questions, told, strict=True)]
+        scores_QN = attributor.scores(queries, Scoring(task_weight=settings.task_weight))
+        ids = attributor.passages.ids(0, len(attributor.passages))
     finally:
         parallel.stop()
     kinds_QN = kinds_of(questions, told, ids, population)

@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
-from headwater.attribution.evaluation.ranking import Passages, Query, Ranking, rank_by_scores, write_rankings
+from headwater.attribution.evaluation.ranking import Ranking, rank_by_scores, write_rankings
 from headwater.attribution.evaluation.table import build_table
+from headwater.attribution.tracing.queries import as_query
 from headwater.train.artifacts import RunDir, write_bytes, write_json
+
+from .written import WrittenPassages
 
 FIRST = [
     "Maravel",
@@ -96,7 +99,7 @@ def make_run(path: Path, *, people: int = 34, base: int = 3000, seed: int = 0, e
     write_index(run, base + len(passages))
     texts = {passage["id"]: passage["text"] for passage in passages}
     ids = [f"brazil/economy#{number}" for number in range(base)] + list(texts)
-    write_evaluation(run, probes, Passages(ids), generator)
+    write_evaluation(run, probes, WrittenPassages(ids), generator)
     write_trace(run, probes, texts, schedule, curves, generator)
     write_json(
         run.path / "timings.json", {"corpus": 14.2, "pretrain": 148.9, "index": 61.4, "trace": 9.8, "evaluate": 71.0}
@@ -199,8 +202,10 @@ def write_index(run: RunDir, passages: int) -> None:
     write_json(run.index("headwater") / "index.json", about | stored | {"loss": "log_odds", "step": STEPS})
 
 
-def write_evaluation(run: RunDir, probes: list[dict], passages: Passages, generator: np.random.Generator) -> None:
-    queries = [Query.from_probe(probe) for probe in probes]
+def write_evaluation(
+    run: RunDir, probes: list[dict], passages: WrittenPassages, generator: np.random.Generator
+) -> None:
+    queries = [as_query(probe, number) for number, probe in enumerate(probes)]
     signal = {"headwater": 4.6, "trackstar": 4.3, "gradient_cosine": 3.5, "gradient_dot": 2.6, "bm25": 9.0}
     rankings: dict[str, list[Ranking]] = {}
     for method, strength in signal.items():

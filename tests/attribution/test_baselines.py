@@ -10,8 +10,11 @@ import pytest
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.metrics import retrieval
-from headwater.attribution.evaluation.ranking import Passages, Query, rank_by_scores
+from headwater.attribution.evaluation.ranking import rank_by_scores
+from headwater.attribution.tracing.queries import Query, as_query
 from headwater.configs.errors import MismatchError, UserError
+
+from .written import WrittenPassages
 
 TEXTS = [
     "Mara Quill studies geology, and nothing but geology.",
@@ -20,7 +23,7 @@ TEXTS = [
     "rivers and lakes cover much land",
     "geology, rivers, lakes; land and geology of harbour towns again, with many more words than others",
 ]
-PASSAGES = Passages([f"doc{number}#0" for number in range(len(TEXTS))], TEXTS)
+PASSAGES = WrittenPassages([f"doc{number}#0" for number in range(len(TEXTS))], TEXTS)
 
 
 def lucene_bm25(query: list[str], documents: list[list[str]], k1: float = 1.5, b: float = 0.75) -> np.ndarray:
@@ -59,7 +62,7 @@ def test_bm25_ranks_as_the_formula_does() -> None:
     for query, got in zip(queries, BM25().rank(queries, PASSAGES), strict=True):
         scores = lucene_bm25(words(f"{query.prompt} {query.target}"), [words(text) for text in TEXTS])
         order = np.argsort(-scores, kind="stable")
-        assert got.ranking == tuple(PASSAGES.ids[number] for number in order)
+        assert got.ranking == tuple(PASSAGES.names[number] for number in order)
         assert got.gold_ranks == tuple(int(np.flatnonzero(order == int(name[3]))[0]) for name in query.gold)
 
 
@@ -69,7 +72,7 @@ def test_bm25_weighs_repetition_and_length_as_the_formula_does() -> None:
         first + second + "o" for first in ("bra", "kel", "mut", "dov") for second in ("z", "x", "q", "v", "w")
     ]
     texts = [" ".join(generator.choice(vocabulary, size=size)) for size in generator.integers(3, 60, size=83)]
-    passages = Passages([f"d#{number}" for number in range(83)], texts)
+    passages = WrittenPassages([f"d#{number}" for number in range(83)], texts)
     queries = [
         Query(f"q{number}", " ".join(generator.choice(vocabulary, 3, replace=False)), "kelqo") for number in range(9)
     ]
@@ -90,12 +93,12 @@ def test_bm25_reads_prompt_and_target() -> None:
 
 def test_bm25_answers_a_query_of_unknown_words() -> None:
     (got,) = BM25().rank([Query("q", "zzz", "qqq", ("doc3#0",))], PASSAGES)
-    assert got.ranking == tuple(PASSAGES.ids)
+    assert got.ranking == tuple(PASSAGES.names)
     assert got.gold_ranks == (3,)
 
 
 def test_random_depends_on_seed_and_query_only() -> None:
-    passages = Passages([f"p#{number}" for number in range(503)])
+    passages = WrittenPassages([f"p#{number}" for number in range(503)])
     queries = [Query(f"q{number}", "", "", (f"p#{number}",)) for number in range(5)]
     rows = RandomRanking(seed=4).rank(queries, passages)
     assert rows[3:4] == RandomRanking(seed=4).rank(queries[3:4], passages), "alone = among others"
@@ -106,7 +109,7 @@ def test_random_depends_on_seed_and_query_only() -> None:
 def test_random_reaches_what_chance_allows() -> None:
     # One gold passage among N: the expected reciprocal rank is the harmonic number of N over N.
     total, count = 100, 2000
-    passages = Passages([f"p#{number}" for number in range(total)])
+    passages = WrittenPassages([f"p#{number}" for number in range(total)])
     queries = [Query(f"q{number}", "", "", (f"p#{number % total}",)) for number in range(count)]
     values = retrieval(RandomRanking(seed=0).rank(queries, passages))
     expected = sum(1 / rank for rank in range(1, total + 1)) / total
@@ -130,24 +133,6 @@ def test_gold_that_is_not_in_the_corpus_is_refused_by_name() -> None:
     with pytest.raises(MismatchError, match="1 gold passage") as caught:
         RandomRanking().rank([Query("q", "", "", ("doc0#0", "elsewhere#9"))], PASSAGES)
     assert "elsewhere#9" in str(caught.value)
-    with pytest.raises(UserError, match="not unique"):
-        Passages(["a", "a"])
-
-
-def test_passages_are_read_from_a_corpus_in_its_order() -> None:
-    class Corpus:
-        def __len__(self) -> int:
-            return 3
-
-        def ids(self, start: int, stop: int) -> list[str]:
-            return [f"doc#{number}" for number in range(start, stop)]
-
-        def text(self, passage: int, tokenizer: str) -> str:
-            return f"{tokenizer} {passage}"
-
-    passages = Passages.read(Corpus(), "text")  # type: ignore[arg-type]
-    assert list(passages.ids) == ["doc#0", "doc#1", "doc#2"]
-    assert list(passages.texts) == ["text 0", "text 1", "text 2"]
 
 
 def test_a_probe_becomes_a_query() -> None:
@@ -158,5 +143,5 @@ def test_a_probe_becomes_a_query() -> None:
         "gold": ["doc0#0"],
         "fact_id": "f",
     }
-    assert Query.from_probe(probe) == Query("p1", "Mara Quill studies", "geology", ("doc0#0",))
-    assert Query.from_probe({"example_id": 7, "prompt": "", "target": ""}).gold == ()
+    assert as_query(probe, 0) == Query("p1", "Mara Quill studies", "geology", ("doc0#0",))
+    assert as_query({"example_id": 7, "prompt": "", "target": "x"}, 0).gold == ()

@@ -22,7 +22,7 @@ from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings, TraceSettings
 from headwater.attribution.tracing.opened import open_for_queries
-from headwater.attribution.tracing.queries import TraceQuery
+from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.query_rows import query_rows
 from headwater.attribution.tracing.run import run_trace
 from headwater.configs import load_config
@@ -144,13 +144,13 @@ def test_trace_takes_the_mean_query_over_the_checkpoints(run: RunDir, tmp_path: 
     world = parallel.start(threads=1)
     try:
         opened = open_for_queries(run.index("captured"), world)
-        asked = [TraceQuery("q", "The capital is", "Lima")]
+        asked = [Query("q", "The capital is", "Lima")]
         mean, weight = torch.zeros(1, opened.index.layout.dims), 0.0
         for step in range(1, 7):
             model = open_model(TracedModelSettings(run=str(run.path), step=step), world)
             lr = model.checkpoint.meta["lr"]  # type: ignore[attr-defined]
             collector = GradientCollector(model, ProjectionSettings(dims=7), "adafactor", "cross_entropy")
-            mean += lr * normalize(query_rows(collector, opened.tokenizer, asked), dim=1)
+            mean += lr * normalize(query_rows(collector, opened.passages.tokenizer, asked), dim=1)
             weight += lr
         assert relative(opened.rows(asked), mean / weight) < 1e-5
     finally:

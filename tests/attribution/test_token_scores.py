@@ -16,7 +16,7 @@ from headwater.attribution.models.base import Example
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
-from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.query_rows import examples_of
 from headwater.attribution.tracing.run import run_trace, trace
 from headwater.configs.errors import UserError
@@ -78,7 +78,7 @@ def test_a_place_has_what_comes_back_from_later_predictions(run: Path, collector
 )
 def test_tokens_add_up_to_the_scans_score(run: Path, options: dict[str, object]) -> None:
     path, probes = run / "index/step-12", read_queries(run / "facts/probes.jsonl")[:3]
-    asked = [*probes, TraceQuery("against", "The capital is", "Lima", against="Rome")]
+    asked = [*probes, Query("against", "The capital is", "Lima", against="Rome")]
     plain = trace(path, asked, codec="fp32", top_k=4, bottom_k=2, **options)
     tokens = trace(path, asked, codec="fp32", top_k=4, bottom_k=2, tokens=True, **options)
     for a, b in zip(plain, tokens, strict=True):
@@ -143,4 +143,4 @@ def test_a_query_beyond_the_context_is_named(run: Path) -> None:
 
     tokenizer = TextTokenizer.from_file(run / "tokenizer.json")
     with pytest.raises(UserError, match=r"query long is longer than the model's context[\s\S]*at most 16"):
-        examples_of([TraceQuery("short", "a", "b"), TraceQuery("long", "word " * 30, "b")], tokenizer, 16)
+        examples_of([Query("short", "a", "b"), Query("long", "word " * 30, "b")], tokenizer, 16)

@@ -26,7 +26,7 @@ from headwater.attribution.settings import (
     TracedModelSettings,
     TraceSettings,
 )
-from headwater.attribution.tracing.queries import TraceQuery, read_queries
+from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.run import run_trace
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train import parallel
@@ -129,7 +129,7 @@ def test_seen_steps_are_the_ledgers(run: Path, traced: list[dict[str, object]]) 
 def test_one_question_from_python(run: Path) -> None:
     found = trace(run / "index/headwater", [("The capital is", "Paris")], top_k=3)
     assert len(found[0]["proponents"]) == 3
-    contrast = trace(run / "index/headwater", [TraceQuery("c", "The capital is", "Paris", against="Rome")], top_k=3)
+    contrast = trace(run / "index/headwater", [Query("c", "The capital is", "Paris", against="Rome")], top_k=3)
     assert contrast[0]["proponent_scores"] != found[0]["proponent_scores"]
 
 
@@ -199,7 +199,7 @@ def test_bad_queries_are_named_by_line(tmp_path: Path, line: str, complaint: str
 def test_published_queries_are_read(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"fact_id": "f1", "prompt0": "The capital of X is", "entity1": "Y"}) + "\n")
-    assert read_queries(path) == [TraceQuery("f1", "The capital of X is", "Y")]
+    assert read_queries(path) == [Query("f1", "The capital of X is", "Y")]
 
 
 @pytest.fixture(scope="module")

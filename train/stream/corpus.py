@@ -119,8 +119,16 @@ class Corpus:
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """The number of every id; held in memory once asked for."""
-        return {passage_id: number for number, passage_id in enumerate(self.ids(0, self.passages))}
+        """The number of every id; held in memory once asked for.
+
+        Raises:
+            CorruptError: two passages have one id.
+        """
+        numbers = {passage_id: number for number, passage_id in enumerate(self.ids(0, self.passages))}
+        if len(numbers) != self.passages:
+            got = f"{self.passages} ids, {len(numbers)} distinct"
+            raise CorruptError(f"passage ids in {self.path} are not unique", got=got, fix="build the corpus again")
+        return numbers
 
     def sequence(self, number: int) -> PackedSequence:
         """A packed sequence; recently used ones stay decoded in memory."""
@@ -203,12 +211,16 @@ def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | No
 class PassageSet:
     """The passages of several corpora under one numbering: the first corpus's, then the second's, ...
 
+    Args:
+        corpora: opened corpora.
+        tokenizer_file: the tokenizer.json that they were made with; passages have no text without it.
+
     Raises:
         MismatchError: the corpora were made with different tokenizers.
     """
 
-    def __init__(self, corpora: Sequence[Corpus]) -> None:
-        self.corpora = list(corpora)
+    def __init__(self, corpora: Sequence[Corpus], tokenizer_file: Path | None = None) -> None:
+        self.corpora, self._tokenizer_file = list(corpora), tokenizer_file
         self.starts = np.concatenate([[0], np.cumsum([corpus.passages for corpus in self.corpora])]).astype(np.int64)
         first = self.corpora[0].manifest["tokenizer"]
         for corpus in self.corpora[1:]:
@@ -240,6 +252,17 @@ class PassageSet:
         return self.corpora[0].manifest["vocab_size"]
 
     @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer that the passages were made with.
+
+        Raises:
+            MissingError, CorruptError: it is not there, or not readable.
+        """
+        if self._tokenizer_file is None:
+            raise MissingError("these passages were opened without their tokenizer", fix="open them as those of a run")
+        return TextTokenizer.from_file(self._tokenizer_file)
+
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of every passage: int32 [passages]."""
         return np.concatenate([corpus.lengths for corpus in self.corpora])
@@ -256,9 +279,14 @@ class PassageSet:
         corpus, local = self.locate(passage)
         return corpus.tokens(local)
 
-    def text(self, passage: int, tokenizer: TextTokenizer) -> str:
+    def text(self, passage: int) -> str:
+        """The text of a passage."""
         corpus, local = self.locate(passage)
-        return corpus.text(local, tokenizer)
+        return corpus.text(local, self.tokenizer)
+
+    def id_of(self, passage: int) -> str:
+        """The id of one passage."""
+        return self.ids(passage, passage + 1)[0]
 
     def ids(self, start: int, stop: int) -> list[str]:
         """Ids of passages start..stop-1."""
@@ -271,17 +299,24 @@ class PassageSet:
                 found += corpus.ids(low - begin, high - begin)
         return found
 
+    def find(self, passage_id: str) -> int | None:
+        """The number of a passage, None where no passage has this id."""
+        # Injected corpora are small and asked most; the base corpus's ids are only read when they do not have it.
+        for corpus, start in zip(self.corpora[::-1], self.starts[-2::-1].tolist(), strict=True):
+            number = corpus.numbers.get(passage_id)
+            if number is not None:
+                return start + number
+        return None
+
     def number_of(self, passage_id: str) -> int:
         """The number of a passage.
 
         Raises:
             MissingError: no passage has this id.
         """
-        # Injected corpora are small and asked most; the base corpus's ids are only read when they do not have it.
-        for corpus, start in zip(self.corpora[::-1], self.starts[-2::-1].tolist(), strict=True):
-            number = corpus.numbers.get(passage_id)
-            if number is not None:
-                return start + number
+        number = self.find(passage_id)
+        if number is not None:
+            return number
         raise MissingError(
             f"no passage has the id {passage_id!r}",
             expected=f"an id such as {self.ids(0, 1)[0]!r}",
@@ -298,4 +333,4 @@ def open_passages(run: RunDir) -> PassageSet:
     corpora = [open_corpus(run.corpus / "base")]
     if (run.corpus / "injected" / "manifest.json").exists():
         corpora.append(open_corpus(run.corpus / "injected"))
-    return PassageSet(corpora)
+    return PassageSet(corpora, run.tokenizer)

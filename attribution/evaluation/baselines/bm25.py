@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Query, Ranking, rank_by_scores
+from headwater.attribution.evaluation.ranking import DEPTH, Passages, Ranking, rank_by_scores
+from headwater.attribution.tracing.queries import Query
 
 
 class BM25:
@@ -26,11 +27,10 @@ class BM25:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
 
-        if len(passages.texts) != len(passages):
-            raise ValueError("BM25 needs the passages' texts")
         stemmer = Stemmer.Stemmer("english")
+        corpus = [passages.text(number) for number in range(len(passages))]
         retriever = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        tokens = bm25s.tokenize(list(passages.texts), stopwords="en", stemmer=stemmer, show_progress=False)
+        tokens = bm25s.tokenize(corpus, stopwords="en", stemmer=stemmer, show_progress=False)
         retriever.index(tokens, show_progress=False)
         texts = [f"{query.prompt} {query.target}" for query in queries]
         words = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Query, Ranking, rank_by_order
+from headwater.attribution.evaluation.ranking import DEPTH, Passages, Ranking, rank_by_order
+from headwater.attribution.tracing.queries import Query
 
 
 class RandomRanking:

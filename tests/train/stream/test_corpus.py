@@ -133,6 +133,30 @@ def test_corpora_of_different_tokenizers_are_not_put_together(run, copied):
         PassageSet([open_corpus(run.corpus / "base"), open_corpus(copied)])
 
 
+def test_passages_under_one_numbering_have_their_own_ids_and_texts(run):
+    passages, tokenizer = open_passages(run), TextTokenizer.from_file(run.tokenizer)
+    base, injected = passages.corpora
+    assert len(passages) == len(base) + len(injected)
+    for number in (0, len(base) - 1, len(base), len(passages) - 1):
+        corpus, local = (base, number) if number < len(base) else (injected, number - len(base))
+        assert passages.id_of(number) == corpus.ids(local, local + 1)[0]
+        assert passages.find(passages.id_of(number)) == passages.number_of(passages.id_of(number)) == number
+        assert passages.text(number) == tokenizer.decode(corpus.tokens(local)).strip() != ""
+    assert passages.find("elsewhere#9") is None
+    with pytest.raises(MissingError, match="elsewhere#9"):
+        passages.number_of("elsewhere#9")
+    with pytest.raises(MissingError, match="without their tokenizer"):
+        PassageSet(passages.corpora).text(0)
+
+
+def test_two_passages_of_one_id_are_refused(run, monkeypatch):
+    corpus = open_corpus(run.corpus / "base")
+    names = corpus.ids(0, len(corpus))
+    monkeypatch.setattr(corpus, "ids", lambda start, stop: [names[1], *names[1:]][start:stop])
+    with pytest.raises(CorruptError, match="not unique"):
+        _ = corpus.numbers
+
+
 def test_memory_of_decoded_sequences_is_bounded(run, monkeypatch):
     monkeypatch.setattr("headwater.train.stream.corpus.CACHED_TOKENS", 500)
     corpus = open_corpus(run.corpus / "base")

@@ -1,0 +1,226 @@
+"""`Attributor`: an index (or several) and its model, opened once and then asked as often as one likes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from headwater.attribution.models.base import Example
+from headwater.attribution.rows.collector import collect
+from headwater.attribution.search.duplicates import Collapse, scan_collapsed
+from headwater.attribution.search.full_ranking import gold_ranks, score_all
+from headwater.attribution.search.options import ScanOptions, ScanResult, Source
+from headwater.attribution.search.scan import scan
+from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.settings import TraceSettings
+from headwater.attribution.tracing.opened import Opened, open_for_queries
+from headwater.attribution.tracing.queries import Query
+from headwater.attribution.tracing.results import Extras, as_results
+from headwater.attribution.tracing.token_scores import TokenScorer, score_tokens
+from headwater.configs.errors import ConfigError
+from headwater.train import parallel
+from headwater.train.numerics import keep_freed_memory, use_onednn
+from headwater.train.parallel import World
+from headwater.train.stream.corpus import PassageSet
+
+Asked = Sequence[Query | tuple[str, str]]
+"""Queries, or (prompt, target) pairs."""
+
+BATCH_TOKENS = 2048
+
+
+class Attributor:
+    """Indexes of one corpus with the models they were made with, ready to be asked. Use `open`.
+
+    ```python
+    from headwater.attribution import Attributor, Query
+
+    with Attributor.open("runs/demo/index/headwater") as attributor:
+        # Which passages taught this? One record a question, best passages first.
+        (record,) = attributor.trace([("The capital of Peru is", "Lima")], top_k=5)
+        for name, score in zip(record["proponent_ids"], record["proponent_scores"], strict=True):
+            print(f"{score:+.3f}  {name}  seen at {record['proponent_seen_steps'][0]}")
+
+        # The same question against another answer, without the task's curvature.
+        attributor.trace([Query("q", "The capital of Peru is", "Lima", against="Quito")], curvature="train")
+
+        # Every passage's score, and the gradient rows behind it.
+        scores_QN = attributor.scores([("The capital of Peru is", "Lima")])
+        rows_QD = attributor.rows([("The capital of Peru is", "Lima")])
+    ```
+
+    With several indexes (checkpoints, losses, captured rows) the scores are added, weighted.
+
+    Attributes:
+        opened: the indexes, each with its model and the passages.
+        weights: of their scores.
+        world: the process groups.
+    """
+
+    def __init__(self, opened: Sequence[Opened], weights: Sequence[float], world: World, *, owns_world: bool) -> None:
+        self.opened, self.weights, self.world = list(opened), list(weights), world
+        self._owns_world = owns_world
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        also: Sequence[str | os.PathLike[str]] = (),
+        weights: Sequence[float] = (),
+        world: World | None = None,
+    ) -> Attributor:
+        """Opens an index and the model that it was made with.
+
+        Args:
+            path: the index directory.
+            also: further indexes of the same passages.
+            weights: one per index; all 1 if not given.
+            world: process groups; by default those that this process has joined, or else new ones, left by `close`.
+
+        Raises:
+            MissingError, MismatchError: an index, its model or its corpus is gone, or another one now.
+        """
+        found = world or parallel.joined()
+        joined = found or parallel.start()
+        try:
+            keep_freed_memory()
+            use_onednn()
+            opened = [open_for_queries(each, joined) for each in (path, *also)]
+            return cls(opened, weights or [1.0] * len(opened), joined, owns_world=found is None)
+        except BaseException:
+            if found is None:
+                parallel.stop()
+            raise
+
+    @property
+    def passages(self) -> PassageSet:
+        """The passages that are searched."""
+        return self.opened[0].passages
+
+    def rows(self, asked: Sequence[Query | tuple[str, str] | Example], index: int = 0) -> Tensor:
+        """Raw gradient rows, float32 [n, D], made as those of an index were made.
+
+        Args:
+            asked: queries or (prompt, target) pairs, with the loss on the target; or `Example`s: tokens of one's own.
+            index: which of the opened indexes.
+
+        Raises:
+            UserError: one is longer than the model's context.
+        """
+        opened = self.opened[index]
+        examples = [each for each in asked if isinstance(each, Example)]
+        if not examples:
+            return opened.rows(as_queries(asked))  # type: ignore[arg-type]
+        if len(examples) < len(asked):
+            raise TypeError("rows of queries and of examples are asked for apart")
+        return collect(opened.collector, examples, BATCH_TOKENS)
+
+    def sources(self, asked: Asked) -> list[Source]:
+        """What a scan takes: each index with the queries' rows for it."""
+        queries = as_queries(asked)
+        return [
+            Source(each.index, each.rows(queries), weight)
+            for each, weight in zip(self.opened, self.weights, strict=True)
+        ]
+
+    def search(self, asked: Asked, options: ScanOptions | None = None) -> ScanResult:
+        """The best and the worst passages of every query, as numbers."""
+        return scan(self.sources(asked), options)
+
+    def scores(self, asked: Asked, scoring: Scoring | None = None) -> np.ndarray:
+        """The score of every passage, float32 [Q, passages]; for small corpora."""
+        return score_all(self.sources(asked), ScanOptions(scoring=scoring or Scoring()))
+
+    def ranked(
+        self, asked: Asked, golds: Sequence[Sequence[int]], options: ScanOptions | None = None
+    ) -> tuple[ScanResult, list[np.ndarray]]:
+        """`search`, and the exact place (from 0) of given passages in the full ranking of each query."""
+        sources = self.sources(asked)
+        return scan(sources, options), gold_ranks(sources, golds, options)
+
+    def trace(self, asked: Asked, settings: TraceSettings | None = None, **options: Any) -> list[dict[str, Any]]:
+        """Finds the passages behind every query.
+
+        Args:
+            asked: the queries.
+            settings: how to search; what they say of indexes, queries and files is not read here.
+            options: single settings, in place of those in `settings`.
+
+        Returns:
+            One record a query, as `headwater trace` writes them (tracing/results.py), on every rank.
+
+        Raises:
+            ConfigError: an option is not allowed.
+        """
+        settings = settings or TraceSettings(index=str(self.opened[0].index.path))
+        settings = replace(settings, **options)
+        problems = list(settings.problems())
+        if problems:
+            raise ConfigError(problems, "the trace")
+        queries = as_queries(asked)
+        found, extras = self._searched(settings, self.sources(queries))
+        return as_results(queries, found, self.opened[0], settings.query_set, extras)
+
+    def _searched(self, settings: TraceSettings, sources: list[Source]) -> tuple[ScanResult, Extras]:
+        """The scan, with near-duplicates collapsed and tokens scored if that is asked."""
+        options, extras = scan_options(settings), Extras()
+        scorer = None
+        if settings.tokens:  # before the scan, so that what has no token scores is refused at once
+            scorer = TokenScorer(sources, [each.collector for each in self.opened], options.scoring)
+        if settings.duplicates == "collapse":
+            found, *dropped = scan_collapsed(sources, options, Collapse(self.passages.text, settings.similar))
+            extras.dropped = (dropped[0], dropped[1])
+        else:
+            found = scan(sources, options)
+        if scorer is not None:
+            shown = {n for part in (found.passages, found.bottom_passages) for n in part.ravel().tolist() if n >= 0}
+            tokens_of = {n: self.passages.tokens(n).astype(np.int64) for n in shown}
+            extras.token_scores = score_tokens(found, scorer, tokens_of)
+        return found, extras
+
+    def close(self) -> None:
+        """Lets go of the models and the files; leaves the process groups if `open` made them."""
+        for each in self.opened:
+            each.index.close()
+        self.opened = []
+        if self._owns_world:
+            parallel.stop()
+            self._owns_world = False
+
+    def __enter__(self) -> Attributor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def as_queries(asked: Asked) -> list[Query]:
+    """Pairs become queries that are named by their places."""
+    return [each if isinstance(each, Query) else Query(str(number), *each) for number, each in enumerate(asked)]
+
+
+def scan_options(settings: TraceSettings) -> ScanOptions:
+    """What a scan is asked, of a trace's settings."""
+    return ScanOptions(
+        scoring=Scoring(
+            curvature=settings.curvature,
+            task_weight=settings.task_weight,
+            rank=settings.rank,
+            normalize=settings.normalize,
+        ),
+        top_k=settings.top_k,
+        bottom_k=settings.bottom_k,
+        codec=settings.codec,
+        rescore=settings.rescore,
+        candidates=settings.candidates,
+        allow_incomplete=settings.allow_incomplete,
+    )

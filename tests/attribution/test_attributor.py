@@ -1,0 +1,126 @@
+"""The Python front door: opened once, asked often, and the same answers as everywhere else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headwater.attribution import Attributor, Query, open_index, trace
+from headwater.attribution.index.build import build_index
+from headwater.attribution.models.base import Example
+from headwater.attribution.search.options import ScanOptions
+from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
+from headwater.attribution.tracing import attributor as module
+from headwater.configs.errors import ConfigError, MissingError, UserError
+from headwater.train import parallel
+
+ASKED = [("The capital of Peru is", "Lima"), ("The people of the island speak", "French")]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny run with an index of each of its two checkpoints."""
+    copy = tmp_path_factory.mktemp("attributor") / "run"
+    shutil.copytree(tiny_run, copy)
+    for name, step in (("last", 12), ("early", 6)):
+        model = TracedModelSettings(run=str(copy), step=step)
+        build_index(IndexSettings(name=name, model=model, projection=ProjectionSettings(dims=6), codecs=["fp32"]))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def attributor(run: Path) -> Iterator[Attributor]:
+    with Attributor.open(run / "index/last") as opened:
+        yield opened
+
+
+def test_it_answers_as_trace_does_and_opens_nothing_again(
+    run: Path, attributor: Attributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = trace(run / "index/last", ASKED, top_k=5, bottom_k=2)
+    assert parallel.joined() is attributor.world, "what was opened inside leaves the groups that it found"
+    monkeypatch.setattr(module, "open_for_queries", lambda *_: pytest.fail("opened again"))
+    assert attributor.trace(ASKED, top_k=5, bottom_k=2) == expected
+    assert attributor.trace(ASKED, TraceSettings(index="-", top_k=5, bottom_k=2)) == expected
+    assert attributor.trace(ASKED[:1], top_k=5, curvature="train") != expected[:1]
+
+
+def test_scores_and_places_are_those_of_the_trace(attributor: Attributor) -> None:
+    scores_QN = attributor.scores(ASKED)
+    assert scores_QN.shape == (2, len(attributor.passages))
+    records = attributor.trace(ASKED, top_k=7)
+    for scores_N, record in zip(scores_QN, records, strict=True):
+        best = np.argsort(-scores_N, kind="stable")
+        assert record["proponent_ids"] == [attributor.passages.id_of(int(n)) for n in best[:7]]
+        np.testing.assert_allclose(record["proponent_scores"], scores_N[best[:7]], rtol=1e-6)
+    golds = [[int(n) for n in np.argsort(-scores_N, kind="stable")[[0, 3, 40]]] for scores_N in scores_QN]
+    found, places = attributor.ranked(ASKED, golds, ScanOptions(top_k=2))
+    assert [each.tolist() for each in places] == [[0, 3, 40]] * 2
+    assert found.passages.tolist() == attributor.search(ASKED, ScanOptions(top_k=2)).passages.tolist()
+
+
+def test_rows_are_those_of_the_index(run: Path, attributor: Attributor) -> None:
+    numbers = [0, 17, 200]
+    examples = [Example(attributor.passages.tokens(n).astype(np.int64)) for n in numbers]
+    index = open_index(run / "index/last")
+    stored_ND = torch.cat([index.rows(n, n + 1) for n in numbers])
+    made_ND = index.whitening.apply(attributor.rows(examples))
+    assert torch.linalg.vector_norm(made_ND - stored_ND) <= 1e-4 * torch.linalg.vector_norm(stored_ND)
+    asked_QD = attributor.rows([Query("a", *ASKED[0]), ASKED[1]])
+    contrast_QD = attributor.rows([Query("c", *ASKED[0], against="Rome")])
+    other_QD = attributor.rows([(ASKED[0][0], "Rome")])
+    assert torch.linalg.vector_norm(asked_QD[:1] - other_QD - contrast_QD) <= 1e-4 * torch.linalg.vector_norm(asked_QD)
+    with pytest.raises(TypeError, match="asked for apart"):
+        attributor.rows([examples[0], ASKED[0]])
+
+
+def test_scores_of_several_indexes_are_added_with_their_weights(run: Path, attributor: Attributor) -> None:
+    plain = Scoring(curvature="train")
+    with Attributor.open(run / "index/last", also=[run / "index/early"], weights=[1.0, 0.5]) as both:
+        early = Attributor.open(run / "index/early")
+        expected = attributor.scores(ASKED, plain) + 0.5 * early.scores(ASKED, plain)
+        got = both.scores(ASKED, plain)
+        early.close()
+        assert parallel.joined() is both.world
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(got - attributor.scores(ASKED, plain)).max() > 0.01
+
+
+def test_what_is_not_allowed_is_refused_and_nothing_stays_open(run: Path, attributor: Attributor) -> None:
+    with pytest.raises(ConfigError, match="task_weight"):
+        attributor.trace(ASKED, task_weight="papers")
+    with pytest.raises(UserError, match="unknown curvature"):
+        attributor.trace(ASKED, curvature="tsk")
+    with pytest.raises(MissingError, match="nowhere"):
+        Attributor.open(run / "index/nowhere")
+    assert parallel.joined() is attributor.world
+
+
+def test_the_page_in_its_docstring_runs(run: Path, attributor: Attributor, capsys: pytest.CaptureFixture[str]) -> None:
+    (page,) = re.findall(r"```python\n(.*?)```", Attributor.__doc__ or "", re.DOTALL)
+    shown: dict[str, object] = {}
+    exec(textwrap.dedent(page).replace("runs/demo/index/headwater", str(run / "index/last")), shown)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert np.array_equal(shown["scores_QN"], attributor.scores(ASKED[:1]))
+    assert shown["rows_QD"].shape == (1, attributor.opened[0].index.layout.dims)  # type: ignore[attr-defined]
+
+
+def test_alone_it_joins_a_job_and_leaves_it(run: Path) -> None:
+    parallel.stop()
+    try:
+        with Attributor.open(run / "index/last") as opened:
+            assert parallel.joined() is opened.world
+        assert parallel.joined() is None
+        with pytest.raises(MissingError):
+            Attributor.open(run / "index/nowhere")
+        assert parallel.joined() is None
+    finally:
+        parallel.start()  # the module's attributor goes on with groups of the same shape
