@@ -19,6 +19,7 @@ from torch import Tensor
 from headwater.attribution.curvature.whitening import BLOCK, Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
+from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
 from headwater.attribution.index.manifest import FORMAT, NORMS, NOT_MADE_FROM, recorded_files
 from headwater.attribution.index.reader import Index
@@ -194,10 +195,8 @@ class IndexWriter:
         start, _ = self.span(number)
         blocks = []
         for raw_ND in rows_ND.split(BLOCK):
-            white_ND = self.whitening.apply(raw_ND)
-            require_finite(white_ND, start, "whitened rows")
-            norms = {"norm": _norms(white_ND), "raw_norm": _norms(raw_ND)}
-            unit_ND = white_ND.div_(norms["norm"].clamp_min(torch.finfo(torch.float32).tiny)[:, None])
+            unit_ND, norms = directions_and_norms(self.whitening, raw_ND)
+            require_finite(unit_ND, start, "whitened rows")
             blocks.append({codec.name: {**codec.encode(unit_ND), **norms} for codec in self.codecs})
         self._write_shard(number, blocks)
 
@@ -326,7 +325,3 @@ class ShardRows:
                 f"shard {self._number} lacks rows", got=f"none for passages {missing[:8]}", expected="one each"
             )
         self._writer._encode(self._number, self._rows_ND)
-
-
-def _norms(rows_ND: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float64).float()

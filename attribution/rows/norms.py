@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def row_norms(rows_ND: Tensor) -> Tensor:
+    """Euclidean norms, float32 [n], of rows, float [n, D]; summed in float64."""
+    return torch.linalg.vector_norm(rows_ND, dim=1, dtype=torch.float64).float()
+
+
 def unit_rows(rows_ND: Tensor) -> Tensor:
     """Each row divided by its Euclidean norm, float32 [n, D]; a row of zeros stays zero."""
     rows_ND = rows_ND.float()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.codecs.plain import Float32Codec
+from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.reader import Index
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.search.distributed import rank_and_world
@@ -102,7 +103,5 @@ class Scan:
 
 def fields_of_rows(index: Index, raw_ND: Tensor) -> dict[str, Tensor]:
     """What an index stores of raw rows, float [n, D], with the codec fp32."""
-    white_ND = index.whitening.apply(raw_ND)
-    norm_N, raw_N = white_ND.norm(dim=1), raw_ND.norm(dim=1)
-    unit_ND = white_ND / norm_N.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    return {"row": unit_ND, "norm": norm_N, "raw_norm": raw_N}
+    unit_ND, norms = directions_and_norms(index.whitening, raw_ND)
+    return {"row": unit_ND, **norms}
