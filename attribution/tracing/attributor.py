@@ -15,11 +15,11 @@ from headwater.attribution.models.base import Example
 from headwater.attribution.rows.collector import collect
 from headwater.attribution.search.duplicates import Collapse, scan_collapsed
 from headwater.attribution.search.full_ranking import gold_ranks, score_all
-from headwater.attribution.search.options import ScanOptions, ScanResult, Source
+from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.settings import TraceSettings
-from headwater.attribution.tracing.opened import Opened, open_for_queries
+from headwater.attribution.tracing.opened import BATCH_TOKENS, Opened, open_for_queries
 from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.results import Extras, as_results
 from headwater.attribution.tracing.token_scores import TokenScorer, score_tokens
@@ -31,8 +31,6 @@ from headwater.train.stream.corpus import PassageSet
 
 Asked = Sequence[Query | tuple[str, str]]
 """Queries, or (prompt, target) pairs."""
-
-BATCH_TOKENS = 2048
 
 
 class Attributor:
@@ -122,17 +120,33 @@ class Attributor:
             raise TypeError("rows of queries and of examples are asked for apart")
         return collect(opened.collector, examples, BATCH_TOKENS)
 
-    def sources(self, asked: Asked) -> list[Source]:
-        """What a scan takes: each index with the queries' rows for it."""
-        queries = as_queries(asked)
+    def sources(self, asked: Asked, task: Asked | None = None) -> list[Source]:
+        """What a scan takes: each index with the queries' rows for it.
+
+        Args:
+            task: other queries, which stand for the task whose curvature the scores are made with.
+        """
         return [
-            Source(each.index, each.rows(queries), weight)
+            Source(
+                each.index,
+                each.rows(as_queries(asked)),
+                weight,
+                task_queries=each.rows(as_queries(task)) if task is not None else None,
+                recompute=None if each.holds_captured else each.passage_rows,
+            )
             for each, weight in zip(self.opened, self.weights, strict=True)
         ]
 
-    def search(self, asked: Asked, options: ScanOptions | None = None) -> ScanResult:
-        """The best and the worst passages of every query, as numbers."""
-        return scan(self.sources(asked), options)
+    def search(
+        self,
+        asked: Asked,
+        options: ScanOptions | None = None,
+        *,
+        task: Asked | None = None,
+        exclude: Exclusion | None = None,
+    ) -> ScanResult:
+        """The best and the worst passages of every query, as numbers; arguments as of `sources` and `scan`."""
+        return scan(self.sources(asked, task), options, exclude=exclude)
 
     def scores(self, asked: Asked, scoring: Scoring | None = None) -> np.ndarray:
         """The score of every passage, float32 [Q, passages]; for small corpora."""

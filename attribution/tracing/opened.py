@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from headwater.attribution.index.reader import Index, open_index
+from headwater.attribution.models.base import Example
 from headwater.attribution.models.opening import model_settings_of, open_model
-from headwater.attribution.rows.collector import GradientCollector
+from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import ProjectionSettings
 from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.query_rows import captured_query_rows, query_rows
@@ -20,6 +22,9 @@ from headwater.configs.errors import MismatchError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
 from headwater.train.stream.corpus import PassageSet, open_passages
+
+BATCH_TOKENS = 2048
+"""Tokens of a batch whose rows are made."""
 
 
 @dataclass(slots=True)
@@ -33,11 +38,21 @@ class Opened:
     def rows(self, queries: Sequence[Query]) -> Tensor:
         """Raw query rows float32 [Q, D], at the index's own checkpoint, loss, correction and projection; for captured
         rows the mean over the run's checkpoints."""
-        if "captured" in self.index.manifest:
+        if self.holds_captured:
             world = self.collector.model.world
             assert world is not None
             return captured_query_rows(self.index.manifest, world, self.passages.tokenizer, queries)
         return query_rows(self.collector, self.passages.tokenizer, queries)
+
+    @property
+    def holds_captured(self) -> bool:
+        """Whether the rows were captured in training: means over it, which no checkpoint can make again."""
+        return "captured" in self.index.manifest
+
+    def passage_rows(self, numbers: np.ndarray) -> Tensor:
+        """Raw rows of passages, float32 [n, D], made again at the index's checkpoint."""
+        examples = [Example(self.passages.tokens(int(number)).astype(np.int64)) for number in numbers]
+        return collect(self.collector, examples, BATCH_TOKENS)
 
 
 def open_for_queries(path: str | os.PathLike[str], world: parallel.World) -> Opened:

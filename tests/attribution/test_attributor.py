@@ -15,7 +15,7 @@ import torch
 from headwater.attribution import Attributor, Query, open_index, trace
 from headwater.attribution.index.build import build_index
 from headwater.attribution.models.base import Example
-from headwater.attribution.search.options import ScanOptions
+from headwater.attribution.search.options import Exclusion, ScanOptions
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
 from headwater.attribution.tracing import attributor as module
@@ -80,6 +80,24 @@ def test_rows_are_those_of_the_index(run: Path, attributor: Attributor) -> None:
     assert torch.linalg.vector_norm(asked_QD[:1] - other_QD - contrast_QD) <= 1e-4 * torch.linalg.vector_norm(asked_QD)
     with pytest.raises(TypeError, match="asked for apart"):
         attributor.rows([examples[0], ASKED[0]])
+
+
+def test_candidates_are_scored_again_from_gradients_made_again(run: Path, attributor: Attributor) -> None:
+    stored = attributor.trace(ASKED, top_k=6)
+    again = attributor.trace(ASKED, top_k=6, rescore="recompute", candidates=20)
+    for one, other in zip(stored, again, strict=True):
+        assert one["proponent_ids"] == other["proponent_ids"]
+        np.testing.assert_allclose(one["proponent_scores"], other["proponent_scores"], rtol=1e-4)
+
+
+def test_a_search_for_a_task_without_some_passages(attributor: Attributor) -> None:
+    alone, options = attributor.search(ASKED[:1], ScanOptions(top_k=5)), ScanOptions(top_k=4)
+    best = int(alone.passages[0, 0])
+    rest = attributor.search(ASKED[:1], options, exclude=Exclusion(passages=np.array([best])))
+    assert rest.passages[0].tolist() == alone.passages[0, 1:].tolist()
+    for_task = attributor.search(ASKED[:1], options, task=ASKED)
+    np.testing.assert_allclose(for_task.scores[0], attributor.search(ASKED, options).scores[0], rtol=1e-5)
+    assert np.abs(for_task.scores[0] - alone.scores[0, :4]).max() > 1e-3
 
 
 def test_scores_of_several_indexes_are_added_with_their_weights(run: Path, attributor: Attributor) -> None:
