@@ -13,7 +13,6 @@ mean every visit counts by its learning rate alone: its row is brought to unit l
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -107,15 +106,3 @@ def _with_rows(run: RunDir, step: int | None) -> Checkpoint:
     raise MissingError(
         f"{run.path} has no checkpoint with captured rows", got=step, fix="train with callbacks.capture.enabled=true"
     )
-
-
-def main(arguments: list[str]) -> int:
-    if len(arguments) not in (1, 2):
-        print(__doc__)
-        return 2
-    print(build_captured(RunDir.at(arguments[0]), int(arguments[1]) if len(arguments) == 2 else None))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,23 @@
+"""Makes the index of what a run has captured so far.
+
+python -m headwater.attribution.capture RUN [STEP]     # RUN/index/captured, from the sums that a checkpoint holds
+"""
+
+from __future__ import annotations
+
+import sys
+
+from headwater.attribution.capture.build import build_captured
+from headwater.train.artifacts import RunDir
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) not in (1, 2):
+        print(__doc__)
+        return 2
+    print(build_captured(RunDir.at(arguments[0]), int(arguments[1]) if len(arguments) == 2 else None))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
