@@ -3,8 +3,8 @@
 `train(["config.yaml", "out=...", ...], ranks=2, log=...)` runs `python -m headwater.train` with these arguments in two
 processes, as torchrun would; `call(function, ..., ranks=2, log=...)` runs a function on every rank of such a world. One
 group of processes for each number of ranks stands by and runs one such job after the other, each in process groups of
-its own; after a job that failed the next one gets new processes. `Job(...)` starts processes for itself alone, to be
-sent signals.
+its own; after a job that failed the next one gets new processes. `Job(...)` and `Job.training(...)` start processes for
+themselves alone, to be sent signals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 _FORK = multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload(["headwater.train.run", "headwater.train.stream.build", "deepspeed", "pyarrow.parquet"])
+_FORK.set_forkserver_preload(["tests.preload"])
 
 DEADLINE_S = 180
 """Far more than anything here takes on a quiet machine."""
@@ -110,16 +110,22 @@ def _leave(at_first: dict[Any, dict[str, Any]]) -> None:
 
 
 class Job:
-    """A training job under way, in processes of its own. `log` is the file that gathers what its ranks print."""
+    """A function of an importable module under way on every rank, in processes of its own. `log` is the file that
+    gathers what its ranks print."""
 
-    def __init__(self, arguments: list[Any], *, ranks: int = 1, log: Path) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any, ranks: int = 1, log: Path) -> None:
         self.log = log
-        port, words = free_port(), [str(argument) for argument in arguments]
+        port = free_port()
         self.processes = [
-            _FORK.Process(target=_alone, args=(rank, ranks, port, str(log), _train, words)) for rank in range(ranks)
+            _FORK.Process(target=_alone, args=(rank, ranks, port, str(log), function, *arguments))
+            for rank in range(ranks)
         ]
         for process in self.processes:
             process.start()
+
+    @classmethod
+    def training(cls, arguments: list[Any], *, ranks: int = 1, log: Path) -> Job:
+        return cls(_train, [str(argument) for argument in arguments], ranks=ranks, log=log)
 
     @property
     def running(self) -> bool:
