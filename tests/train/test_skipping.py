@@ -43,7 +43,7 @@ def compare(run: RunDir, expected: Path, skipped: list[int]) -> None:
             assert math.isclose(line["grad_norm"], norm, rel_tol=1e-4), line
     weights, checkpoint = torch.load(expected / "weights.pt"), newest(run.checkpoints)
     assert checkpoint is not None
-    assert checkpoint.meta["updates"] == 10 - len(skipped)
+    assert checkpoint.meta["updates"] == len(lines) - len(skipped)
     for name in checkpoint.names:
         weight = checkpoint.tensor("weight", name)
         assert (weight - weights[name]).norm() <= 1e-5 * weights[name].norm(), name
@@ -93,6 +93,22 @@ def test_too_many_in_a_row_end_the_run(fresh, config):
     assert call(poisoned, arguments, "nan", [2, 3, 5, 6, 7, 8], ranks=1, log=log) != 0
     assert "training has diverged: 3 steps in a row were skipped, the last is step 7" in log.read_text()
     assert [line["step"] for line in read_metrics(run.metrics)][-1] in (6, 7)
+
+
+@pytest.mark.slow
+def test_a_spike_is_left_out_once_the_usual_loss_is_known(tmp_path, config):
+    """Three times the loss: taken while fewer than 20 are known, left out afterwards."""
+    steps, skipped = [5, 22, 24], [22, 24]
+    (tmp_path / "bare").mkdir()
+    expected = bare(tmp_path / "bare", config, skipped, "train.steps=25")
+    reference = json.loads((expected / "bare.json").read_text())
+    reference["losses"][4] *= 3
+    (expected / "bare.json").write_text(json.dumps(reference))
+    run, log = RunDir.at(tmp_path / "run"), tmp_path / "log"
+    arguments = [str(config), f"out={run.path}", CLIP, "train.steps=25", "train.spike=2"]
+    assert call(poisoned, arguments, "3 x", steps, ranks=1, log=log) == 0, log.read_text()
+    assert len(read_metrics(run.metrics)) == 25
+    compare(run, expected, skipped)
 
 
 def test_a_spike_is_measured_against_the_median():
