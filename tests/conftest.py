@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,17 +42,44 @@ def pretrain(out: Path, *overrides: str, ranks: int = 1) -> subprocess.Completed
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of twelve steps with checkpoints at 6 and 12. Read only: copy it to change it."""
-    out = tmp_path_factory.mktemp("tiny") / "run"
-    done = pretrain(out, "train.steps=12", "checkpoint.every=6", "callbacks.probes.every=6")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once(name, make)` is a directory that `make` has filled: called by the first of the processes that share the
+    tests, while the others wait. Who reads it must not change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        directory, finished = shared / name, shared / f"{name}.made"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+                make(directory)
+                finished.touch()
+        return directory
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A finished run of twelve steps with checkpoints at 6 and 12. Read only: copy it to change it."""
+
+    def make(directory: Path) -> None:
+        done = pretrain(directory / "run", "train.steps=12", "checkpoint.every=6", "callbacks.probes.every=6")
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return once("tiny", make) / "run"
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A random Llama of two layers with a byte-level tokenizer of its own, context 64."""
+    return once("llama", _make_llama)
+
+
+def _make_llama(path: Path) -> None:
     from headwater.train.compat import declare_torchvision_operators
 
     declare_torchvision_operators()
@@ -57,7 +87,6 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    path = tmp_path_factory.mktemp("llama")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(["<s>", *alphabet])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,4 +102,3 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=64,
     )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    return path

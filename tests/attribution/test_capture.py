@@ -173,7 +173,7 @@ def test_killed_and_restarted_is_the_same(tiny_run: Path, tmp_path: Path) -> Non
     overrides = ("callbacks.capture.refresh=4", "checkpoint.every=2")
     unbroken = train(fresh(tiny_run, tmp_path / "unbroken"), *overrides)
     broken = RunDir.at(fresh(tiny_run, tmp_path / "broken"))
-    job = Job([CONFIG, f"out={broken.path}", *COMMON, *overrides], log=tmp_path / "log")
+    job = Job.training([CONFIG, f"out={broken.path}", *COMMON, *overrides], log=tmp_path / "log")
     wait_for(lambda: broken.checkpoint(4).exists() or not job.running)
     job.signal(signal.SIGKILL)
     job.wait()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +23,9 @@ from headwater.configs.errors import CorruptError, MismatchError, MissingError, 
 from headwater.kernels import Factored, Full
 from headwater.train import parallel
 from headwater.train.compat import declare_torchvision_operators
+
+from ..jobs import call
+from .rows_in_layout import rows_in_layout
 
 FAMILIES = ("llama", "gpt_neox", "gpt2")
 LENGTHS = (5, 17, 2, 33, 9)
@@ -188,13 +189,13 @@ def test_hugging_face_alone_equals_padded(hf_model: HuggingFaceModel) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["tensor", "pipeline"])
-def test_rows_do_not_depend_on_the_layout(tiny_run: Path, headwater_model: HeadwaterModel, layout: str) -> None:
+def test_rows_do_not_depend_on_the_layout(
+    tiny_run: Path, headwater_model: HeadwaterModel, tmp_path: Path, layout: str
+) -> None:
     expected = GradientCollector(headwater_model, ProjectionSettings(dims=8), "adam", "log_odds").rows(examples(2048))
-    out = tiny_run.parent / f"rows-{layout}.pt"
-    script = Path(__file__).with_name("rows_in_layout.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run([*command, str(tiny_run), layout, str(out)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    out, log = tmp_path / "rows.pt", tmp_path / "log"
+    arguments = str(tiny_run), layout, examples(2048), str(out)
+    assert call(rows_in_layout, *arguments, ranks=2, log=log) == 0, log.read_text()
     assert relative(torch.load(out, weights_only=True), expected.double()) < 1e-5
 
 

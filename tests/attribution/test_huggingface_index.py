@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,10 @@ import pytest
 import torch
 
 from headwater.attribution.index.reader import open_index
+from headwater.train.artifacts import read_json
+
+from ..jobs import Job, call, wait_for
+from .killed_builds import SECONDS, build, command
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]
@@ -21,7 +28,11 @@ WORDS = ["river", "stone", "harbor", "winter", "garden", "bridge", "letter", "mo
 
 
 def headwater(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    """The command, in a process that has imported everything."""
+    with tempfile.TemporaryDirectory() as directory:
+        here = Path(directory)
+        status = call(command, list(arguments), directory, ranks=1, log=here / "log")
+        return subprocess.CompletedProcess(arguments, status, *((here / name).read_text() for name in ("out", "err")))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +56,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(model: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built") / "index"
     config = str(ROOT / "configs/index/hf.yaml")
-    done = headwater("index", config, f"model.path={model}", f"corpus.path={documents}", f"out={out}", *SMALL)
+    arguments = ["index", config, f"model.path={model}", f"corpus.path={documents}", f"out={out}", *SMALL]
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith(str(out))
     return out
@@ -128,16 +140,30 @@ def test_a_gradient_that_is_not_a_number_names_its_passage(model: Path, document
 
 @pytest.mark.slow
 def test_killed_builds_end_with_the_same_bytes(model: Path, documents: Path, tmp_path: Path) -> None:
+    """Begun again and again, on one rank and on two in turn, and killed before or after its next shard; the last build
+    comes to its end while one rank is slow."""
     arguments = [str(ROOT / "configs/index/hf.yaml"), f"model.path={model}", f"corpus.path={documents}", *SMALL]
-    killed = [{"out": str(tmp_path / f"killed-{ranks}"), "ranks": ranks, "kills": 3 * ranks - 1} for ranks in (1, 2)]
-    task = {"reference": str(tmp_path / "whole"), "killed": killed, "arguments": arguments}
-    script = Path(__file__).parent / "killed_builds.py"
-    done = subprocess.run([sys.executable, str(script), json.dumps(task)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    expected = files_of(tmp_path / "whole")
+    whole, log, moments = tmp_path / "whole", tmp_path / "log", random.Random(0)
+    assert call(build, [*arguments, f"out={whole}"], 1, ranks=1, log=log) == 0, log.read_text()
+    expected = files_of(whole)
     assert sum(name.startswith("rows-") for name in expected) > 3
     for ranks in (1, 2):
-        assert files_of(tmp_path / f"killed-{ranks}") == expected
+        out = tmp_path / f"killed-{ranks}"
+        for turn in range(3 * ranks - 1):
+            job = Job(build, [*arguments, f"out={out}"], ranks=1 + turn % 2, log=log)
+            enough = shards_made(out) + turn % 2
+            wait_for(lambda out=out, job=job, enough=enough: shards_made(out) >= enough or not job.running)
+            time.sleep(moments.uniform(0, 0.9) * (SECONDS if turn % 2 else 2))
+            job.signal(signal.SIGKILL)
+            assert job.wait() == 0, log.read_text()  # no rank had ended by itself
+            assert not (out / "index.json").exists() or not read_json(out / "index.json")["complete"]
+        assert 0 < shards_made(out) < len(list(whole.glob("rows-*")))
+        assert call(build, [*arguments, f"out={out}"], ranks - 1, ranks=ranks, log=log) == 0, log.read_text()
+        assert files_of(out) == expected
+
+
+def shards_made(out: Path) -> int:
+    return len(list(out.glob("rows-*.json")))
 
 
 def files_of(directory: Path) -> dict[str, bytes]:

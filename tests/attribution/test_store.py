@@ -2,8 +2,6 @@ import itertools
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -26,6 +24,8 @@ from headwater.attribution.rows.checks import NonFiniteRowsError
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.bench.synthetic import make_rows
+
+from ..jobs import Job
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
 N, SHARD = 205, 30
@@ -237,22 +237,20 @@ def test_no_index_there(tmp_path):
         open_index(tmp_path)
 
 
-BUILDER = """
-import sys, time, torch
-from headwater.attribution.curvature.whitening import Whitening
-from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.index.writer import IndexWriter, recode
-path, rows_file, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-rows = torch.load(rows_file)
-layout = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
-whitening = Whitening.load(path + "/curvature.safetensors", layout)
-meta = {"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"}
-writer = IndexWriter(
-    path, layout=layout, passages=len(rows), whitening=whitening, codecs=["fp32", "int8"], meta=meta, shard_rows=5
-)
-for number in writer.pending()[rank::world]:
-    writer.write(number, rows[slice(*writer.span(number))])
-"""
+def write_part(path, rows_file, rank, world):
+    """Writes every `world`th shard that an index still lacks."""
+    rows_ND = torch.load(rows_file)
+    writer = IndexWriter(
+        path,
+        layout=LAYOUT,
+        passages=len(rows_ND),
+        whitening=Whitening.load(f"{path}/curvature.safetensors", LAYOUT),
+        codecs=["fp32", "int8"],
+        meta={"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"},
+        shard_rows=5,
+    )
+    for number in writer.pending()[rank::world]:
+        writer.write(number, rows_ND[slice(*writer.span(number))])
 
 
 @pytest.mark.slow
@@ -260,7 +258,6 @@ def test_killed_builds_end_with_the_same_bytes(tmp_path, rows_ND):
     """Two kills -9 at random moments, on one rank and on two; this process finishes what they left."""
     build(tmp_path / "whole", rows_ND, shard_rows=5)
     torch.save(rows_ND, tmp_path / "rows.pt")
-    (tmp_path / "build.py").write_text(BUILDER)
     killed, draw = tmp_path / "killed", random.Random(3)
 
     def records():
@@ -268,16 +265,16 @@ def test_killed_builds_end_with_the_same_bytes(tmp_path, rows_ND):
 
     for world in (1, 2):
         make_writer(killed, rows_ND, shard_rows=5).begin()
-        command = [sys.executable, str(tmp_path / "build.py"), str(killed), str(tmp_path / "rows.pt")]
-        ranks = [subprocess.Popen([*command, str(rank), str(world)]) for rank in range(world)]
+        arguments = str(killed), str(tmp_path / "rows.pt")
+        builders = [Job(write_part, *arguments, rank, world, log=tmp_path / "log") for rank in range(world)]
         enough = records() + draw.randint(1, 6)
         while records() < enough:
-            assert all(process.poll() is None for process in ranks), "a builder ended before it could be killed"
+            assert all(job.running for job in builders), "a builder ended before it could be killed"
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.01))
-        for process in ranks:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        for job in builders:
+            job.signal(signal.SIGKILL)
+            job.wait()
         with pytest.warns(UserWarning, match="incomplete"):
             assert not open_index(killed).complete
     writer = build(killed, rows_ND, shard_rows=5)

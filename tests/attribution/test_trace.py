@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.stream.corpus import open_passages
+
+from ..jobs import Job, wait_for
 
 
 def index_settings(run: Path, name: str, **changes: object) -> IndexSettings:
@@ -133,21 +136,24 @@ def test_one_question_from_python(run: Path) -> None:
     assert contrast[0]["proponent_scores"] != found[0]["proponent_scores"]
 
 
+@pytest.mark.slow
 def test_killed_build_goes_on_to_the_same_bytes(run: Path, tiny_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)
-    other = index_settings(copy, "headwater")
-    build_index(other)
-    directory = copy / "index/headwater"
-    # What a build leaves that was killed after its first shard.
-    manifest = read_json(directory / "index.json")
-    for file in directory.glob("rows-*"):
-        if not file.name.startswith("rows-00000"):
-            file.unlink()
+    settings, directory = index_settings(copy, "headwater"), copy / "index/headwater"
+    job = Job(build_index, settings, log=tmp_path / "log")
+    wait_for(lambda: any(directory.glob("rows-*.json")) or not job.running)
+    job.signal(signal.SIGKILL)
+    job.wait()
+    with pytest.warns(UserWarning, match="incomplete"):
+        assert not open_index(directory).complete
+    shards = sorted(path.stem for path in directory.glob("rows-*.json"))
+    made = {path: path.stat().st_mtime_ns for name in shards for path in directory.glob(f"{name}.*.safetensors")}
+    build_index(settings)
+    assert all(path.stat().st_mtime_ns == time for path, time in made.items()), "made again"
     before = {path.name: path.read_bytes() for path in (run / "index/headwater").glob("rows-*")}
-    manifest["complete"] = True
-    build_index(other)
     after = {path.name: path.read_bytes() for path in directory.glob("rows-*")}
+    assert 0 < len(made) < len(before)
     assert after == before
 
 

@@ -16,20 +16,33 @@ def check():
     return pytest.importorskip("headwater.kernels.compile_check")
 
 
+@pytest.fixture(scope="module")
+def compiled(check):
+    """The report of a case, made once."""
+    reports = {}
+
+    def report(case):
+        if (case.target, case.name) not in reports:
+            reports[case.target, case.name] = check.compile_case(case)
+        return reports[case.target, case.name]
+
+    return report
+
+
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-def test_shipped_configurations_are_fit(check, target):
+def test_shipped_configurations_are_fit(check, compiled, target):
     for case in check.shipped(target):
         # The bf16 ones are what a run meets; `headwater bench kernels --compile` goes through all types.
         if "fp16" not in case.name and "fp32" not in case.name:
-            report = check.compile_case(case)
+            report = compiled(case)
             assert not report.faults, check.line(report)
 
 
-def test_the_main_kernel_fits_twice_on_a_multiprocessor(check):
+def test_the_main_kernel_fits_twice_on_a_multiprocessor(check, compiled):
     main = [case for case in check.shipped("sm_90") if "full bf16" in case.name and "descriptors" in case.name]
     assert len(main) == 3
     for case in main:
-        report = check.compile_case(case)
+        report = compiled(case)
         assert report.programs >= 2, check.line(report)
         assert report.matrix_instructions["wgmma"] > 0
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from headwater.kernels import Factored, Full, project, project_shared, reference, signs
+
+from ..jobs import call
 
 RANKS, K, INPUTS, OUTPUTS = 2, 16, 96, 64
 BOUNDS = torch.tensor([0, 0, 1, 34, 90], dtype=torch.int32)
@@ -37,8 +38,9 @@ def side(name: str, n: int, rank: int, ranks: int = RANKS):
     return signs(0, name, n, K, start=rank * n // ranks, stop=(rank + 1) * n // ranks)
 
 
-def work(rank: int, address: str, results) -> None:
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
+def work(results: str) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     torch.set_num_threads(1)
     a_TI = input_rows()
     output, inputs = (slice(rank * n // RANKS, (rank + 1) * n // RANKS) for n in (OUTPUTS, INPUTS))
@@ -77,12 +79,12 @@ def work(rank: int, address: str, results) -> None:
             found[f"{name}, {kind}"] = rows
     if rank == 0:
         torch.save(found, results)
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_slices_projected_and_added_equal_the_whole(tmp_path):
-    mp.spawn(work, args=(f"file://{tmp_path}/rendezvous", tmp_path / "rows.pt"), nprocs=RANKS)
+    log = tmp_path / "log"
+    assert call(work, str(tmp_path / "rows.pt"), ranks=RANKS, log=log) == 0, log.read_text()
     found = torch.load(tmp_path / "rows.pt")
     assert len(found) == 12
     for name, rows in found.items():

@@ -41,13 +41,16 @@ def make_texts(count: int) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A directory with config.yaml and `run`, a run directory whose corpus is built; tests copy it."""
+    return once("training", _prepare)
+
+
+def _prepare(directory: Path) -> None:
     from headwater.configs import load_config
     from headwater.train.corpus.build import build_corpus
     from headwater.train.settings import PretrainSettings
 
-    directory = tmp_path_factory.mktemp("training")
     source = directory / "texts.jsonl"
     source.write_text(
         "".join(json.dumps({"id": f"d{n}", "text": text}) + "\n" for n, text in enumerate(make_texts(60)))
@@ -55,7 +58,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = directory / "config.yaml"
     config.write_text(CONFIG.format(source=source))
     build_corpus(load_config(PretrainSettings, config, [f"out={directory / 'run'}"]))
-    return directory
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,8 @@ def open_trainer(arguments: list[str]) -> tuple[Any, int]:
 
 
 def poisoned(arguments: list[str], where: str, steps: list[int]) -> None:
-    """Trains; at `steps` the loss is reported as NaN or infinite, or an element of one gradient really is infinite."""
+    """Trains; at `steps` the loss is reported as NaN, infinite or several times ("3 x") what it is, or an element of
+    one gradient really is infinite."""
     trainer, start = open_trainer(arguments)
     engine = trainer.engine
     now = [0]
@@ -38,8 +39,13 @@ def poisoned(arguments: list[str], where: str, steps: list[int]) -> None:
         norm = engine.model.decoder.layers[0].input_layernorm.weight
         norm.register_hook(lambda gradient: gradient * math.inf if now[0] in steps else gradient)
     else:
-        mean = engine._mean_loss
-        engine._mean_loss = lambda *given: (mean(*given), float(where))[now[0] in steps]
+        mean, (number, times, _) = engine._mean_loss, where.partition(" x")
+
+        def reported(*given: Any) -> float:
+            loss = mean(*given)
+            return loss if now[0] not in steps else float(number) * (loss if times else 1)
+
+        engine._mean_loss = reported
     trainer.run(start)
 
 

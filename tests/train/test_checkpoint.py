@@ -16,7 +16,7 @@ from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, newest, open_checkpoint, steps_in
 from headwater.train.checkpoint_writer import prune
 
-from ..jobs import Call, Job, train
+from ..jobs import call, status, train
 from .resaving import resave
 
 SHORT = ("train.hard_stop=4", "checkpoint.every=2", "checkpoint.keep=0")
@@ -73,8 +73,8 @@ def test_holds_whole_tensors_under_canonical_names(run: RunDir):
 def test_loaded_at_another_layout_and_saved_is_the_same(run, ranks, overrides, tmp_path, config):
     """To the bit: weights, both moments, count of updates and fingerprint."""
     arguments = [str(config), f"out={run.path}", *SHORT, *overrides]
-    job = Call(resave, arguments, str(tmp_path), ranks=ranks, log=tmp_path / "log")
-    assert job.wait() == 0, (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    assert call(resave, arguments, str(tmp_path), ranks=ranks, log=log) == 0, log.read_text()
     original, saved = open_checkpoint(run.checkpoint(4)), open_checkpoint(tmp_path / "step-00000004")
     saved.verify()
     assert saved.fingerprint == original.fingerprint
@@ -155,7 +155,7 @@ def test_another_run_is_refused_and_nothing_changes(run, override, named, config
     log = run.path.parent / "refused"
     log.write_text("")
     arguments = [config, f"out={run.path}", *SHORT, "train.hard_stop=6", override]
-    assert Job(arguments, log=log).wait() == 2
+    assert status(arguments, log=log) == 2
     assert "error:" in log.read_text()
     assert named in log.read_text()
     assert "Traceback" not in log.read_text()

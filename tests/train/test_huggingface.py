@@ -11,6 +11,7 @@ import torch
 
 from headwater.configs import load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import load_weights, open_checkpoint
 from headwater.train.checkpoint_writer import save_weights
 from headwater.train.compat import declare_torchvision_operators
@@ -20,6 +21,7 @@ from headwater.train.huggingface.families import join_qkv, split_qkv
 from headwater.train.huggingface.importing import import_llama
 from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
+from headwater.train.stream.stream import open_stream
 
 SHAPES = {
     "tied, grouped": {"tie_embeddings": True, "heads": 4, "kv_heads": 2},
@@ -147,9 +149,23 @@ def test_a_large_model_goes_into_several_files(world, tmp_path, monkeypatch):
     torch.testing.assert_close(loaded.lm_head.weight.float(), own.detach(), rtol=1e-2, atol=1e-4)
 
 
+def loss_on_batch(model, run: Path, number: int) -> float:
+    """The mean loss of a Hugging Face model over a batch of a run's stream, one passage at a time."""
+    settings = load_config(PretrainSettings, run / "config.yaml")
+    stream = open_stream(RunDir.at(run), global_batch=settings.train.global_batch, seed=settings.seed)
+    losses = []
+    for row in stream.rows(number, 0, settings.train.global_batch):
+        for passage in np.split(row.tokens[: row.lengths.sum()], row.lengths.cumsum()[:-1]):
+            tokens = torch.from_numpy(passage.astype(np.int64))
+            with torch.no_grad():
+                logits = model(tokens[None]).logits[0, :-1]
+            losses.append(torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="none"))
+    return float(torch.cat(losses).double().mean())
+
+
 @pytest.mark.slow
 def test_a_run_is_exported_with_its_tokenizer(fresh, config, tmp_path):
-    """And training that starts from the re-imported weights has the loss that the run ended with."""
+    """It has the loss that the run had after as many updates, and so has training that starts from its weights."""
     from headwater.train.callbacks.metrics import read_metrics
     from headwater.train.tokenizer import TextTokenizer
 
@@ -179,7 +195,9 @@ def test_a_run_is_exported_with_its_tokenizer(fresh, config, tmp_path):
     first = read_metrics(again / "metrics.jsonl")[0]["loss"]
     before = read_metrics(run / "metrics.jsonl")
     assert first < 0.97 * before[0]["loss"]  # the same first batch, after three updates
-    assert np.isfinite(first)
+    exported = llama(tmp_path / "hf")
+    assert before[3]["loss"] == pytest.approx(loss_on_batch(exported, run, 3), rel=1e-5)
+    assert first == pytest.approx(loss_on_batch(exported, again, 0), rel=1e-5)
 
 
 def test_what_cannot_be_taken_over_is_refused(world, tmp_path):

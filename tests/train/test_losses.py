@@ -10,7 +10,7 @@ import torch
 from headwater.train import losses
 from headwater.train.losses import LOSSES, head_loss
 
-from ..jobs import Call
+from ..jobs import call
 from .vocabulary_shards import compare_shards
 
 
@@ -110,5 +110,5 @@ def test_unknown_loss_is_refused():
 
 @pytest.mark.slow
 def test_sharded_vocabulary_equals_the_whole(tmp_path: Path):
-    job = Call(compare_shards, ranks=2, log=tmp_path / "log")
-    assert job.wait() == 0, (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    assert call(compare_shards, ranks=2, log=log) == 0, log.read_text()

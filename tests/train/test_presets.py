@@ -13,7 +13,7 @@ from headwater.launch.estimates import Layout, count_parameters
 from headwater.launch.plan import load_plan, make_plan
 from headwater.train.settings import PretrainSettings
 
-from ..jobs import Call
+from ..jobs import call
 from .meta_counts import count
 
 # The last two columns: GPUs of the smallest and of a large machine that the preset is meant for.
@@ -55,8 +55,8 @@ def test_plan_accepts_them_with_room_to_spare(name):
     ],
 )
 def test_the_model_on_each_rank_has_as_many(name, overrides, tmp_path: Path):
-    job = Call(count, f"pretrain/{name}", overrides, str(tmp_path), ranks=2, log=tmp_path / "log")
-    assert job.wait() == 0, (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    assert call(count, f"pretrain/{name}", overrides, str(tmp_path), ranks=2, log=log) == 0, log.read_text()
     settings = load_config(PretrainSettings, f"pretrain/{name}", overrides)
     layout, parameters = Layout.of(settings, 2), count_parameters(settings.model, settings.model.vocab_size)
     whole: dict[str, list[int]] = {}

@@ -33,6 +33,13 @@ def unbroken(fresh: Callable[[], Path], config: Path, tmp_path_factory) -> RunDi
     return run
 
 
+@pytest.fixture
+def begun(unbroken: RunDir, tmp_path: Path) -> RunDir:
+    """A run with the corpus of `unbroken`, and nothing trained."""
+    trained = ("checkpoints", "ledger", "metrics.jsonl", "probes.parquet", "config.yaml", "provenance.json")
+    return RunDir.at(shutil.copytree(unbroken.path, tmp_path / "run", ignore=shutil.ignore_patterns(*trained)))
+
+
 def same(run: RunDir, expected: RunDir, tolerance: float = 0.0) -> None:
     """Each step's metrics once and equal, ledger files equal to the byte, probes and last weights equal."""
     lines, others = read_metrics(run.metrics), read_metrics(expected.metrics)
@@ -70,10 +77,10 @@ def until_lines(run: RunDir, count: int, job: Job) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_with_0(unbroken, config, tmp_path):
-    run, log = RunDir.at(tmp_path / "run"), tmp_path / "log"
+def test_sigterm_saves_and_exits_with_0(unbroken, begun, config, tmp_path):
+    run, log = begun, tmp_path / "log"
     arguments = [config, f"out={run.path}", *LONG, "checkpoint.every=0"]
-    job = Job(arguments, log=log)
+    job = Job.training(arguments, log=log)
     until_lines(run, 7, job)
     job.signal(signal.SIGTERM)
     assert job.wait() == 0, log.read_text()
@@ -92,7 +99,7 @@ def test_killed_at_random_moments(unbroken, config, tmp_path, asynchronous):
     arguments = [config, f"out={run.path}", *LONG, f"checkpoint.asynchronous={str(asynchronous).lower()}"]
     chance = random.Random(5 + asynchronous)
     for _ in range(4):
-        job = Job(arguments, log=log)
+        job = Job.training(arguments, log=log)
         # The corpus' building and the start of training are moments like any other.
         if chance.random() < 0.75:
             until_lines(run, lines_written(run) + 1, job)
@@ -104,11 +111,11 @@ def test_killed_at_random_moments(unbroken, config, tmp_path, asynchronous):
 
 
 @pytest.mark.slow
-def test_killed_before_the_first_checkpoint(unbroken, config, tmp_path):
+def test_killed_before_the_first_checkpoint(unbroken, begun, config, tmp_path):
     """What callbacks had written by then is not written twice."""
-    run, log = RunDir.at(tmp_path / "run"), tmp_path / "log"
+    run, log = begun, tmp_path / "log"
     arguments = [config, f"out={run.path}", *LONG]
-    job = Job([*arguments, "checkpoint.every=1"], log=log)
+    job = Job.training([*arguments, "checkpoint.every=1"], log=log)
     wait_for(lambda: run.probes.exists() or not job.running)
     job.signal(signal.SIGKILL)
     job.wait()
@@ -118,8 +125,8 @@ def test_killed_before_the_first_checkpoint(unbroken, config, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_moved_to_another_layout_each_time(unbroken, config, tmp_path):
-    run, log = RunDir.at(tmp_path / "run"), tmp_path / "log"
+def test_killed_and_moved_to_another_layout_each_time(unbroken, begun, config, tmp_path):
+    run, log = begun, tmp_path / "log"
     layouts = [
         (2, ["parallel.tensor=2"]),
         (2, ["zero.stage=3"]),
@@ -129,7 +136,7 @@ def test_killed_and_moved_to_another_layout_each_time(unbroken, config, tmp_path
     ]
     arguments = [config, f"out={run.path}", *LONG]
     for number, (ranks, overrides) in enumerate(layouts):
-        job = Job([*arguments, *overrides], ranks=ranks, log=log)
+        job = Job.training([*arguments, *overrides], ranks=ranks, log=log)
         until_lines(run, 7 * (number + 1), job)
         job.signal(signal.SIGKILL)
         assert job.wait() == 0, log.read_text()
@@ -138,9 +145,9 @@ def test_killed_and_moved_to_another_layout_each_time(unbroken, config, tmp_path
 
 
 @pytest.mark.slow
-def test_sigterm_under_torchrun_stops_all_ranks(unbroken, config, tmp_path):
+def test_sigterm_under_torchrun_stops_all_ranks(unbroken, begun, config, tmp_path):
     """The real launcher: SIGTERM to it reaches every rank, all agree on a step, and the run goes on elsewhere."""
-    run = RunDir.at(tmp_path / "run")
+    run = begun
     arguments = [str(config), f"out={run.path}", *LONG]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "-m", "headwater.train"]

@@ -24,7 +24,7 @@ from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import open_passages
 from headwater.train.stream.stream import open_stream
 
-from ..jobs import Job, train
+from ..jobs import status, train
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +148,7 @@ def test_excluded_passages_are_left_out_and_nothing_else_moves(run, fresh, confi
 def test_an_unknown_excluded_passage_is_named(fresh, config, tmp_path):
     (tmp_path / "exclude.txt").write_text("nobody#0\n")
     run, log = RunDir.at(fresh()), tmp_path / "log"
-    assert Job([config, f"out={run.path}", f"train.exclude={tmp_path / 'exclude.txt'}"], log=log).wait() == 2
+    assert status([config, f"out={run.path}", f"train.exclude={tmp_path / 'exclude.txt'}"], log=log) == 2
     assert "nobody#0" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert not run.metrics.exists()
@@ -160,7 +160,7 @@ def test_an_unknown_excluded_passage_is_named(fresh, config, tmp_path):
 )
 def test_several_processes_say_what_is_wrong_once(override, named, fresh, config, tmp_path):
     run, log = RunDir.at(fresh()), tmp_path / "log"
-    assert Job([config, f"out={run.path}", override], ranks=2, log=log).wait() == 2
+    assert status([config, f"out={run.path}", override], ranks=2, log=log) == 2
     assert log.read_text().count("error: ") == 1
     assert named in log.read_text()
     assert "Traceback" not in log.read_text()

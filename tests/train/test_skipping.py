@@ -15,7 +15,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest
 
-from ..jobs import Call, train
+from ..jobs import call, train
 from .poison import bare_loop, poisoned
 
 SKIPPED = [1, 4, 5]
@@ -23,9 +23,8 @@ CLIP = "optimizer.clip=0.5"
 
 
 def bare(directory: Path, config: Path, skipped: list[int], *overrides: str) -> Path:
-    job = Call(bare_loop, [str(config), f"out={directory}", CLIP, *overrides], skipped, str(directory), ranks=1,
-               log=directory / "log")  # fmt: skip
-    assert job.wait() == 0, (directory / "log").read_text()
+    arguments, log = [str(config), f"out={directory}", CLIP, *overrides], directory / "log"
+    assert call(bare_loop, arguments, skipped, str(directory), ranks=1, log=log) == 0, log.read_text()
     return directory
 
 
@@ -44,7 +43,7 @@ def compare(run: RunDir, expected: Path, skipped: list[int]) -> None:
             assert math.isclose(line["grad_norm"], norm, rel_tol=1e-4), line
     weights, checkpoint = torch.load(expected / "weights.pt"), newest(run.checkpoints)
     assert checkpoint is not None
-    assert checkpoint.meta["updates"] == 10 - len(skipped)
+    assert checkpoint.meta["updates"] == len(lines) - len(skipped)
     for name in checkpoint.names:
         weight = checkpoint.tensor("weight", name)
         assert (weight - weights[name]).norm() <= 1e-5 * weights[name].norm(), name
@@ -81,8 +80,8 @@ def test_a_skipped_step_leaves_nothing_behind(where, ranks, overrides, skipping,
     """Neither weights nor moments change, and its gradients are not in those of the next step."""
     run = RunDir.at(fresh())
     arguments = [str(config), f"out={run.path}", CLIP, *overrides]
-    job = Call(poisoned, arguments, where, SKIPPED, ranks=ranks, log=run.path / "log")
-    assert job.wait() == 0, (run.path / "log").read_text()
+    log = run.path / "log"
+    assert call(poisoned, arguments, where, SKIPPED, ranks=ranks, log=log) == 0, log.read_text()
     compare(run, skipping, SKIPPED)
 
 
@@ -91,9 +90,25 @@ def test_too_many_in_a_row_end_the_run(fresh, config):
     run = RunDir.at(fresh())
     log = run.path / "log"
     arguments = [str(config), f"out={run.path}", "train.max_skips=2"]
-    assert Call(poisoned, arguments, "nan", [2, 3, 5, 6, 7, 8], ranks=1, log=log).wait() != 0
+    assert call(poisoned, arguments, "nan", [2, 3, 5, 6, 7, 8], ranks=1, log=log) != 0
     assert "training has diverged: 3 steps in a row were skipped, the last is step 7" in log.read_text()
     assert [line["step"] for line in read_metrics(run.metrics)][-1] in (6, 7)
+
+
+@pytest.mark.slow
+def test_a_spike_is_left_out_once_the_usual_loss_is_known(tmp_path, config):
+    """Three times the loss: taken while fewer than 20 are known, left out afterwards."""
+    steps, skipped = [5, 22, 24], [22, 24]
+    (tmp_path / "bare").mkdir()
+    expected = bare(tmp_path / "bare", config, skipped, "train.steps=25")
+    reference = json.loads((expected / "bare.json").read_text())
+    reference["losses"][4] *= 3
+    (expected / "bare.json").write_text(json.dumps(reference))
+    run, log = RunDir.at(tmp_path / "run"), tmp_path / "log"
+    arguments = [str(config), f"out={run.path}", CLIP, "train.steps=25", "train.spike=2"]
+    assert call(poisoned, arguments, "3 x", steps, ranks=1, log=log) == 0, log.read_text()
+    assert len(read_metrics(run.metrics)) == 25
+    compare(run, expected, skipped)
 
 
 def test_a_spike_is_measured_against_the_median():

@@ -24,6 +24,7 @@ from headwater.train.artifacts import (
     fingerprint,
     read_json,
     remove,
+    remove_parts,
     require_directory,
     require_match,
     undone_on_error,
@@ -76,6 +77,8 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
         facts = make_facts(cfg.facts, cfg.seed)
         origin = describe_corpus(cfg.corpus, facts)
         check_origin(run, origin)
+        remove_parts(run.path, f"{run.tokenizer.name}.*")
+        remove_parts(run.facts)
         tokenizer = ensure_tokenizer(run, cfg.corpus, facts, progress)
         check_lengths(facts.passages, tokenizer, cfg.corpus.max_tokens)
         ensure_base(run, cfg.corpus, tokenizer, origin["base"], progress, undo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,17 @@ def settings_for(out: Path, source: Path, *, people: int = 6) -> PretrainSetting
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
+def built(once: Callable[[str, Callable[[Path], None]], Path]) -> PretrainSettings:
     """A built run; tests only read it."""
-    directory = tmp_path_factory.mktemp("stream")
-    write_jsonl(directory / "texts.jsonl", make_texts(90))
-    cfg = settings_for(directory / "run", directory / "texts.jsonl")
-    build_corpus(cfg)
-    return cfg
+
+    def settings(directory: Path) -> PretrainSettings:
+        return settings_for(directory / "run", directory / "texts.jsonl")
+
+    def make(directory: Path) -> None:
+        write_jsonl(directory / "texts.jsonl", make_texts(90))
+        build_corpus(settings(directory))
+
+    return settings(once("stream", make))
 
 
 @pytest.fixture

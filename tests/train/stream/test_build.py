@@ -1,10 +1,6 @@
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +13,7 @@ from headwater.train.corpus.settings import SourceSettings
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.tokenizer import TextTokenizer
 
+from ...jobs import Job, call, wait_for
 from .conftest import make_texts, settings_for, write_jsonl
 
 
@@ -156,49 +153,36 @@ def test_a_given_tokenizer_is_taken(built, tmp_path):
     assert corpora[0].manifest["tokenizer"] == corpora[1].manifest["tokenizer"]
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from conftest import settings_for
-from headwater.train.corpus.build import build_corpus
-
-if __name__ == "__main__":
-    cfg = settings_for(Path(sys.argv[1]), Path(sys.argv[2]))
-    cfg.corpus.workers = int(sys.argv[3])
-    build_corpus(cfg, lambda line: print(line, flush=True))
-"""
+def build(out: str, source: str) -> None:
+    build_corpus(settings_for(Path(out), Path(source)), lambda line: print(line, flush=True))
 
 
 @pytest.mark.slow
 def test_a_killed_build_goes_on_and_ends_the_same(built, tmp_path):
     """Killed with -9 as each artifact appears; what is finished is kept, the result is that of an unbroken build."""
-    script = tmp_path / "build.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    out = tmp_path / "run"
-    command = [sys.executable, str(script), str(out), built.corpus.sources[0].path]
+    out, log = tmp_path / "run", tmp_path / "log"
+    arguments = str(out), built.corpus.sources[0].path
     for awaited in ("tokenizer.json", "corpus/base.shards/00001.parquet", "corpus/base/manifest.json"):
-        process = subprocess.Popen([*command, "1"], start_new_session=True, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 150
-        while not (out / awaited).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        job = Job(build, *arguments, log=log)
+        wait_for(lambda awaited=awaited, job=job: (out / awaited).exists() or not job.running)
+        job.signal(signal.SIGKILL)
+        job.wait()
         assert (out / awaited).exists() or (out / "corpus/base/manifest.json").exists()
         if (out / "corpus/base.shards").exists():
             (out / "corpus/base.shards/00099.1.part").mkdir(exist_ok=True)  # as if killed while writing a shard
-    subprocess.run([*command, "1"], check=True)
+        (out / "facts").mkdir(exist_ok=True)
+        for name in ("tokenizer.json", "facts/facts.jsonl"):  # or one of these
+            (out / f"{name}.1.part").touch()
+    assert call(build, *arguments, ranks=1, log=log) == 0, log.read_text()
     assert content(out) == content(built.out)
 
 
 @pytest.mark.slow
 def test_two_processes_may_build_at_once(built, tmp_path):
-    script = tmp_path / "build.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    command = [sys.executable, str(script), str(tmp_path / "run"), built.corpus.sources[0].path, "1"]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    arguments = str(tmp_path / "run"), built.corpus.sources[0].path
+    jobs = [Job(build, *arguments, log=tmp_path / f"log-{number}") for number in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    said = [job.log.read_text() for job in jobs]
     assert sorted(map(bool, said)) == [False, True]  # one of them found everything done
     assert content(tmp_path / "run") == content(built.out)
 

@@ -9,6 +9,7 @@ import pytest
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import fingerprint
 from headwater.train.corpus.documents import read_documents
+from headwater.train.mosaic import streaming
 from headwater.train.stream.corpus import UNMARKED, PassageSet, open_corpus, open_passages
 from headwater.train.tokenizer import TextTokenizer
 
@@ -61,13 +62,20 @@ def test_passages_are_shuffled_before_packing(run):
     assert neighbours < 0.05 * corpus.passages
 
 
-def test_mosaicml_can_open_the_shards(run):
+def test_mosaicml_can_open_the_shards(run, copied):
     corpus = open_corpus(run.corpus / "base")
     index = json.loads((run.corpus / "base" / "index.json").read_text())
     assert sum(shard["samples"] for shard in index["shards"]) == corpus.sequences
     assert [shard["raw_data"]["basename"] for shard in index["shards"]] == [
         shard["file"] for shard in corpus.manifest["shards"]
     ]
+    dataset = streaming().StreamingDataset(local=str(copied), batch_size=1, shuffle=False)
+    assert len(dataset) == corpus.sequences
+    for number, theirs in enumerate(dataset):
+        ours, ids = corpus.shards.read(number)
+        assert np.array_equal(theirs["tokens"], ours.tokens)
+        assert np.array_equal(theirs["lengths"], ours.lengths)
+        assert (theirs["first_passage"], theirs["passage_ids"]) == (ours.first_passage, ids)
 
 
 def test_a_set_numbers_base_first(run):

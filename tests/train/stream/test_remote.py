@@ -1,8 +1,9 @@
 """Shards in an object store, over a real S3 protocol server on loopback."""
 
 import json
-import multiprocessing
+import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from headwater.train.mosaic import fetch
 from headwater.train.stream.corpus import open_corpus, open_passages
 from headwater.train.stream.stream import open_stream
 
+from ...jobs import call
 from .conftest import settings_for
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto (extra: dev)")
@@ -67,30 +69,28 @@ def test_a_remote_corpus_is_the_local_one(remote, built, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.mds"))) == len(here.manifest["shards"])
 
 
-def read_all(out: str, results) -> None:
+def sums(out: str) -> list[int]:
     stream = open_stream(RunDir.at(out), global_batch=3, seed=0)
-    results.put([each.tokens.sum().item() for step in range(30) for each in stream.sequences(step, 0, 3)])
+    return [row.tokens.sum().item() for step in range(30) for row in stream.rows(step, 0, 3)]
+
+
+def read_all(out: str, directory: str, environment: dict[str, str]) -> None:
+    with mock.patch.dict(os.environ, environment):
+        (Path(directory) / os.environ["RANK"]).write_text(json.dumps(sums(out)))
 
 
 @pytest.mark.slow
-def test_processes_of_one_machine_share_the_cache(remote, built):
+def test_processes_of_one_machine_share_the_cache(remote, built, tmp_path):
     """Started together on an empty cache in which a killed process left its lock and half a file."""
     base = RunDir.at(remote.out).corpus / "base"
     shard = json.loads((base / "manifest.json").read_text())["shards"][0]["file"]
     (base / shard).parent.mkdir(exist_ok=True)
     (base / f"{shard}.lock").touch()
     (base / f"{shard}.999999.part").write_bytes(b"half")
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=read_all, args=(remote.out, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    read = [results.get(timeout=100) for _ in processes]
-    for process in processes:
-        process.join()
-    stream = open_stream(RunDir.at(built.out), global_batch=3, seed=0)
-    expected = [each.tokens.sum().item() for step in range(30) for each in stream.sequences(step, 0, 3)]
-    assert read == [expected, expected]
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("S3_", "AWS_"))}
+    log = tmp_path / "log"
+    assert call(read_all, remote.out, str(tmp_path), environment, ranks=2, log=log) == 0, log.read_text()
+    assert [json.loads((tmp_path / rank).read_text()) for rank in "01"] == [sums(built.out)] * 2
 
 
 def test_a_shard_damaged_in_the_store_is_named(remote, bucket, tmp_path):
