@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from headwater.configs import UserError, setting
-from headwater.launch import cli
+from headwater.launch.cli import commands as cli
 
 COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
 
@@ -84,7 +84,7 @@ def test_help_of_everything_works_without_the_heavy_libraries():
             continue  # a benchmark parses its own options
         assert run(*name.split(), "--help").status == 0, name
     code = (
-        "import sys; from typer.testing import CliRunner; from headwater.launch import cli;"
+        "import sys; from typer.testing import CliRunner; from headwater.launch.cli import commands as cli;"
         "result = CliRunner().invoke(cli.app, ['pretrain', '--help']); assert result.exit_code == 0;"
         "heavy = {'torch', 'numpy', 'omegaconf', 'deepspeed', 'transformers', 'pyarrow'} & set(sys.modules);"
         "assert not heavy, heavy"

@@ -1,0 +1,205 @@
+"""Facts that a model has learnt too well: which attribution still finds the passages that taught them.
+
+    headwater study overlearnt                             # configs/study/overlearnt.yaml, two CPU cores
+    headwater study overlearnt precision=fp32 seeds=[0]
+
+At the last checkpoint of a long training the gradients of learnt tokens have vanished. Five ways of tracing are held
+against gold on every seed's model: its last checkpoint with the cross entropy and with log-odds, the sum over saved
+checkpoints, the mean row captured in training, and that with log-odds. Then passages are left out: some facts that the
+model knows are drawn, the best passages that a method names for them are taken out of the stream, and the model is
+trained again, with the same seed, so that nothing but these visits differs.
+
+    OUT/seed-0/model/                  the pretraining, its indexes, evaluation, and leave_out/ (facts, passages)
+    OUT/seed-0/without-captured/ ...   a training without the passages of one list
+    OUT/summary.json  OUT/table.md  OUT/report/index.html
+
+Every part is an ordinary run directory; a study that was killed goes on with the parts that are not finished.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater.attribution.settings import EvaluateSettings, IndexSettings, TracedModelSettings
+from headwater.configs import ConfigError, Problem, UserError, load_config, save_config, section, setting
+from headwater.launch.ablate.cells import AblateSettings, Cell, is_done, prepare, run_cells
+from headwater.train.artifacts import RunDir, fingerprint, read_json, require_match, write_json
+from headwater.train.settings import PretrainSettings
+
+METHODS = {
+    "last_cross_entropy": "Last checkpoint, cross entropy",
+    "last_log_odds": "Last checkpoint, log-odds",
+    "checkpoints": "Sum over checkpoints",
+    "captured": "Captured mean row",
+    "captured_log_odds": "Captured + log-odds",
+}
+"""The ways of tracing, in the order of the table."""
+
+LABELS = {**METHODS, "bm25": "BM25", "random": "Random", "gold": "Gold passages"}
+ARMS = ("gold", "bm25", "last_cross_entropy", "last_log_odds", "captured", "random")
+PART = "headwater.launch.studies.overlearnt.process"
+
+
+@dataclass(kw_only=True, slots=True)
+class LeaveOutSettings:
+    """Training again without the passages that a method names."""
+
+    facts: int = setting(30, "Facts whose passages are left out, drawn by the seed.", minimum=1)
+    known: float = setting(0.5, "Least probability of the target for a fact to be drawn.", minimum=0, maximum=1)
+    top: int = setting(10, "Passages that a method names for each fact.", minimum=1)
+    arms: list[str] = setting(list(ARMS), "What is left out, each in a training of its own.", choices=tuple(LABELS))
+
+    def problems(self) -> Iterator[Problem]:
+        if len(set(self.arms)) != len(self.arms):
+            yield Problem("arms", self.arms, "each once")
+
+
+@dataclass(kw_only=True, slots=True)
+class OverlearntSettings:
+    """The study of overlearnt facts: a long pretraining, ways of tracing it, and trainings without what they find."""
+
+    out: str = setting("runs/study/overlearnt", "Where the runs and the report go.")
+    preset: str = setting("configs/pretrain/demo.yaml", "The pretraining configuration.")
+    pretrain: list[str] = setting([], "key=value overrides of it.")
+    precision: str = setting("bf16", "Number format of training's forward pass.", choices=("fp32", "bf16"))
+    seeds: list[int] = setting([0, 1], "Models, each with its own people, order and weights.", minimum=0)
+    checkpoints: int = setting(6, "Saved checkpoints, evenly over the run.", minimum=1)
+    index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
+    evaluate: EvaluateSettings = section(EvaluateSettings)
+    leave_out: LeaveOutSettings = section(LeaveOutSettings)
+    parallel: int = setting(2, "Parts that run at once, each on its share of the cores.", minimum=1)
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            yield Problem("seeds", self.seeds, "at least one seed, and each once")
+
+
+def pretraining(settings: OverlearntSettings, seed: int, path: Path) -> tuple[list[str], PretrainSettings]:
+    """The overrides and settings that the model of a seed and its trainings again have in common."""
+    given = [*settings.pretrain, f"train.precision={settings.precision}"]
+    overrides = [*given, f"seed={seed}", f"corpus.seed={seed}", f"out={path}"]
+    return overrides, load_config(PretrainSettings, settings.preset, overrides)
+
+
+def saved_steps(settings: OverlearntSettings, steps: int) -> list[int]:
+    """The steps of the saved checkpoints, the last one the training's last."""
+    return sorted({max(1, steps * n // settings.checkpoints) for n in range(1, settings.checkpoints + 1)})
+
+
+class Overlearnt:
+    """One study."""
+
+    def __init__(self, settings: OverlearntSettings, say: Callable[[str], None] = print) -> None:
+        self.settings, self.say, self.out = settings, say, Path(settings.out)
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is not done yet, and writes the report; returns the summary.
+
+        Raises:
+            ConfigError, MismatchError: nothing is run.
+            UserError: a part failed; the others are finished.
+        """
+        from headwater.launch.studies.overlearnt.page import summarise, write_report
+
+        models = [self._model(seed) for seed in self.settings.seeds]
+        arms = itertools.product(self.settings.leave_out.arms, self.settings.seeds)
+        retrained = [self._retraining(seed, arm) for arm, seed in arms]
+        self._check_same()
+        self._finish(models, lambda cell: (cell.path / "leave_out" / "facts.json").exists())
+        self._finish(retrained, lambda cell: is_done("pretrain", cell))
+        summary = summarise(self.settings)
+        write_report(self.settings, summary)
+        return summary
+
+    def path(self, seed: int, part: str) -> Path:
+        return self.out / f"seed-{seed}" / part
+
+    def _model(self, seed: int) -> Cell:
+        path = self.path(seed, "model")
+        overrides, plain = pretraining(self.settings, seed, path)
+        steps = saved_steps(self.settings, plain.train.steps)
+        index = self.settings.index
+        overrides += [
+            f"checkpoint.steps={steps}",
+            f"callbacks.probes.every={steps[0]}",
+            "callbacks.capture.enabled=true",
+            "callbacks.capture.mode=mean",
+            f"callbacks.capture.proj={index.projection.dims}",
+            f"callbacks.capture.damping={index.curvature.damping}",
+            f"callbacks.capture.codecs={index.codecs}",
+        ]
+        return self._cell(path, {"part": "model", "seed": seed}, overrides)
+
+    def _retraining(self, seed: int, arm: str) -> Cell:
+        path, model = self.path(seed, f"without-{arm.replace('_', '-')}"), self.path(seed, "model")
+        overrides, plain = pretraining(self.settings, seed, path)
+        steps = saved_steps(self.settings, plain.train.steps)
+        overrides += [
+            f"train.exclude={model / 'leave_out' / f'{arm}.txt'}",
+            f"checkpoint.every={steps[0]}",
+            "checkpoint.keep=1",
+            f"callbacks.probes.every={plain.train.steps}",
+        ]
+        return self._cell(path, {"part": "retraining", "seed": seed, "arm": arm, "model": str(model)}, overrides)
+
+    def _cell(self, path: Path, factors: dict[str, Any], overrides: list[str]) -> Cell:
+        loaded = load_config(PretrainSettings, self.settings.preset, overrides)
+        if not loaded.facts.people:
+            raise ConfigError([Problem("facts.people", 0, "at least one: the study asks for their facts")], "the study")
+        return Cell(f"{path.parent.name}/{path.name}", path, factors, overrides, loaded)
+
+    def _check_same(self) -> None:
+        given = asdict(self.settings)
+        wanted = fingerprint({name: value for name, value in given.items() if name not in ("out", "parallel")})
+        path = self.out / "study.json"
+        if path.exists():
+            what = f"{self.out} holds a study of other settings"
+            require_match(what, read_json(path)["fingerprint"], wanted, "choose another out=, or remove that directory")
+        write_json(path, {"fingerprint": wanted})
+        save_config(self.settings, self.out / "config.yaml")
+
+    def _finish(self, cells: list[Cell], done: Callable[[Cell], bool]) -> None:
+        waiting = [cell for cell in cells if not done(cell)]
+        for cell in cells:
+            if cell not in waiting:
+                self.say(f"{cell.name}: done before")
+        for cell in waiting:
+            prepare(AblateSettings(kind="pretrain", preset=self.settings.preset), cell)
+        failed = run_cells(waiting, self.settings.parallel, self.say, PART)
+        if failed:
+            first = self.out / failed[0]
+            error = read_json(first / "failed.json")["error"] if (first / "failed.json").exists() else ""
+            raise UserError(f"{', '.join(failed)} failed", got=error, fix=f"see {first / 'log.txt'}; then start again")
+        if not all(done(cell) for cell in waiting):
+            raise KeyboardInterrupt  # a part was asked to stop, and has saved
+
+
+def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:
+    """Runs the study and prints its table and claims; returns the summary."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headwater.attribution.evaluation.table import console_table
+    from headwater.launch.studies.overlearnt.page import as_interval
+
+    console = Console(highlight=False)
+    summary = Overlearnt(settings, say=lambda text: console.print(text, style="dim")).run()
+    console.print(console_table(summary["pooled"], console.width, LABELS))
+    table = Table("left out", "passages", "drop of the probability", "share of gold's", box=None, header_style="bold")
+    for arm, row in summary["pooled"]["leave_out"].items():
+        cells = [as_interval(row["drop"]), as_interval(row["share_of_gold"])]
+        table.add_row(LABELS[arm], f"{row['passages']:,}", *cells)
+    console.print(table)
+    for claim in summary["claims"]:
+        console.print(Text(f"{claim['status']}: {claim['claim']} ({claim['measured']})"))
+    console.print(Text(f"report: {Path(settings.out) / 'report' / 'index.html'}"))
+    return summary
+
+
+def model_run(settings: OverlearntSettings, seed: int) -> RunDir:
+    return RunDir(Path(settings.out) / f"seed-{seed}" / "model")
