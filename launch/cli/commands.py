@@ -411,7 +411,7 @@ def _add_benchmark(name: str, help: str) -> None:
 
     @bench_app.command(name, help=help, context_settings=passing)
     def run(context: typer.Context) -> None:
-        from headwater.launch.bench import run_benchmark
+        from headwater.launch.bench.parser import run_benchmark
 
         run_benchmark(name, _load(f"headwater.launch.bench.{name}:main"), context.args)
 

@@ -12,8 +12,8 @@ import pytest
 from headwater.attribution.index.build import build_index
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings
 from headwater.configs.errors import MissingError, UserError
-from headwater.launch.bench import run_benchmark
 from headwater.launch.bench.codecs import main, overlap, reciprocal_rank_found
+from headwater.launch.bench.parser import run_benchmark
 from headwater.train.artifacts import read_json, write_json
 
 
