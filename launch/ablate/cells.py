@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +23,8 @@ from typing import Any
 
 from headwater.configs import ConfigError, Problem, UserError, load_config, section, setting
 from headwater.launch.demo import DemoSettings
-from headwater.launch.jobs.processes import run_pieces
+from headwater.launch.jobs.pieces import run_pieces
+from headwater.launch.parts.training import is_trained
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, require_match, write_bytes, write_json
 from headwater.train.settings import PretrainSettings
 
@@ -195,14 +194,6 @@ def is_done(kind: str, cell: Cell) -> bool:
     return is_trained(cell.path, cell.pretraining)
 
 
-def is_trained(path: Path, settings: PretrainSettings) -> bool:
-    """Whether a run directory holds the last checkpoint of these settings."""
-    last = min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
-    # A checkpoint that was being written when the run was killed has its note already, under a `.part` name.
-    found = [place.parent for place in path.glob("checkpoints/step-*/checkpoint.json")]
-    return max((int(each.name.split("-")[1]) for each in found if not each.suffix), default=0) >= last
-
-
 def _timings(path: Path) -> dict[str, float]:
     return read_json(path / "timings.json") if (path / "timings.json").exists() else {}
 
@@ -269,7 +260,8 @@ def note_end(cell: Cell, status: int) -> None:
 
 def submit(settings: AblateSettings, cell: Cell, say: Callable[[str], None]) -> None:
     """Writes a cell's sbatch script, and submits it if asked."""
-    from headwater.launch.jobs.launch import Job, launch_job
+    from headwater.launch.jobs.job import Job
+    from headwater.launch.jobs.launch import launch_job
 
     slurm = settings.slurm
     if settings.kind == "pretrain":
@@ -298,6 +290,8 @@ def submit(settings: AblateSettings, cell: Cell, say: Callable[[str], None]) -> 
 
 def cell_script(slurm: SlurmSettings, cell: Cell) -> str:
     """The sbatch script of a cell that is not a plain pretraining: one process on one machine."""
+    from headwater.launch.jobs.slurm import one_process_script
+
     options = {
         "job-name": cell.name,
         "nodes": 1,
@@ -309,8 +303,4 @@ def cell_script(slurm: SlurmSettings, cell: Cell) -> str:
         "partition": slurm.partition,
         "account": slurm.account,
     }
-    lines = [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in options.items() if value is not None]
-    command = [sys.executable, "-m", "headwater.launch.ablate.process", str(cell.path)]
-    return "\n".join(
-        ["#!/usr/bin/env bash", *lines, "#SBATCH --requeue", f"cd {shlex.quote(os.getcwd())}", shlex.join(command), ""]
-    )
+    return one_process_script(options, [sys.executable, "-m", "headwater.launch.ablate.process", str(cell.path)])

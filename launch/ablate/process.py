@@ -18,9 +18,10 @@ from typing import Any
 from headwater.attribution.settings import EvaluateSettings, IndexSettings
 from headwater.configs import load_config
 from headwater.configs.errors import UserError
-from headwater.launch.ablate.cells import is_trained, pretraining_of
+from headwater.launch.ablate.cells import pretraining_of
 from headwater.launch.demo import DemoSettings
-from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, write_json
+from headwater.launch.parts.training import is_trained, link, pretrain_whole
+from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
 from headwater.train.settings import PretrainSettings
 
 SHARED = (
@@ -55,11 +56,7 @@ def main(arguments: list[str], work: Callable[[Path, dict[str, Any]], int] | Non
 def run_cell(path: Path, task: dict[str, Any]) -> int:
     """Makes a cell's run directory, or goes on with it; returns the exit status."""
     if task["kind"] == "pretrain":
-        from headwater.train.__main__ import pretrain
-
-        settings = load_config(PretrainSettings, task["preset"], task["overrides"])
-        status = pretrain(settings)
-        return status or (0 if is_trained(path, settings) else 1)
+        return pretrain_whole(path, load_config(PretrainSettings, task["preset"], task["overrides"]))
     if task["kind"] == "storage":
         from headwater.launch.studies.storage.study import StorageSettings, run_storage
 
@@ -123,15 +120,6 @@ def shared_index(demo: DemoSettings, source: Path, shared: Path) -> Path:
         # Building goes on with what is there, and leaves a whole index as it is.
         build_index(replace(settings, out=str(path)))
     return path
-
-
-def link(target: Path, place: Path) -> None:
-    if not target.exists():
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_symlink():
-        remove(place)
-    place.symlink_to(os.path.relpath(target.resolve(), place.parent.resolve()))
 
 
 def evaluate(run: RunDir, demo: DemoSettings) -> dict[str, Any]:

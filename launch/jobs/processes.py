@@ -1,83 +1,86 @@
-"""Parts of a sweep or a study in processes of their own, some at once, each on its share of the cores."""
+"""Processes that this one starts: the cores they run on, and signals that are handed on to them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any
 
 
-class Piece(Protocol):
-    """What is run: it has a name, and a directory that is there."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def path(self) -> Path: ...
+def start_child(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[bytes]:
+    """Starts a command; what it prints is added to `log`, if one is named."""
+    if log is None:
+        return subprocess.Popen(command)
+    with open(log, "ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
-P = TypeVar("P", bound=Piece)
-
-
-def run_pieces(
-    pieces: Sequence[P], parallel: int, module: str, say: Callable[[str], None], ended: Callable[[P, int], bool]
-) -> list[P]:
-    """Runs `python -m module PATH CORES` for each piece, `parallel` at once; returns those that failed.
-
-    Args:
-        module: what is run; its output goes to PATH/log.txt.
-        ended: told the exit status of each; False: nothing more is begun.
+def run_child(command: Sequence[str]) -> int:
+    """Runs a command to its end; returns its exit status. A SIGTERM is handed on to it, so that it may save and stop.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C here, which is handed on to what is running, or `ended` said so.
+        KeyboardInterrupt: Ctrl-C, once the command has ended: the terminal sends it to the command too.
     """
-    places, lock, stopped = core_sets(parallel), threading.Lock(), threading.Event()
-    running: set[subprocess.Popen[bytes]] = set()
-
-    def work(piece: P) -> bool:
-        with lock:
-            if stopped.is_set():
-                return True
-            cores = places.pop()
-            command = [sys.executable, "-m", module, str(piece.path), cores]
-            with open(piece.path / "log.txt", "ab") as log:
-                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            running.add(process)
-        status = process.wait()
-        with lock:
-            places.append(cores)
-            running.discard(process)
-        if stopped.is_set():
-            return status == 0
-        if ended(piece, status):
-            say(f"{piece.name}: {'finished' if status == 0 else f'failed with status {status}'}")
-        else:
-            stopped.set()
-        return status == 0
-
-    with ThreadPoolExecutor(parallel) as pool:
+    told = threading.Event()
+    with start_child(command) as process, _sigterm_handed_to(process, told):
         try:
-            fine = list(pool.map(work, pieces))
+            return process.wait()
         except KeyboardInterrupt:
-            stopped.set()
-            with lock:
-                for process in running:
-                    process.terminate()
+            told.set()
+            process.wait()
             raise
-    if stopped.is_set():
+
+
+@contextmanager
+def _sigterm_handed_to(process: subprocess.Popen[bytes], told: threading.Event) -> Iterator[None]:
+    """Hands SIGTERM on to a process that is not `told` yet: a second signal would cut short what the first began."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's alone
+        return
+
+    def hand_on(*_: Any) -> None:
+        if not told.is_set():
+            told.set()
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does, so that no process is left over that it would have ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
-    return [piece for piece, well in zip(pieces, fine, strict=True) if not well]
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def core_sets(parallel: int) -> list[str]:
-    """The cores of each piece that runs at once, so that they do not crowd each other; empty: all."""
+    """The cores of each process that runs at once, so that they do not crowd each other; empty: all."""
     cores = sorted(os.sched_getaffinity(0))
     if parallel == 1 or len(cores) < parallel:
         return [""] * parallel
     return [",".join(map(str, cores[place::parallel])) for place in range(parallel)]
+
+
+def keep_to_cores(cores: str) -> None:
+    """Keeps this process, and those that it starts, to cores of `core_sets`."""
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})

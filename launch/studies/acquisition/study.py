@@ -12,8 +12,6 @@ where it was.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.configs import Problem, UserError, load_config, save_config, setting
+from headwater.launch.jobs.command import run_module
 from headwater.train.artifacts import RunDir, fingerprint, read_json, require_match, write_json, write_provenance
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.settings import PretrainSettings
@@ -203,13 +202,7 @@ class Acquisition:
             raise KeyboardInterrupt
 
     def _start(self, module: str, arguments: list[str]) -> None:
-        command = [sys.executable]
-        if self.settings.ranks > 1:
-            command += ["-m", "torch.distributed.run", "--nproc-per-node", str(self.settings.ranks)]
-            command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        status = subprocess.run([*command, "-m", module, *arguments], check=False).returncode
-        if status:
-            raise UserError(f"{module} ended early", got=f"exit status {status}", fix="see what it printed above")
+        run_module(module, arguments, processes=self.settings.ranks)
 
     def _prepare(self, part: Part) -> None:
         """The run directory: the base's corpus and tokenizer, the records, their schedule, the resolved config."""

@@ -19,8 +19,9 @@ import numpy as np
 
 from headwater.attribution.queries import TraceQuery, read_queries
 from headwater.configs import load_config
-from headwater.launch.ablate.process import link, run_cell
 from headwater.launch.ablate.process import main as run_in_process
+from headwater.launch.ablate.process import run_cell
+from headwater.launch.parts.training import link, trained_steps
 from headwater.launch.studies.overlearnt.study import OverlearntSettings, saved_steps
 from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
 
@@ -49,7 +50,7 @@ def trace_model(run: RunDir, settings: OverlearntSettings, seed: int) -> None:
     from headwater.attribution.evaluation.run import GradientMethod, evaluate_methods
     from headwater.attribution.methods.ranking import read_rankings
 
-    steps = saved_steps(settings, trained_steps(run))
+    steps = saved_steps(settings, trained_steps(run.path))
     earlier = [f"trackstar-{step}" for step in steps[:-1]]
     build_indexes(run, settings, seed, steps)
     methods = {
@@ -79,10 +80,6 @@ def trace_model(run: RunDir, settings: OverlearntSettings, seed: int) -> None:
         write_bytes(run.path / "leave_out" / f"{arm}.txt", "".join(f"{name}\n" for name in removed).encode())
     facts = [{"probe": i, "example_id": queries[i].example_id, "prob": float(probability[i])} for i in chosen]
     write_json(run.path / "leave_out" / "facts.json", facts)
-
-
-def trained_steps(run: RunDir) -> int:
-    return max(int(path.parent.name.split("-")[1]) for path in run.checkpoints.glob("step-*/checkpoint.json"))
 
 
 def build_indexes(run: RunDir, settings: OverlearntSettings, seed: int, steps: list[int]) -> None:

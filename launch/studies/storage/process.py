@@ -10,7 +10,6 @@ again from running a part beside the process that was left over from before.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,8 @@ import numpy as np
 
 from headwater.configs import load_config
 from headwater.configs.errors import UserError
-from headwater.launch.ablate.cells import is_trained
+from headwater.launch.jobs.command import run_module
+from headwater.launch.parts.training import is_trained
 from headwater.launch.studies.storage.data import Population
 from headwater.launch.studies.storage.study import StorageSettings
 from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
@@ -120,11 +120,8 @@ class PartRun:
 
             pretrain_run(settings)
             return
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.settings.ranks)]
-        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "headwater.train"]
-        status = subprocess.run([*command, self.settings.preset, *overrides], check=False).returncode
-        if status:
-            raise UserError("training ended early", got=f"exit status {status}", fix="see what it printed above")
+        given = [self.settings.preset, *overrides]
+        run_module("headwater.train", given, processes=self.settings.ranks, what="training")
 
     def do_told(self) -> dict[str, Any]:
         from headwater.launch.studies.storage.models import recall

@@ -18,7 +18,7 @@ from typing import Any
 
 from headwater.attribution.settings import IndexSettings, TracedModelSettings
 from headwater.configs import Problem, UserError, load_config, save_config, section, setting
-from headwater.launch.jobs.processes import run_pieces
+from headwater.launch.jobs.pieces import run_pieces
 from headwater.launch.studies.storage.data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
 from headwater.train.artifacts import fingerprint, read_json, require_match, write_json
 from headwater.train.facts.biographies import VARIANTS, Variant

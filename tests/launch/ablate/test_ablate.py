@@ -19,6 +19,7 @@ from headwater.launch.ablate import cells as ablate
 from headwater.launch.ablate.cells import AblateSettings, expand, prepare, run_ablation, short_names
 from headwater.launch.ablate.process import essence, shared_pretraining
 from headwater.launch.ablate.report import conditions, describe
+from headwater.launch.parts.training import is_trained
 from headwater.train.facts.biographies import VARIANTS
 from headwater.train.settings import PretrainSettings
 
@@ -258,6 +259,6 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path: Path):
     for name in ("step-00000002", "step-00000004.part"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "checkpoint.json").write_text("{}")
-    assert not ablate.is_trained(tmp_path, settings)
+    assert not is_trained(tmp_path, settings)
     (tmp_path / "checkpoints/step-00000004.part").rename(tmp_path / "checkpoints/step-00000004")
-    assert ablate.is_trained(tmp_path, settings)
+    assert is_trained(tmp_path, settings)

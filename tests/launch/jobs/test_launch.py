@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from headwater.configs import ConfigError, UserError
-from headwater.launch.jobs.launch import Job, check, launch_job, limit_seconds, script_text
+from headwater.launch.jobs.job import Job
+from headwater.launch.jobs.launch import check, launch_job, script_text
+from headwater.launch.jobs.slurm import limit_seconds
 from headwater.train.__main__ import main
 from headwater.train.callbacks.metrics import read_metrics
 
