@@ -58,7 +58,8 @@ def run_cell(path: Path, task: dict[str, Any]) -> int:
     if task["kind"] == "pretrain":
         return pretrain_whole(path, load_config(PretrainSettings, task["preset"], task["overrides"]))
     if task["kind"] == "storage":
-        from headwater.launch.studies.storage.study import StorageSettings, run_storage
+        from headwater.launch.studies.storage.settings import StorageSettings
+        from headwater.launch.studies.storage.study import run_storage
 
         run_storage(load_config(StorageSettings, task["preset"], task["overrides"]))
         return 0

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.launch.ablate.cells import AblateSettings, Cell, expand, is_done
+from headwater.launch.ablate.cells import Cell, expand, is_done
+from headwater.launch.ablate.settings import AblateSettings
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_bytes, write_json
 
 METRICS = {

@@ -19,7 +19,7 @@ def study() -> None:
 def study_acquisition(arguments: Arguments = None, keys: Keys = False) -> None:
     """Plant facts from a checkpoint on, and follow how they are acquired and forgotten."""
     settings = read_settings(
-        "headwater.launch.studies.acquisition.study:AcquisitionSettings",
+        "headwater.launch.studies.acquisition.settings:AcquisitionSettings",
         arguments,
         keys,
         preset="configs/study/acquisition.yaml",
@@ -31,7 +31,10 @@ def study_acquisition(arguments: Arguments = None, keys: Keys = False) -> None:
 def study_storage(arguments: Arguments = None, keys: Keys = False) -> None:
     """Write people's biographies in sixteen ways, and see which of them questions can be answered from."""
     settings = read_settings(
-        "headwater.launch.studies.storage.study:StorageSettings", arguments, keys, preset="configs/study/storage.yaml"
+        "headwater.launch.studies.storage.settings:StorageSettings",
+        arguments,
+        keys,
+        preset="configs/study/storage.yaml",
     )
     load("headwater.launch.studies.storage.study:run_storage")(settings)
 
@@ -40,7 +43,7 @@ def study_storage(arguments: Arguments = None, keys: Keys = False) -> None:
 def study_overlearnt(arguments: Arguments = None, keys: Keys = False) -> None:
     """Trace facts that a model has learnt too well, and train again without the passages that are named."""
     settings = read_settings(
-        "headwater.launch.studies.overlearnt.study:OverlearntSettings",
+        "headwater.launch.studies.overlearnt.settings:OverlearntSettings",
         arguments,
         keys,
         preset="configs/study/overlearnt.yaml",
@@ -56,12 +59,12 @@ def ablate() -> None:
 @ablate_app.command("run")
 def ablate_run(arguments: Arguments = None, keys: Keys = False) -> None:
     """Run the cells that are not finished, and write the report (`run` may be left out)."""
-    settings = read_settings("headwater.launch.ablate.cells:AblateSettings", arguments, keys)
-    raise typer.Exit(1 if load("headwater.launch.ablate.cells:run_ablation")(settings) else OK)
+    settings = read_settings("headwater.launch.ablate.settings:AblateSettings", arguments, keys)
+    raise typer.Exit(1 if load("headwater.launch.ablate.run:run_ablation")(settings) else OK)
 
 
 @ablate_app.command("report")
 def ablate_report(arguments: Arguments = None, keys: Keys = False) -> None:
     """Write the table and the plots of what is finished."""
-    settings = read_settings("headwater.launch.ablate.cells:AblateSettings", arguments, keys)
+    settings = read_settings("headwater.launch.ablate.settings:AblateSettings", arguments, keys)
     load("headwater.launch.ablate.report:write_report")(settings)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.acquisition.metrics import Fit
-from headwater.launch.studies.acquisition.study import AcquisitionSettings, Part
+from headwater.launch.studies.acquisition.parts import Part
+from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.train.artifacts import write_bytes, write_json
 from headwater.train.facts.fictional import DEPTHS, SCENARIOS

@@ -17,7 +17,8 @@ from headwater.launch.studies.acquisition.metrics import (
     fit_power,
     retainability,
 )
-from headwater.launch.studies.acquisition.study import AcquisitionSettings, Part
+from headwater.launch.studies.acquisition.parts import Part
+from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.train.artifacts import RunDir, read_json
 from headwater.train.facts.fictional import DEPTHS, SCENARIOS, injection_steps
 

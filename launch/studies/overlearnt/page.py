@@ -15,7 +15,7 @@ from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, pair
 from headwater.attribution.evaluation.table import build_table, format_interval
 from headwater.attribution.methods.ranking import Ranking, read_rankings
 from headwater.launch.studies.overlearnt.process import last_probabilities
-from headwater.launch.studies.overlearnt.study import LABELS, METHODS, OverlearntSettings, model_run
+from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, model_run
 from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
 
 METRICS = {"mrr": "MRR", "hit@10": "Hit@10", "recall@10": "Recall@10", "tail_patch": "Tail-patch"}

@@ -22,7 +22,7 @@ from headwater.configs import load_config
 from headwater.launch.ablate.process import main as run_in_process
 from headwater.launch.ablate.process import run_cell
 from headwater.launch.parts.training import link, trained_steps
-from headwater.launch.studies.overlearnt.study import OverlearntSettings, saved_steps
+from headwater.launch.studies.overlearnt.settings import OverlearntSettings, saved_steps
 from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
 
 SHARED = ("tokenizer.json", "corpus", "facts")

@@ -25,7 +25,7 @@ from headwater.launch.studies.storage.models import (
     last_hidden,
     prompts_of,
 )
-from headwater.launch.studies.storage.study import AdapterSettings
+from headwater.launch.studies.storage.settings import AdapterSettings
 from headwater.train.facts.biographies import ATTRIBUTES, QuestionAnswer
 from headwater.train.model import PackedGPT
 from headwater.train.stream.tokenizer import TextTokenizer

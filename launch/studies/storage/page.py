@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.drawing import as_png, figure
+from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import KINDS
-from headwater.launch.studies.storage.study import StorageSettings
 from headwater.train.artifacts import write_bytes, write_json
 
 METHODS = {"mixed": "questions from the start", "full": "fine-tuned, all weights", "lora": "LoRA"}

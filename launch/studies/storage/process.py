@@ -24,7 +24,7 @@ from headwater.configs.errors import UserError
 from headwater.launch.jobs.command import run_module
 from headwater.launch.parts.training import is_trained
 from headwater.launch.studies.storage.data import Population
-from headwater.launch.studies.storage.study import StorageSettings
+from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
 from headwater.train.facts.biographies import QuestionAnswer
 from headwater.train.facts.people import json_line

@@ -16,8 +16,8 @@ import torch
 from headwater.attribution.queries import TraceQuery
 from headwater.launch.studies.storage.data import Population
 from headwater.launch.studies.storage.models import batch_of, last_hidden, open_frozen
+from headwater.launch.studies.storage.settings import ProvenanceSettings
 from headwater.launch.studies.storage.shares import KINDS, kinds_of, shares
-from headwater.launch.studies.storage.study import ProvenanceSettings
 from headwater.train.artifacts import RunDir
 from headwater.train.facts.people import generator
 from headwater.train.model import PackedGPT

@@ -13,8 +13,9 @@ from headwater.configs import load_config
 from headwater.launch.studies.acquisition.metrics import cluster_bootstrap
 from headwater.launch.studies.storage.claims import judge
 from headwater.launch.studies.storage.data import CELEBRITY, Population
+from headwater.launch.studies.storage.parts import Part
+from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import summarise
-from headwater.launch.studies.storage.study import Part, StorageSettings
 from headwater.train.artifacts import RunDir, read_json
 from headwater.train.facts.biographies import ATTRIBUTES
 from headwater.train.settings import PretrainSettings

@@ -16,9 +16,11 @@ import pytest
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import MismatchError
 from headwater.launch.ablate import cells as ablate
-from headwater.launch.ablate.cells import AblateSettings, expand, prepare, run_ablation, short_names
+from headwater.launch.ablate.cells import expand, prepare, short_names
 from headwater.launch.ablate.process import essence, shared_pretraining
 from headwater.launch.ablate.report import conditions, describe
+from headwater.launch.ablate.run import run_ablation
+from headwater.launch.ablate.settings import AblateSettings, SlurmSettings
 from headwater.launch.parts.training import is_trained
 from headwater.train.facts.biographies import VARIANTS
 from headwater.train.settings import PretrainSettings
@@ -118,7 +120,7 @@ def test_shipped_sweeps_can_be_configured(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_slurm_scripts_of_cells(tmp_path: Path):
-    slurm = ablate.SlurmSettings(enabled=True, gpus_per_node=2, partition="long")
+    slurm = SlurmSettings(enabled=True, gpus_per_node=2, partition="long")
     settings = sweep(tmp_path / "a", slurm=slurm, grid={"train.steps": [3, 5]})
     assert run_ablation(settings) == 0
     text = (tmp_path / "a/cells/steps-5/launch.sbatch").read_text()

@@ -25,7 +25,8 @@ from headwater.launch.studies.acquisition.metrics import (
     r_squared,
     retainability,
 )
-from headwater.launch.studies.acquisition.study import Acquisition, AcquisitionSettings
+from headwater.launch.studies.acquisition.settings import AcquisitionSettings
+from headwater.launch.studies.acquisition.study import Acquisition
 from headwater.launch.studies.acquisition.summary import Measured, effects, pool, summarise
 from headwater.train.facts.fictional import (
     STATEMENTS,

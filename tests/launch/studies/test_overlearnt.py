@@ -28,7 +28,8 @@ from headwater.launch.studies.overlearnt.page import (
     share,
 )
 from headwater.launch.studies.overlearnt.process import draw_facts, random_passages
-from headwater.launch.studies.overlearnt.study import LABELS, METHODS, Overlearnt, OverlearntSettings, saved_steps
+from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, saved_steps
+from headwater.launch.studies.overlearnt.study import Overlearnt
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = str(ROOT / "configs/study/overlearnt.yaml")

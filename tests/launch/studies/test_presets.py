@@ -6,8 +6,10 @@ import pytest
 
 from headwater.configs import load_config
 from headwater.launch.plan.report import load_plan, make_plan
-from headwater.launch.studies.acquisition.study import Acquisition, AcquisitionSettings
-from headwater.launch.studies.storage.study import Storage, StorageSettings
+from headwater.launch.studies.acquisition.settings import AcquisitionSettings
+from headwater.launch.studies.acquisition.study import Acquisition
+from headwater.launch.studies.storage.settings import StorageSettings
+from headwater.launch.studies.storage.study import Storage
 from headwater.train.facts.biographies import VARIANTS
 
 MACHINES = ["gpus=8", "gpu=h100"]

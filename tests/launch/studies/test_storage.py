@@ -18,8 +18,9 @@ from headwater.configs.errors import MismatchError
 from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from headwater.launch.studies.storage.claims import judge
 from headwater.launch.studies.storage.data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
+from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import GROUPS, KINDS, kinds_of, shares, summarise
-from headwater.launch.studies.storage.study import Storage, StorageSettings
+from headwater.launch.studies.storage.study import Storage
 from headwater.launch.studies.storage.summary import majority
 from headwater.train.facts.biographies import ATTRIBUTES, VARIANTS
 from headwater.train.facts.settings import PopulationSettings
@@ -223,7 +224,8 @@ def toy(out: Path) -> list[str]:
 def test_a_study_from_end_to_end_killed_in_the_middle(tmp_path: Path):
     out = tmp_path / "study"
     code = "import sys\nfrom headwater.configs import load_config\n"
-    code += "from headwater.launch.studies.storage.study import StorageSettings, run_storage\n"
+    code += "from headwater.launch.studies.storage.settings import StorageSettings\n"
+    code += "from headwater.launch.studies.storage.study import run_storage\n"
     code += "run_storage(load_config(StorageSettings, sys.argv[1], sys.argv[2:]))"
     command = [sys.executable, "-c", code, str(ROOT / "configs/study/storage.yaml"), *toy(out)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -22,7 +22,7 @@ from headwater.launch.studies.storage.models import (
     recall,
 )
 from headwater.launch.studies.storage.provenance import generate
-from headwater.launch.studies.storage.study import AdapterSettings
+from headwater.launch.studies.storage.settings import AdapterSettings
 from headwater.train import parallel
 from headwater.train.callbacks.probes import Prompt
 from headwater.train.facts.biographies import ATTRIBUTES
