@@ -9,8 +9,6 @@ not run again.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +22,8 @@ from headwater.attribution.settings import (
     TraceSettings,
 )
 from headwater.configs import load_config, section, setting
-from headwater.configs.errors import UserError
+from headwater.launch.jobs.command import run_module
+from headwater.launch.parts.training import is_trained
 from headwater.train.artifacts import RunDir, fingerprint, read_json, require_match, write_json
 
 
@@ -104,22 +103,10 @@ class Demo:
         build_corpus(self.pretrain_settings)
 
     def _pretrain(self) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(self.settings.ranks)]
-        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "headwater.train"]
-        status = subprocess.run([*command, self.settings.preset, *self.overrides], check=False).returncode
-        if status == 0 and self._trained() < self._last_step:
-            raise KeyboardInterrupt
-        if status:
-            raise UserError("pretraining ended early", got=f"exit status {status}", fix="see what it printed above")
-
-    @property
-    def _last_step(self) -> int:
-        train = self.pretrain_settings.train
-        return min(train.steps, train.hard_stop or train.steps)
-
-    def _trained(self) -> int:
-        steps = [int(p.name.split("-")[1]) for p in self.run_dir.checkpoints.glob("step-*") if not p.suffix]
-        return max(steps, default=0)
+        given = [self.settings.preset, *self.overrides]
+        run_module("headwater.train", given, processes=self.settings.ranks, what="pretraining")
+        if not is_trained(self.run_dir.path, self.pretrain_settings):
+            raise KeyboardInterrupt  # asked to stop, and saved
 
     def _indexes(self) -> Iterator[IndexSettings]:
         model = replace(self.settings.index.model, run=self.settings.out, path="")

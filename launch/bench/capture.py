@@ -5,7 +5,6 @@ headwater bench capture --correction adafactor
 
 from __future__ import annotations
 
-import json as json_module
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +27,6 @@ def main(
     refresh: int = 10,
     precision: str = "fp32",
     rounds: int = 9,
-    json: str | None = None,
 ) -> dict[str, Any]:
     """Time of a training step with capture over one without, taking turns in one run: one thread, process time.
 
@@ -76,8 +74,6 @@ def main(
     )
     print(f"tokens/s plain {found['tokens_per_s_plain']:,.0f}, with capture {found['tokens_per_s']:,.0f}")
     print(f"capture adds {100 * found['overhead']:.1f}% to a training step")
-    if json:
-        Path(json).write_text(json_module.dumps(found, indent=1) + "\n")
     return found
 
 

@@ -9,7 +9,6 @@ model, passages and settings, and kept (DIR-fp32).
 
 from __future__ import annotations
 
-import json as json_module
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +38,6 @@ def main(
     codecs: Sequence[str] = ("bf16", "int8", "int4", "sign"),
     queries: str = "",
     task_weight: float = 0.25,
-    json: str | None = None,
 ) -> list[dict[str, Any]]:
     """What each codec costs and keeps: bytes per passage, overlap with the exact top 10, and MRR where gold is known;
     in one stage, and in two over the share of passages that are scored again.
@@ -51,7 +49,7 @@ def main(
     from headwater.attribution.tracing.opened import open_for_queries
     from headwater.attribution.tracing.queries import read_queries
     from headwater.train import parallel
-    from headwater.train.artifacts import RunDir, write_json
+    from headwater.train.artifacts import RunDir
     from headwater.train.numerics import keep_freed_memory, use_onednn
 
     directory = Path(path) if (Path(path) / "index.json").exists() else RunDir.at(path).index("headwater")
@@ -69,8 +67,6 @@ def main(
         table = codec_table(exact, opened.rows(asked), golds, scoring=Scoring(task_weight=task_weight), codecs=codecs)
     finally:
         parallel.stop()
-    if json:
-        write_json(json, json_module.loads(json_module.dumps(table)))
     return table
 
 

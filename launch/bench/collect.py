@@ -5,7 +5,7 @@ headwater bench collect --model HF_DIR --corpus FILE.jsonl --docs 64 --max-len 2
 
 from __future__ import annotations
 
-import json as json_module
+import json
 import resource
 import sys
 from collections.abc import Callable
@@ -27,7 +27,6 @@ def main(
     batch_tokens: int = 2048,
     rounds: int = 3,
     threads: int = 1,
-    json: str | None = None,
 ) -> dict[str, Any]:
     """Rows of documents under a Hugging Face model: passages/s, tokens/s, and the time as a ratio to the forward and
     backward pass of the same batches as transformers makes it, with and without weight gradients, and to one with the
@@ -139,9 +138,7 @@ def main(
         "seconds": seconds,
     }
     report(found, setup)
-    if json:
-        Path(json).write_text(json_module.dumps({**found, **setup}, indent=1) + "\n")
-    return found
+    return {**found, **setup}
 
 
 def read_examples(model: str, corpus: str, docs: int, max_len: int) -> list[Any]:
@@ -159,7 +156,7 @@ def read_examples(model: str, corpus: str, docs: int, max_len: int) -> list[Any]
         raise MissingError(f"--corpus {corpus or '(not given)'} is missing", expected="a JSONL file with `text`")
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     with open(corpus, encoding="utf-8") as file:
-        texts = [json_module.loads(line)["text"] for line in islice((line for line in file if line.strip()), docs)]
+        texts = [json.loads(line)["text"] for line in islice((line for line in file if line.strip()), docs)]
     tokens = [np.asarray(tokenizer(text, truncation=True, max_length=max_len)["input_ids"]) for text in texts]
     examples = [Example(each.astype(np.int64)) for each in tokens if len(each) > 1]
     if not examples:

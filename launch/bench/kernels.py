@@ -1,6 +1,7 @@
 """What the projection kernels cost.
 
-    python -m headwater.launch.bench.kernels [--json FILE] [--compile sm_80,sm_90,gfx942]
+    headwater bench kernels
+    headwater bench kernels --compile sm_80,sm_90,gfx942 --json FILE
 
 On a CPU: the time of each variant as a ratio to the layer's own weight gradient product, and to the floor. On a GPU:
 time, TFLOP/s, GB/s and the part of the floor reached. With compile targets: what every shipped Triton configuration
@@ -9,18 +10,21 @@ needs of a multiprocessor, without a GPU.
 Shapes: B segments of S tokens each, O outputs, I inputs, k x k the projected gradient.
 """
 
-import argparse
-import json
+from __future__ import annotations
+
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from headwater.kernels import Factored, Full, Projector, signs
+from headwater.configs.errors import UserError
 from headwater.launch.bench.timing import interleaved
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from headwater.kernels import Factored, Full
 
 CPU_SHAPES = [(512, 512, 256, 16), (1024, 1024, 256, 16), (688, 256, 64, 16), (256, 256, 64, 16)]
 GPU_SHAPES = {"1B": [(2048, 2048), (8192, 2048), (2048, 8192)], "8B": [(4096, 4096), (14336, 4096), (4096, 14336)]}
@@ -29,8 +33,14 @@ H100_FLOPS, H100_BYTES = 790e12, 3.0e12
 """What an H100 sustains in bf16 products and in reading memory: the floor that GPU times are compared with."""
 
 
-def make_layer(outputs: int, inputs: int, tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
-    """Random delta [T, O], a [T, I], and the correction of each kind."""
+def make_layer(
+    outputs: int, inputs: int, tokens: int, device: str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor, Full, Factored]:
+    """Random delta [T, O], a [T, I], and the correction of each kind; in float32 unless told otherwise."""
+    import torch
+
+    from headwater.kernels import Factored, Full
+
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -49,6 +59,10 @@ def flop_ratio(outputs: int, inputs: int, length: int, k: int) -> dict[str, floa
 
 def cpu_case(outputs: int, inputs: int, length: int, segments: int) -> list[dict]:
     """One row of results per side of the projection."""
+    import torch
+
+    from headwater.kernels import Projector, signs
+
     delta_TO, a_TI, full, factored = make_layer(outputs, inputs, length * segments)
     bounds = torch.arange(segments + 1, dtype=torch.int32) * length
     gradient_OI = torch.empty(outputs, inputs)
@@ -89,6 +103,8 @@ def cpu_case(outputs: int, inputs: int, length: int, segments: int) -> list[dict
 
 def bench_cpu() -> list[dict]:
     """Prints and returns the CPU table; one thread."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     print("CPU, float32, one thread, process time, medians of interleaved rounds")
@@ -109,12 +125,18 @@ def bench_cpu() -> list[dict]:
 
 
 def _gpu_clock() -> float:
+    import torch
+
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def bench_gpu(length: int = 512, segments: int = 16) -> list[dict]:
     """Prints and returns the GPU table, bf16; the floor is an H100's."""
+    import torch
+
+    from headwater.kernels import Projector, signs
+
     print(f"{torch.cuda.get_device_name()}, bfloat16, {segments} segments of {length} tokens")
     print("model variant   layer O x I       k      ms   TFLOP/s    GB/s   of the H100 floor")
     results = []
@@ -145,13 +167,21 @@ def bench_gpu(length: int = 512, segments: int = 16) -> list[dict]:
     return results
 
 
-def bench_compile(targets: list[str]) -> list[dict]:
-    """Prints and returns what each shipped configuration needs; raises RuntimeError if one is unfit."""
+def bench_compile(targets: Sequence[str]) -> list[dict]:
+    """Prints and returns what each shipped configuration needs.
+
+    Raises:
+        UserError: a target is unknown; nothing is compiled.
+        RuntimeError: a configuration is unfit.
+    """
     from headwater.kernels import compile_check
 
+    unknown = [target for target in targets if target not in compile_check.TARGETS]
+    if unknown:
+        raise UserError("--compile is not one", got=", ".join(unknown), expected=", ".join(compile_check.TARGETS))
     print(compile_check.HEADER)
     reports = []
-    for report in compile_check.compile_all(targets):
+    for report in compile_check.compile_all(list(targets)):
         reports.append(report)
         print(compile_check.line(report), flush=True)
     unfit = [f"{report.target} {report.name}" for report in reports if report.faults]
@@ -161,23 +191,18 @@ def bench_compile(targets: list[str]) -> list[dict]:
     return [{field: getattr(report, field) for field in fields} for report in reports]
 
 
-def main(json_path: str | None = None, compile_targets: list[str] | None = None) -> None:
-    """Runs the benchmark of this machine, or compiles for others; writes the results to `json_path` if given."""
-    if compile_targets:
-        results = {"compile": bench_compile(compile_targets)}
-    else:
-        results = {"cpu": bench_cpu()}
-        if torch.cuda.is_available():
-            results["gpu"] = bench_gpu()
-    if json_path:
-        Path(json_path).write_text(json.dumps({"torch": torch.__version__, **results}, indent=1) + "\n")
+def main(compile: Sequence[str] = ()) -> dict[str, Any]:
+    """What the projection kernels cost on this machine: its CPU, and its GPU where it has one.
 
+    --compile: GPU architectures, for example sm_80,sm_90,gfx942: what every shipped Triton configuration needs of a
+    multiprocessor of theirs, without a GPU, instead.
+    """
+    import torch
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="write the results there as well")
-    parser.add_argument(
-        "--compile", metavar="TARGETS", help="compile for these instead, for example sm_80,sm_90,gfx942"
-    )
-    arguments = parser.parse_args()
-    main(arguments.json, arguments.compile.split(",") if arguments.compile else None)
+    found: dict[str, Any] = {"torch": torch.__version__}
+    if compile:
+        return {**found, "compile": bench_compile(compile)}
+    found["cpu"] = bench_cpu()
+    if torch.cuda.is_available():
+        found["gpu"] = bench_gpu()
+    return found

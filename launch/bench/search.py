@@ -194,7 +194,6 @@ def main(
     rows: Sequence[int] = (20_000,),
     dims: int = 8192,
     queries: int = 64,
-    json_path: str | None = None,
     codecs: Sequence[str] = ("fp32", "bf16", "int8", "int4", "sign"),
     rounds: int = 5,
     folder: str | None = None,
@@ -205,7 +204,6 @@ def main(
         rows: one size: rates. Several: peak memory and time of build and scan for each.
         dims: numbers per row.
         queries: compared at once, beside a single one.
-        json_path: where to write the figures as JSON.
         codecs: stored forms.
         rounds: interleaved repetitions; medians are reported.
         folder: where the synthetic index is made (and removed again).
@@ -224,8 +222,6 @@ def main(
         with tempfile.TemporaryDirectory(dir=folder) as made:
             report["build_s"] = build_index(Path(made), rows[0], dims, codecs)
             report["rates"] = rates(Path(made), queries, rounds)
-    if json_path:
-        Path(json_path).write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 

@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from headwater.launch.cli import app
+from headwater.launch.cli.commands import app
 from headwater.train.artifacts import fingerprint_file
 
 CONFIG = """

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from headwater.configs import UserError, setting
-from headwater.launch import cli
+from headwater.launch.cli import commands as cli
+from headwater.launch.cli import front, stages
 
 COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
 
@@ -63,17 +64,21 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     """Stands in for every stage: settings classes become FakeSettings, entry points record how they were called."""
     made: list = []
 
-    def load(target: str):
-        if target.endswith("Settings"):
-            return FakeSettings
+    class StandIn:
+        def __init__(self, module: str) -> None:
+            self.module = module
 
-        def entry(*arguments, **options):
-            made.append((target, arguments, options))
-            return RETURNS.get(target.partition(":")[2])
+        def __getattr__(self, name: str):
+            if name.endswith("Settings"):
+                return FakeSettings
 
-        return entry
+            def entry(*arguments, **options):
+                made.append((f"{self.module}:{name}", arguments, options))
+                return RETURNS.get(name)
 
-    monkeypatch.setattr(cli, "_load", load)
+            return entry
+
+    monkeypatch.setattr(front, "import_module", StandIn)
     return made
 
 
@@ -84,7 +89,7 @@ def test_help_of_everything_works_without_the_heavy_libraries():
             continue  # a benchmark parses its own options
         assert run(*name.split(), "--help").status == 0, name
     code = (
-        "import sys; from typer.testing import CliRunner; from headwater.launch import cli;"
+        "import sys; from typer.testing import CliRunner; from headwater.launch.cli import commands as cli;"
         "result = CliRunner().invoke(cli.app, ['pretrain', '--help']); assert result.exit_code == 0;"
         "heavy = {'torch', 'numpy', 'omegaconf', 'deepspeed', 'transformers', 'pyarrow'} & set(sys.modules);"
         "assert not heavy, heavy"
@@ -168,7 +173,7 @@ def test_pretrain_returns_the_trainers_status_or_becomes_torchrun(
     assert run("pretrain", str(config)).status == 0
     assert calls[0][0] == "headwater.train.__main__:pretrain"
     executed: list = []
-    monkeypatch.setattr(cli.os, "execv", lambda path, command: executed.append(command))
+    monkeypatch.setattr(stages.os, "execv", lambda path, command: executed.append(command))
     run("pretrain", "--nproc", "2", str(config), "steps=7")
     assert executed[0][1:4] == ["-m", "torch.distributed.run", "--standalone"]
     assert executed[0][-4:] == ["-m", "headwater.train", str(config), "steps=7"]
@@ -208,7 +213,8 @@ def test_a_bug_keeps_its_traceback_and_interruption_is_one_line(monkeypatch: pyt
         def entry(*_):
             raise error
 
-        monkeypatch.setattr(cli, "_load", lambda target: FakeSettings if target.endswith("Settings") else entry)
+        stand_in = SimpleNamespace(EvaluateSettings=FakeSettings, evaluate=entry)
+        monkeypatch.setattr(front, "import_module", lambda module: stand_in)
         return run("evaluate")
 
     interrupted = fails_with(KeyboardInterrupt())

@@ -38,7 +38,8 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 def test_without_a_configuration_it_takes_its_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     from headwater.configs import load_config
-    from headwater.launch import cli, demo
+    from headwater.launch import demo
+    from headwater.launch.cli import commands as cli
 
     got: list[demo.DemoSettings] = []
     monkeypatch.setattr(demo, "run_demo", got.append)

@@ -154,7 +154,7 @@ def loss_on_batch(model, run: Path, number: int) -> float:
     settings = load_config(PretrainSettings, run / "config.yaml")
     stream = open_stream(RunDir.at(run), global_batch=settings.train.global_batch, seed=settings.seed)
     losses = []
-    for row in stream.rows(number, 0, settings.train.global_batch):
+    for row in stream.sequences(number, 0, settings.train.global_batch):
         for passage in np.split(row.tokens[: row.lengths.sum()], row.lengths.cumsum()[:-1]):
             tokens = torch.from_numpy(passage.astype(np.int64))
             with torch.no_grad():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from headwater.configs import load_config
-from headwater.launch.estimates import Layout, count_parameters
-from headwater.launch.plan import load_plan, make_plan
+from headwater.launch.plan.estimates import Layout, count_parameters
+from headwater.launch.plan.report import load_plan, make_plan
 from headwater.train.settings import PretrainSettings
 
 from ..jobs import call

@@ -71,7 +71,7 @@ def test_a_remote_corpus_is_the_local_one(remote, built, tmp_path):
 
 def sums(out: str) -> list[int]:
     stream = open_stream(RunDir.at(out), global_batch=3, seed=0)
-    return [row.tokens.sum().item() for step in range(30) for row in stream.rows(step, 0, 3)]
+    return [each.tokens.sum().item() for step in range(30) for each in stream.sequences(step, 0, 3)]
 
 
 def read_all(out: str, directory: str, environment: dict[str, str]) -> None:

@@ -1,0 +1,142 @@
+"""The stages of a run, from documents to the report, and `demo`, which is all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headwater.configs.errors import UserError
+from headwater.launch.cli.front import OPTIONS, Arguments, Keys, StageGroup, load, read_settings, split_arguments
+
+corpus_app = typer.Typer(cls=StageGroup, **OPTIONS)
+index_app = typer.Typer(cls=StageGroup, **OPTIONS)
+
+
+def demo(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Run everything, small, on this machine: corpus, facts, pretraining, index, trace, evaluation, report."""
+    settings = read_settings("headwater.launch.demo:DemoSettings", arguments, keys, preset="configs/demo.yaml")
+    load("headwater.launch.demo:run_demo")(settings)
+
+
+@corpus_app.callback()
+def corpus() -> None:
+    """Read documents, train a tokenizer, cut passages, pack them and write the shards."""
+
+
+@corpus_app.command("run")
+def corpus_run(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Build the corpus of a pretraining configuration (`run` may be left out)."""
+    settings = read_settings("headwater.train.settings:PretrainSettings", arguments, keys)
+    load("headwater.train.corpus.build:build_corpus")(settings, progress=typer.echo)
+
+
+@corpus_app.command("inspect")
+def corpus_inspect(
+    path: Annotated[Path, typer.Argument(help="A corpus directory, or a run directory.")],
+    sequence: Annotated[int, typer.Option(min=0, help="The first sequence to show.")] = 0,
+    count: Annotated[int, typer.Option(min=0, help="How many sequences to show.")] = 3,
+    passage: Annotated[str | None, typer.Option(help="Show this passage (id or number) in full instead.")] = None,
+) -> None:
+    """Show a corpus's figures and some of its sequences with their passages, and check its files."""
+    load("headwater.train.corpus.inspect:inspect")(path, sequence=sequence, count=count, passage=passage)
+
+
+def pretrain(
+    arguments: Arguments = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    keys: Keys = False,
+) -> None:
+    """Train; a run that was stopped goes on where it was."""
+    settings = read_settings("headwater.train.settings:PretrainSettings", arguments, keys)
+    if nproc == 1:
+        raise typer.Exit(load("headwater.train.__main__:pretrain")(settings))
+    if split_arguments(arguments)[0] is None:
+        raise UserError(
+            "several processes need a configuration", expected="a YAML file or a preset before the overrides"
+        )
+    from headwater.launch.jobs.command import module_command
+
+    command = module_command("headwater.train", arguments or [], processes=nproc)
+    sys.stdout.flush()
+    # Replacing this process lets signals reach torchrun, and its exit status reach the caller.
+    os.execv(command[0], command)
+
+
+@index_app.callback()
+def index() -> None:
+    """Store the gradient row of every passage of a run's corpus at a checkpoint."""
+
+
+@index_app.command("run")
+def index_run(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Build an index (`run` may be left out); one that was stopped goes on where it was."""
+    settings = read_settings("headwater.attribution.settings:IndexSettings", arguments, keys)
+    typer.echo(load("headwater.attribution.index.build:build_index")(settings))
+
+
+@index_app.command("verify")
+def index_verify(directory: Annotated[Path, typer.Argument(help="An index directory.")]) -> None:
+    """Read every byte of an index and compare it with what the index says of itself."""
+    found = load("headwater.attribution.index.verify:verify")(directory)
+    typer.echo(f"{directory} is whole: {found.passages:,} passages, {found.shards} shards, {found.bytes:,} bytes")
+
+
+def trace(
+    arguments: Arguments = None,
+    prompt: Annotated[str | None, typer.Option(help="Trace this prompt instead of the run's probes.")] = None,
+    target: Annotated[str | None, typer.Option(help="What follows the prompt.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another target: trace what favours the one over it.")] = None,
+    keys: Keys = False,
+) -> None:
+    """Scan a whole index for the passages that moved each prediction, with the steps at which they were seen."""
+    if (prompt is None) != (target is None):
+        raise UserError("--prompt and --target go together", fix="give both, or neither to trace the run's probes")
+    if against is not None and prompt is None:
+        raise UserError("--against needs --prompt and --target", fix='in a file of queries, write "against": "..."')
+    settings = read_settings("headwater.attribution.settings:TraceSettings", arguments, keys)
+    results = load("headwater.attribution.tracing.run:run_trace")(
+        settings, prompt=prompt, target=target, against=against
+    )
+    if prompt is not None:
+        _print_trace(results[0])
+    else:
+        typer.echo(
+            f"{len(results):,} queries traced" + (f": {settings.out}" if settings.out else "; set out= to keep them")
+        )
+
+
+def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Compare attribution methods on queries whose sources are known."""
+    settings = read_settings("headwater.attribution.settings:EvaluateSettings", arguments, keys)
+    table = load("headwater.attribution.evaluation.evaluate:evaluate")(settings)
+    from rich.console import Console
+
+    console = Console()
+    console.print(load("headwater.attribution.evaluation.table:console_table")(table, console.width))
+
+
+def report(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Write the report of a run: one self-contained page, and summary.json."""
+    settings = read_settings("headwater.attribution.settings:ReportSettings", arguments, keys)
+    typer.echo(load("headwater.attribution.report.build:build_report")(settings))
+
+
+def _print_trace(result: dict[str, Any]) -> None:
+    """One query's results: score, steps at which the passage was seen, id and text."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    for end in ("proponent", "opponent"):
+        table = Table("score", "seen at steps", f"{end}s", box=None, header_style="bold", pad_edge=False)
+        seen = result.get(f"{end}_seen_steps") or [[]] * len(result[f"{end}s"])
+        for score, steps, name, text in zip(
+            result[f"{end}_scores"], seen, result[f"{end}_ids"], result[f"{end}s"], strict=True
+        ):
+            shown = ", ".join(map(str, steps[:4])) + (", ..." if len(steps) > 4 else "")
+            table.add_row(f"{score:.4f}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
+        Console(highlight=False).print(table)

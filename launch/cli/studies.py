@@ -1,0 +1,70 @@
+"""Studies and sweeps: many runs, and what they show together."""
+
+from __future__ import annotations
+
+import typer
+
+from headwater.launch.cli.front import OK, OPTIONS, Arguments, Keys, StageGroup, load, read_settings
+
+study_app = typer.Typer(**OPTIONS)
+ablate_app = typer.Typer(cls=StageGroup, **OPTIONS)
+
+
+@study_app.callback()
+def study() -> None:
+    """Run a study, and say which of its claims hold here."""
+
+
+@study_app.command("acquisition")
+def study_acquisition(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Plant facts from a checkpoint on, and follow how they are acquired and forgotten."""
+    settings = read_settings(
+        "headwater.launch.studies.acquisition.settings:AcquisitionSettings",
+        arguments,
+        keys,
+        preset="configs/study/acquisition.yaml",
+    )
+    load("headwater.launch.studies.acquisition.study:run_acquisition")(settings)
+
+
+@study_app.command("storage")
+def study_storage(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Write people's biographies in sixteen ways, and see which of them questions can be answered from."""
+    settings = read_settings(
+        "headwater.launch.studies.storage.settings:StorageSettings",
+        arguments,
+        keys,
+        preset="configs/study/storage.yaml",
+    )
+    load("headwater.launch.studies.storage.study:run_storage")(settings)
+
+
+@study_app.command("overlearnt")
+def study_overlearnt(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Trace facts that a model has learnt too well, and train again without the passages that are named."""
+    settings = read_settings(
+        "headwater.launch.studies.overlearnt.settings:OverlearntSettings",
+        arguments,
+        keys,
+        preset="configs/study/overlearnt.yaml",
+    )
+    load("headwater.launch.studies.overlearnt.study:run_overlearnt")(settings)
+
+
+@ablate_app.callback()
+def ablate() -> None:
+    """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""
+
+
+@ablate_app.command("run")
+def ablate_run(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Run the cells that are not finished, and write the report (`run` may be left out)."""
+    settings = read_settings("headwater.launch.ablate.settings:AblateSettings", arguments, keys)
+    raise typer.Exit(1 if load("headwater.launch.ablate.run:run_ablation")(settings) else OK)
+
+
+@ablate_app.command("report")
+def ablate_report(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Write the table and the plots of what is finished."""
+    settings = read_settings("headwater.launch.ablate.settings:AblateSettings", arguments, keys)
+    load("headwater.launch.ablate.report:write_report")(settings)

@@ -1,0 +1,111 @@
+"""Runs parts in processes of their own, some at once, each on its share of the cores."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import TypeVar
+
+from headwater.configs.errors import UserError
+from headwater.launch.jobs.command import module_command
+from headwater.launch.jobs.processes import core_sets, sigterm_interrupts, start_child
+from headwater.launch.parts.part import Part
+from headwater.train.artifacts import read_json, remove, write_json
+
+P = TypeVar("P", bound=Part)
+
+
+def finish_parts(parts: Sequence[Part], parallel: int, say: Callable[[str], None]) -> None:
+    """Runs the parts of a study that are not done yet.
+
+    Raises:
+        UserError: naming those that failed and the first one's log, when all others have ended.
+        KeyboardInterrupt: as `run_parts`.
+    """
+    failed = run_parts(parts, parallel, say)
+    if failed:
+        names, first = "; ".join(part.name for part in failed), failed[0]
+        raise UserError(f"{names} failed", got=why_failed(first), fix=f"see {first.log}; then start again")
+
+
+def run_parts(parts: Sequence[P], parallel: int, say: Callable[[str], None], noun: str = "parts") -> list[P]:
+    """Runs the parts that are not done yet, in their order but each after those that it needs; returns what failed.
+
+    Args:
+        parallel: how many run at once, each on its share of the cores.
+        say: told what is done, finished and failed.
+        noun: what `say` calls them.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM here, which is handed on to what is running; or a part ended well without
+            being done, since it was asked to stop, and nothing more is begun.
+    """
+    done = {part.name for part in parts if part.is_done()}
+    waiting = [part for part in parts if part.name not in done]
+    for part in parts:
+        if part.name in done:
+            say(f"{part.name}: done before")
+    say(f"{len(parts)} {noun}, {len(done)} finished before")
+    places, ended = core_sets(parallel), SimpleQueue[tuple[P, str, int]]()
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    failed: set[str] = set()
+    stopped = False
+    with sigterm_interrupts():
+        try:
+            while True:
+                ready = [part for part in waiting if done.issuperset(part.after)]
+                for part in [] if stopped else ready[: len(places)]:
+                    waiting.remove(part)
+                    running[part.name] = begin(part, places.pop(0), ended)
+                if not running:
+                    break
+                part, cores, status = ended.get()
+                places.append(cores)
+                del running[part.name]
+                note_end(part, status)
+                if status:
+                    failed.add(part.name)
+                    say(f"{part.name}: failed with status {status}, see {part.log}")
+                elif part.is_done():
+                    done.add(part.name)
+                    say(f"{part.name}: finished ({len(done)} of {len(parts)})")
+                else:
+                    stopped = True  # it was asked to stop, and has saved
+        except KeyboardInterrupt:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+            raise
+    if stopped:
+        raise KeyboardInterrupt
+    for part in waiting:
+        say(f"{part.name}: not begun, since what it needs is not there")
+    return [part for part in parts if part.name in failed]
+
+
+def begin(part: P, cores: str, ended: SimpleQueue[tuple[P, str, int]]) -> subprocess.Popen[bytes]:
+    """Starts a part's process; `ended` is told when and how it has ended."""
+    part.path.mkdir(parents=True, exist_ok=True)
+    process = start_child(module_command(part.module, [str(part.path), cores]), part.log)
+    threading.Thread(target=lambda: ended.put((part, cores, process.wait())), daemon=True).start()
+    return process
+
+
+def note_end(part: Part, status: int) -> None:
+    """Keeps why a part failed beside it; a later success takes the note away."""
+    path = part.path / "failed.json"
+    if status == 0:
+        remove(path)
+        return
+    lines = part.log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if "rror" in line] or lines
+    write_json(path, {"status": status, "error": errors[-1].strip() if errors else ""})
+
+
+def why_failed(part: Part) -> str | None:
+    """The last error of a part that failed; None of one that did not."""
+    path = part.path / "failed.json"
+    return read_json(path)["error"] if path.exists() else None

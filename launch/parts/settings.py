@@ -1,0 +1,67 @@
+"""The settings that a directory was made with: written down once, and compared key by key ever after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from headwater.configs.errors import MismatchError
+from headwater.train.artifacts import read_json, require_match, write_json
+
+MADE_WITH = "made_with"
+NAMED = 6
+"""Keys that a refusal names; of more it says how many."""
+UNSET = "not set"
+
+
+def keep_settings(
+    path: Path, settings: Mapping[str, Any], *, mark: str, what: str, fix: str, note: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a directory's settings into a JSON file of it, or refuses a directory that was made with others.
+
+    Args:
+        settings: by name, sections as further mappings.
+        mark: their fingerprint. Files of earlier versions hold nothing else to compare.
+        what: of the refusal: that the directory holds other settings.
+        note: what else stands in the file.
+
+    Raises:
+        MismatchError: naming the keys that differ; nothing is written.
+    """
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        kept = read_json(path)
+        if MADE_WITH in kept:
+            require_same(kept[MADE_WITH], settings, what=what, fix=fix)
+        else:
+            require_match(what, kept["fingerprint"], mark, fix)
+    write_json(path, {**(note or {}), "fingerprint": mark, MADE_WITH: settings})
+
+
+def require_same(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, fix: str) -> None:
+    """Compares settings key by key.
+
+    Raises:
+        MismatchError: naming the keys that differ.
+    """
+    before, now = dict(_by_key(kept)), dict(_by_key(wanted))
+    differing = [key for key in {**now, **before} if before.get(key, UNSET) != now.get(key, UNSET)]
+    if differing:
+        raise MismatchError(what, got=_listed(before, differing), expected=_listed(now, differing), fix=fix)
+
+
+def _by_key(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys with their values as JSON."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _by_key(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", json.dumps(value)
+
+
+def _listed(values: Mapping[str, str], keys: list[str]) -> str:
+    named = ", ".join(f"{key} = {values.get(key, UNSET)}" for key in keys[:NAMED])
+    more = len(keys) - NAMED
+    return named + (f", and {more} more" if more > 0 else "")

@@ -1,0 +1,149 @@
+"""Facts that a model has learnt too well: which attribution still finds the passages that taught them.
+
+    headwater study overlearnt                             # configs/study/overlearnt.yaml, two CPU cores
+    headwater study overlearnt precision=fp32 seeds=[0]
+
+At the last checkpoint of a long training the gradients of learnt tokens have vanished. Five ways of tracing are held
+against gold on every seed's model: its last checkpoint with the cross entropy and with log-odds, the sum over saved
+checkpoints, the mean row captured in training, and that with log-odds. Then passages are left out: some facts that the
+model knows are drawn, the best passages that a method names for them are taken out of the stream, and the model is
+trained again, with the same seed, so that nothing but these visits differs.
+
+    OUT/seed-0/model/                  the pretraining, its indexes, evaluation, and leave_out/ (facts, passages)
+    OUT/seed-0/without-captured/ ...   a training without the passages of one list
+    OUT/summary.json  OUT/table.md  OUT/report/index.html
+
+Every part is an ordinary run directory; a study that was killed goes on with the parts that are not finished.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headwater.configs import ConfigError, Problem, load_config, save_config
+from headwater.launch.parts.pool import finish_parts
+from headwater.launch.parts.settings import keep_settings
+from headwater.launch.studies.overlearnt.parts import TrainingPart
+from headwater.launch.studies.overlearnt.settings import LABELS, OverlearntSettings, pretraining, saved_steps
+from headwater.train.artifacts import fingerprint
+from headwater.train.settings import PretrainSettings
+
+
+class Overlearnt:
+    """One study."""
+
+    def __init__(self, settings: OverlearntSettings, say: Callable[[str], None] = print) -> None:
+        self.settings, self.say, self.out = settings, say, Path(settings.out)
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is not done yet, and writes the report; returns the summary.
+
+        Raises:
+            ConfigError, MismatchError: nothing is run.
+            UserError: a part failed; the others are finished.
+        """
+        from headwater.launch.studies.overlearnt.page import summarise, write_report
+
+        models = [self._model(seed) for seed in self.settings.seeds]
+        arms = itertools.product(self.settings.leave_out.arms, self.settings.seeds)
+        retrained = [self._retraining(seed, arm) for arm, seed in arms]
+        self._check_same()
+        parts = [*models, *retrained]
+        for part in parts:
+            if not part.is_done():
+                part.prepare()
+        finish_parts(parts, self.settings.parallel, self.say)
+        summary = summarise(self.settings)
+        write_report(self.settings, summary)
+        return summary
+
+    def path(self, seed: int, part: str) -> Path:
+        return self.out / f"seed-{seed}" / part
+
+    def _model(self, seed: int) -> TrainingPart:
+        path = self.path(seed, "model")
+        overrides, plain = pretraining(self.settings, seed, path)
+        steps = saved_steps(self.settings, plain.train.steps)
+        index = self.settings.index
+        overrides += [
+            f"checkpoint.steps={steps}",
+            f"callbacks.probes.every={steps[0]}",
+            "callbacks.capture.enabled=true",
+            "callbacks.capture.mode=mean",
+            f"callbacks.capture.proj={index.projection.dims}",
+            f"callbacks.capture.damping={index.curvature.damping}",
+            f"callbacks.capture.codecs={index.codecs}",
+        ]
+        return self._part(path, {"part": "model", "seed": seed}, overrides)
+
+    def _retraining(self, seed: int, arm: str) -> TrainingPart:
+        path, model = self.path(seed, f"without-{arm.replace('_', '-')}"), self.path(seed, "model")
+        overrides, plain = pretraining(self.settings, seed, path)
+        steps = saved_steps(self.settings, plain.train.steps)
+        overrides += [
+            f"train.exclude={model / 'leave_out' / f'{arm}.txt'}",
+            f"checkpoint.every={steps[0]}",
+            "checkpoint.keep=1",
+            f"callbacks.probes.every={plain.train.steps}",
+        ]
+        factors = {"part": "retraining", "seed": seed, "arm": arm, "model": str(model)}
+        return self._part(path, factors, overrides, after=(name_of(model),))
+
+    def _part(
+        self, path: Path, factors: dict[str, Any], overrides: list[str], after: tuple[str, ...] = ()
+    ) -> TrainingPart:
+        loaded = load_config(PretrainSettings, self.settings.preset, overrides)
+        if not loaded.facts.people:
+            raise ConfigError([Problem("facts.people", 0, "at least one: the study asks for their facts")], "the study")
+        return TrainingPart(
+            name=name_of(path),
+            path=path,
+            after=after,
+            factors=factors,
+            preset=self.settings.preset,
+            overrides=overrides,
+            settings=loaded,
+        )
+
+    def _check_same(self) -> None:
+        given = {name: value for name, value in asdict(self.settings).items() if name not in ("out", "parallel")}
+        keep_settings(
+            self.out / "study.json",
+            given,
+            mark=fingerprint(given),
+            what=f"{self.out} holds a study of other settings",
+            fix="choose another out=, or remove that directory",
+        )
+        save_config(self.settings, self.out / "config.yaml")
+
+
+def name_of(path: Path) -> str:
+    """A part's name: its seed and what it is."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:
+    """Runs the study and prints its table and claims; returns the summary."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from headwater.attribution.evaluation.table import console_table
+    from headwater.launch.studies.overlearnt.page import as_interval
+
+    console = Console(highlight=False)
+    summary = Overlearnt(settings, say=lambda text: console.print(text, style="dim")).run()
+    console.print(console_table(summary["pooled"], console.width, LABELS))
+    table = Table("left out", "passages", "drop of the probability", "share of gold's", box=None, header_style="bold")
+    for arm, row in summary["pooled"]["leave_out"].items():
+        cells = [as_interval(row["drop"]), as_interval(row["share_of_gold"])]
+        table.add_row(LABELS[arm], f"{row['passages']:,}", *cells)
+    console.print(table)
+    for claim in summary["claims"]:
+        console.print(Text(f"{claim['status']}: {claim['claim']} ({claim['measured']})"))
+    console.print(Text(f"report: {Path(settings.out) / 'report' / 'index.html'}"))
+    return summary

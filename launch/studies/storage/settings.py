@@ -1,0 +1,78 @@
+"""Settings of the study of storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headwater.attribution.settings import IndexSettings, TracedModelSettings, task_weight_setting
+from headwater.configs import Problem, section, setting
+from headwater.launch.studies.storage.data import CELEBRITY
+from headwater.train.facts.biographies import VARIANTS
+from headwater.train.facts.settings import PopulationSettings
+
+
+@dataclass(kw_only=True, slots=True)
+class AdapterSettings:
+    """Training of a small part of a frozen model."""
+
+    steps: int = setting(200, "Updates.", minimum=1)
+    batch: int = setting(32, "Questions, names or biographies an update.", minimum=1)
+    lr: float = setting(3e-4, "Learning rate, falling linearly to zero.", above=0)
+    embedding_rank: int = setting(128, "Rank of the update of the embedding.", minimum=1)
+    rank: int = setting(8, "Rank of the updates of queries and values; unused by probes.", minimum=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class ProvenanceSettings:
+    """Tracing the answers of models that were trained on biographies and questions from the start."""
+
+    variants: list[str] = setting(["single", "multi5+permute"], "Of the mixed runs, those whose answers are traced.")
+    questions: int = setting(60, "Questions about asked people, drawn by the seed.", minimum=1)
+    top: int = setting(20, "Proponents counted beside the whole.", minimum=1)
+    task_weight: float | str = task_weight_setting()
+    index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
+
+
+@dataclass(kw_only=True, slots=True)
+class StorageSettings:
+    """The study of storage and extraction."""
+
+    out: str = setting("runs/study/storage", "Where the runs and the report go.")
+    population: PopulationSettings = section(PopulationSettings)
+    preset: str = setting("configs/study/storage-base.yaml", "The pretraining of every run.")
+    pretrain: list[str] = setting([], "key=value overrides of it.")
+    variants: list[str] = setting(list(VARIANTS), "Biographies that are pretrained on, then fine-tuned for questions.")
+    mixed: list[str] = setting(["single", "multi5+permute"], "Biographies trained on with questions from the start.")
+    seeds: list[int] = setting([0], "Of people and model.", minimum=0)
+    repeated: list[str] = setting(
+        ["single", "multi5+permute"], "Variants that every seed runs; the others run with the first alone."
+    )
+    question_share: float = setting(0.8, "Share of the rows with questions in mixed training.", above=0, maximum=0.95)
+    mix: list[str] = setting([], "key=value overrides of mixed training.")
+    finetune: list[str] = setting([], "key=value overrides of fine-tuning all weights; empty leaves it out.")
+    lora: AdapterSettings = section(AdapterSettings)
+    lora_variants: list[str] = setting(["single", "multi5+permute"], "Variants that are also fine-tuned by LoRA.")
+    q_probe: AdapterSettings = section(AdapterSettings, embedding_rank=16)
+    p_probe: AdapterSettings = section(AdapterSettings, embedding_rank=2)
+    q_probed: list[str] = setting(list(VARIANTS), "Variants with Q-probes: attributes from the name alone.")
+    p_probed: list[str] = setting(
+        ["single", "multi5+permute"], "Variants with P-probes: attributes from places in the biography."
+    )
+    celebrity: bool = setting(True, "Also give rich biographies to the taught half, and poor ones to the asked half.")
+    provenance: ProvenanceSettings = section(ProvenanceSettings)
+    resamples: int = setting(1000, "Draws of people for the intervals.", minimum=10)
+    parallel: int = setting(1, "Parts that run at once, on cores of their own.", minimum=1)
+    ranks: int = setting(1, "Processes that train a part, through torchrun.", minimum=1)
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.seeds:
+            yield Problem("seeds", self.seeds, "at least one seed")
+        if not self.variants and not self.mixed:
+            yield Problem("variants", self.variants, "at least one variant, here or in mixed")
+        for key, among in (("lora_variants", "variants"), ("q_probed", "variants"), ("p_probed", "variants")):
+            missing = set(getattr(self, key)) - {*self.variants, CELEBRITY}
+            if missing and self.variants:
+                yield Problem(key, sorted(missing), f"names that stand in {among} too")
+        if set(self.provenance.variants) - set(self.mixed):
+            yield Problem("provenance.variants", self.provenance.variants, "names that stand in mixed too")

@@ -1,0 +1,219 @@
+"""The study of overlearnt facts: what is drawn and left out, how it is judged, and a study from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.configs import ConfigError, load_config
+from headwater.configs.errors import MismatchError
+from headwater.launch.studies.overlearnt.page import (
+    FAILS,
+    HOLDS,
+    ON_AVERAGE,
+    as_markdown,
+    joined,
+    judge,
+    leave_out_table,
+    share,
+)
+from headwater.launch.studies.overlearnt.process import draw_facts, random_passages
+from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, saved_steps
+from headwater.launch.studies.overlearnt.study import Overlearnt
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = str(ROOT / "configs/study/overlearnt.yaml")
+
+
+def test_facts_are_drawn_among_those_that_are_known():
+    probability = np.array([0.9, 0.2, 0.6, 0.7, 0.5, 0.1, 0.8])
+    drawn = draw_facts(probability, 0.5, 3, seed=1)
+    assert len(drawn) == 3
+    assert set(drawn) < {0, 2, 3, 4, 6}
+    assert drawn == draw_facts(probability, 0.5, 3, seed=1)
+    assert any(draw_facts(probability, 0.5, 3, seed) != drawn for seed in range(2, 8))
+    # Too few are known: the most probable ones, whatever the seed.
+    assert draw_facts(probability, 0.75, 3, seed=5) == [0, 3, 6]
+
+
+def test_random_passages_state_none_of_the_facts(monkeypatch: pytest.MonkeyPatch):
+    def corpus(names: list[str]) -> SimpleNamespace:
+        return SimpleNamespace(passages=len(names), ids=lambda start, stop: names[start:stop])
+
+    planted = [f"p#{n}" for n in range(9)]
+    opened = SimpleNamespace(corpora=[corpus(["base#0", "base#1"]), corpus(planted)])
+    monkeypatch.setattr("headwater.train.stream.corpus.open_passages", lambda run: opened)
+    queries = [SimpleNamespace(gold=("p#1", "p#4")), SimpleNamespace(gold=("p#4", "p#7"))]
+    drawn = random_passages(None, queries, 4, seed=0)
+    assert len(set(drawn)) == 4
+    assert set(drawn) <= {"p#0", "p#2", "p#3", "p#5", "p#6", "p#8"}
+    assert len(random_passages(None, queries, 50, seed=0)) == 6
+
+
+def test_saved_steps_are_even_and_end_with_the_last():
+    settings = OverlearntSettings(checkpoints=6)
+    assert saved_steps(settings, 2250) == [375, 750, 1125, 1500, 1875, 2250]
+    assert saved_steps(settings, 4) == [1, 2, 3, 4]
+
+
+def test_the_trainings_again_differ_in_what_is_left_out_alone():
+    settings = load_config(OverlearntSettings, CONFIG, ["out=x"])
+    study = Overlearnt(settings)
+    model, again = study._model(1), study._retraining(1, "last_log_odds")
+    assert (model.path, again.path) == (Path("x/seed-1/model"), Path("x/seed-1/without-last-log-odds"))
+    a, b = model.settings, again.settings
+    assert a.callbacks.capture.enabled
+    assert a.callbacks.capture.proj == settings.index.projection.dims
+    assert (a.callbacks.capture.damping, a.callbacks.capture.codecs) == (settings.index.curvature.damping, ["int8"])
+    assert a.checkpoint.steps[-1] == a.train.steps == 2250
+    assert a.train.precision == "bf16"
+    assert b.train.exclude == "x/seed-1/model/leave_out/last_log_odds.txt"
+    assert not b.callbacks.capture.enabled
+    b.train.exclude, b.out = a.train.exclude, a.out
+    b.checkpoint, b.callbacks = a.checkpoint, a.callbacks
+    assert a == b, "the same seed, people, order and schedule of the learning rate"
+
+
+def test_what_cannot_be_studied_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"leave_out\.arms"):
+        load_config(OverlearntSettings, CONFIG, ["leave_out.arms=[gold, goold]"])
+    with pytest.raises(ConfigError, match="seeds"):
+        load_config(OverlearntSettings, CONFIG, ["seeds=[1, 1]"])
+    nobody = load_config(OverlearntSettings, CONFIG, [f"out={tmp_path / 'a'}", "pretrain=[facts.people=0]"])
+    with pytest.raises(ConfigError, match="people"):
+        Overlearnt(nobody).run()
+    assert not (tmp_path / "a").exists()
+    study = Overlearnt(load_config(OverlearntSettings, CONFIG, [f"out={tmp_path / 'b'}"]))
+    study._check_same()
+    study._check_same()
+    other = Overlearnt(load_config(OverlearntSettings, CONFIG, [f"out={tmp_path / 'b'}", "precision=fp32"]))
+    with pytest.raises(MismatchError, match="another out"):
+        other._check_same()
+
+
+def test_share_of_golds_drop_is_paired():
+    gold = np.random.default_rng(0).uniform(0.1, 1, 60)
+    assert share(gold / 2, gold) == pytest.approx([0.5, 0.5, 0.5]), "the same facts are drawn for both"
+    mean, low, high = share(gold / 2 + np.random.default_rng(1).normal(0, 0.3, 60), gold)
+    assert low < mean < high
+    assert high - low > 0.1
+
+
+def arms(drops: dict[str, list[float]]) -> dict:
+    return {
+        name: {"passages": 5, "drop": np.array(values), "before": np.full(len(values), 0.9)}
+        for name, values in drops.items()
+    }
+
+
+def summary_with(mrr: dict[str, list[float]], drops: dict[str, list[float]]) -> tuple[dict, dict]:
+    methods = {name: {"mrr": mrr.get(name, [0.5, 0.4, 0.6])} for name in METHODS}
+    pooled = {"methods": methods, "leave_out": leave_out_table(arms(drops))}
+    return pooled, {"0": pooled}
+
+
+def test_claims_hold_by_the_interval_on_average_or_not():
+    gold, none = [0.8, 0.9, 0.7, 0.8] * 5, [0.1, 0.2, 0.1, 0.3] * 5
+    mrr = {"last_log_odds": [0.86, 0.80, 0.91], "captured": [0.95, 0.92, 0.98]}
+    pooled, seeds = summary_with(
+        mrr, {"gold": gold, "last_log_odds": none, "captured": [each - 0.01 for each in gold], "random": none}
+    )
+    found = {claim["claim"]: claim["status"] for claim in judge(pooled, seeds)}
+    assert list(found.values()) == [ON_AVERAGE, HOLDS, FAILS, FAILS, HOLDS, HOLDS]
+    assert len(found) == 6, "every claim has its own words"
+    assert pooled["leave_out"]["random"]["above_random"] == [0, 0, 0]
+    # Without the arms that they are measured against, nothing is claimed of leaving out.
+    pooled, seeds = summary_with(mrr, {"captured": gold})
+    assert len(judge(pooled, seeds)) == 2
+    text = as_markdown({"pooled": pooled, "seeds": seeds, "claims": judge(pooled, seeds)})
+    assert "| Captured mean row | .950 [.920, .980] | –" in text
+
+
+def test_arms_of_all_seeds_are_joined():
+    both = joined([arms({"gold": [0.5, 0.7]}), arms({"gold": [0.1]})])
+    assert both["gold"]["passages"] == 10
+    assert both["gold"]["drop"].tolist() == [0.5, 0.7, 0.1]
+
+
+TINY = [
+    "facts.people=4",
+    "facts.distractors=0",
+    "facts.queries=1",
+    "facts.schedule.count=2",
+    "train.steps=12",
+    "corpus.passages=60",
+    "corpus.tokenizer.vocab_size=1024",
+    "model.layers=1",
+    "model.hidden=32",
+    "model.heads=2",
+    "model.ffn_hidden=64",
+    "callbacks.metrics.tensorboard=false",
+]
+
+
+def command(out: Path) -> list[str]:
+    small = ["checkpoints=2", "leave_out.facts=2", "leave_out.top=3", "leave_out.arms=[gold, random]", "seeds=[0]"]
+    small += ["index.projection.dims=4", "evaluate.tail_patch.queries=2", f"pretrain={json.dumps(TINY)}"]
+    small += [f"preset={ROOT}/configs/pretrain/tiny.yaml", "precision=fp32", f"out={out}"]
+    code = "from headwater.launch.cli import main; main()"
+    return [sys.executable, "-c", code, "study", "overlearnt", CONFIG, *small]
+
+
+@pytest.mark.slow
+def test_a_study_from_end_to_end_killed_after_its_first_part(tmp_path: Path):
+    out = tmp_path / "study"
+    killed = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 150
+    while not (out / "seed-0/model/leave_out/facts.json").exists():
+        assert killed.poll() is None, "the study ended early"
+        assert time.monotonic() < end, "the study never finished its first part"
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (out / "summary.json").exists()
+    stamp = (out / "seed-0/model/evaluation/table.json").stat().st_mtime_ns
+    again = subprocess.run(command(out), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-3000:]
+    assert "seed-0/model: done before" in again.stdout
+    assert (out / "seed-0/model/evaluation/table.json").stat().st_mtime_ns == stamp, "not done again"
+    check_study(out)
+    first = json.loads((out / "summary.json").read_text())
+    third = subprocess.run(command(out), capture_output=True, text=True, check=True)
+    assert third.stdout.count("done before") == 3
+    assert json.loads((out / "summary.json").read_text()) == first
+
+
+def check_study(out: Path) -> None:
+    model = out / "seed-0/model"
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(METHODS) | {"bm25", "random"} <= set(summary["pooled"]["methods"])
+    for name in METHODS:
+        for metric in ("mrr", "hit@10", "recall@10", "tail_patch"):
+            mean, low, high = summary["pooled"]["methods"][name][metric]
+            assert low <= mean <= high
+    assert summary["pooled"]["methods"]["captured"]["queries"] == 4
+    assert json.loads((model / "index/trackstar-6/index.json").read_text())["model"]["step"] == 6
+    removed = (model / "leave_out/gold.txt").read_text().split()
+    names = pq.read_table(model / "corpus/injected/passages.parquet")["id"].to_pylist()
+    base = pq.read_table(model / "corpus/base/passages.parquet").num_rows
+    numbers = {base + names.index(name) for name in removed}
+    left_out, seen = (set(pq.read_table(path / "ledger")["passage"].to_pylist()) for path in (
+        out / "seed-0/without-gold", model))  # fmt: skip
+    assert numbers <= seen
+    assert seen - left_out == numbers, "these visits are missing, and no other"
+    assert summary["pooled"]["leave_out"]["gold"]["passages"] == len(removed)
+    assert len(summary["claims"]) == 2
+    page = (out / "report/index.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert all(LABELS[name] in page for name in METHODS)
+    assert "Captured + log-odds" in (out / "table.md").read_text()
