@@ -1,0 +1,172 @@
+"""The pool of parts: order, failures, what was done before, locks, and settings compared key by key."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from headwater.configs.errors import MismatchError, UserError
+from headwater.launch.parts.part import Part
+from headwater.launch.parts.pool import finish_parts, run_parts
+from headwater.launch.parts.settings import keep_settings
+from headwater.train.artifacts import read_json, write_json
+from headwater.train.locks import file_lock
+
+WORK = """
+import os, sys, time
+from headwater.configs.errors import UserError
+from headwater.launch.parts.process import run_part
+
+def work(path, note):
+    with open(path.parent / "order.txt", "a") as file:
+        file.write(f"{path.name} begins\\n")
+    if note["does"] == "fails":
+        raise UserError("the work cannot be done", got="nothing")
+    if note["does"] == "waits":
+        (path / "waiting").touch()
+        time.sleep(120)
+    if note["does"] != "stops":
+        (path / "done").touch()
+    with open(path.parent / "order.txt", "a") as file:
+        file.write(f"{path.name} ends\\n")
+    return 0
+
+sys.exit(run_part(sys.argv[1:], work))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Part):
+    module = "task_of_a_test"
+
+    def is_done(self) -> bool:
+        return (self.path / "done").exists()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "task_of_a_test.py").write_text(WORK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    (tmp_path / "parts").mkdir()
+    return tmp_path / "parts"
+
+
+def task(home: Path, name: str, does: str = "ends", after: tuple[str, ...] = ()) -> Task:
+    write_json(home / name / "part.json", {"does": does})
+    return Task(name=name, path=home / name, after=after)
+
+
+def order(home: Path) -> list[str]:
+    path = home / "order.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_parts_run_after_those_they_need_and_once(home: Path) -> None:
+    said: list[str] = []
+    parts = [task(home, "late", after=("base",)), task(home, "base"), task(home, "other")]
+    assert run_parts(parts, 2, said.append) == []
+    assert order(home).index("base ends") < order(home).index("late begins")
+    assert sorted(order(home)) == sorted(
+        f"{name} {what}" for name in ("base", "late", "other") for what in ("begins", "ends")
+    )
+    assert said[0] == "3 parts, 0 finished before"
+    assert said[-1] == "late: finished (3 of 3)"
+    before = order(home)
+    again: list[str] = []
+    assert run_parts(parts, 1, again.append, "cells") == []
+    assert order(home) == before
+    assert again == ["late: done before", "base: done before", "other: done before", "3 cells, 3 finished before"]
+
+
+def test_a_part_that_fails_is_named_with_its_log_and_the_others_end(home: Path) -> None:
+    said: list[str] = []
+    parts = [task(home, "bad", "fails"), task(home, "needs", after=("bad",)), task(home, "good")]
+    with pytest.raises(UserError, match="bad failed") as caught:
+        finish_parts(parts, 1, said.append)
+    assert "the work cannot be done" in str(caught.value)
+    assert str(home / "bad" / "log.txt") in str(caught.value)
+    assert (home / "good" / "done").exists()
+    assert not (home / "needs" / "log.txt").exists()
+    assert "needs: not begun, since what it needs is not there" in said
+    assert read_json(home / "bad" / "failed.json")["status"] == 2
+    write_json(home / "bad" / "part.json", {"does": "ends"})
+    finish_parts(parts, 1, said.append)
+    assert not (home / "bad" / "failed.json").exists()
+    assert all(part.is_done() for part in parts)
+
+
+def test_a_part_that_was_asked_to_stop_stops_the_pool(home: Path) -> None:
+    parts = [task(home, "first", "stops"), task(home, "second")]
+    with pytest.raises(KeyboardInterrupt):
+        run_parts(parts, 1, lambda text: None)
+    assert order(home) == ["first begins", "first ends"]
+
+
+def test_a_part_waits_for_the_process_that_was_left_over(home: Path) -> None:
+    part = task(home, "only")
+    ended: list[list[Task]] = []
+    with file_lock(part.path / "running"):
+        pool = threading.Thread(target=lambda: ended.append(run_parts([part], 1, lambda text: None)))
+        pool.start()
+        while not part.log.exists():
+            time.sleep(0.01)
+        pool.join(1.0)
+        assert pool.is_alive()
+        assert order(home) == []
+    pool.join(60)
+    assert ended == [[]]
+    assert order(home) == ["only begins", "only ends"]
+
+
+def test_a_pool_that_is_killed_takes_its_parts_along(home: Path) -> None:
+    task(home, "long", "waits")
+    script = f"""
+from pathlib import Path
+import test_pool
+test_pool.run_parts([test_pool.Task(name="long", path=Path({str(home / "long")!r}))], 1, print)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])}
+    pool = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
+    while not (home / "long" / "waiting").exists():
+        assert pool.poll() is None
+        time.sleep(0.01)
+    pool.send_signal(signal.SIGTERM)
+    assert pool.wait(30) != 0
+    with file_lock(home / "long" / "running"):  # free: the part's process is gone
+        assert order(home) == ["long begins"]
+
+
+def test_other_settings_are_refused_key_by_key(tmp_path: Path) -> None:
+    path, about = tmp_path / "study.json", {"what": "it holds a study of other settings", "fix": "choose another out="}
+    keep_settings(path, {"seeds": [0], "model": {"layers": 2, "hidden": 8}}, mark="a", note={"kind": "x"}, **about)
+    kept = path.read_text()
+    assert json.loads(kept)["kind"] == "x"
+    keep_settings(path, {"seeds": [0], "model": {"layers": 2, "hidden": 8}}, mark="a", note={"kind": "x"}, **about)
+    assert path.read_text() == kept
+    with pytest.raises(MismatchError, match="other settings") as caught:
+        keep_settings(path, {"seeds": [0, 1], "model": {"layers": 3, "hidden": 8}}, mark="b", **about)
+    assert (caught.value.got, caught.value.expected) == (
+        "seeds = [0], model.layers = 2",
+        "seeds = [0, 1], model.layers = 3",
+    )
+    assert path.read_text() == kept
+
+
+def test_a_study_of_an_earlier_version_is_compared_by_its_fingerprint(tmp_path: Path) -> None:
+    path, about = tmp_path / "study.json", {"what": "it holds a study of other settings", "fix": "choose another out="}
+    write_json(path, {"fingerprint": "a"})
+    with pytest.raises(MismatchError, match="other settings"):
+        keep_settings(path, {"seeds": [0]}, mark="b", **about)
+    keep_settings(path, {"seeds": [0]}, mark="a", **about)
+    with pytest.raises(MismatchError) as caught:
+        keep_settings(path, {"seeds": [1]}, mark="b", **about)
+    assert caught.value.expected == "seeds = [1]"
