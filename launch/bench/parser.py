@@ -1,4 +1,4 @@
-"""The options of the benchmarks: `headwater bench NAME --option value` calls `main` of the module of that name.
+"""The options of the benchmarks: `headwater bench NAME`, with options, calls `main` of the module of that name.
 
 `main`'s parameters are its options: each has a default and a type (int, float, str, bool, or a sequence of one of the
 first three); one without a default is given by its place. Its docstring is the help. It prints what it measures and

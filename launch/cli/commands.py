@@ -2,7 +2,7 @@
 
     headwater demo                                     # everything, small, on two CPU cores
     headwater pretrain pretrain/tiny out=runs/a train.steps=20
-    headwater trace trace/default run=runs/a --prompt "The capital of" --target "Peru"
+    headwater trace trace/default index=runs/a/index/headwater --prompt "The capital is" --target "Lima"
 
 A stage takes a configuration (a YAML file, or a packaged preset's name) and `key=value` overrides. Everything heavy
 is imported by the command that needs it, so that `headwater --help` answers at once.

@@ -121,7 +121,7 @@ def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
 
 def report(arguments: Arguments = None, keys: Keys = False) -> None:
     """Write the report of a run: one self-contained page, and summary.json."""
-    settings = read_settings("headwater.attribution.settings:ReportSettings", arguments, keys)
+    settings = read_settings("headwater.attribution.report.settings:ReportSettings", arguments, keys)
     typer.echo(load("headwater.attribution.report.build:build_report")(settings))
 
 

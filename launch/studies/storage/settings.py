@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from headwater.attribution.settings import IndexSettings, TracedModelSettings, task_weight_setting
 from headwater.configs import Problem, section, setting
@@ -32,6 +33,8 @@ class ProvenanceSettings:
     top: int = setting(20, "Proponents counted beside the whole.", minimum=1)
     task_weight: float | str = task_weight_setting()
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
+
+    renamed: ClassVar[dict[str, str]] = {"lambda_": "task_weight"}
 
 
 @dataclass(kw_only=True, slots=True)
