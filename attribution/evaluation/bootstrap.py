@@ -6,12 +6,14 @@ than looking whether their intervals overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 10_000
+CLUSTER_RESAMPLES = 2_000
+"""A statistic is computed anew for each."""
 BLOCK_VALUES = 4_000_000
 """Values resampled at once; bounds memory at 64 MB however many queries there are."""
 
@@ -73,3 +75,32 @@ def paired(
     gap_Q = a_Q - b_Q
     difference = interval(gap_Q, level=level, resamples=resamples, seed=seed)
     return Paired(difference, int((gap_Q > 0).sum()), int((gap_Q < 0).sum()), int((gap_Q == 0).sum()))
+
+
+def cluster_bootstrap(
+    owner_P: np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    level: float = 0.95,
+    resamples: int = CLUSTER_RESAMPLES,
+    seed: int = 0,
+) -> list[float]:
+    """[value, low, high] of a statistic of probes, when whole records are drawn with replacement.
+
+    The probes of a record rise and fall together, so that drawing probes one by one would make intervals too narrow.
+
+    Args:
+        owner_P: the record of each probe, int [P].
+        statistic: of an array of probe numbers, int [n], with repeats.
+    """
+    records = np.unique(owner_P)
+    members = [np.flatnonzero(owner_P == record) for record in records]
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(resamples):
+        drawn = generator.integers(len(records), size=len(records))
+        values.append(statistic(np.concatenate([members[place] for place in drawn])))
+    found = np.asarray(values, dtype=np.float64)
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(found, [tail, 1 - tail])
+    return [float(statistic(np.arange(len(owner_P)))), float(low), float(high)]

@@ -12,7 +12,8 @@ from typing import Any
 
 from headwater.launch.ablate.cells import Cell, expand
 from headwater.launch.ablate.settings import AblateSettings
-from headwater.train.artifacts import RunDir, atomic_path, read_json, write_bytes, write_json
+from headwater.launch.studies.drawing import figure, save
+from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
 
 METRICS = {
     "pretrain": ("loss", "probe_logprob", "probe_peak", "probe_drop", "probe_exact"),
@@ -154,26 +155,16 @@ def show(table: dict[str, Any], out: Path) -> None:
 
 def plot(table: dict[str, Any], out: Path) -> None:
     """One figure a metric: every condition, best first, and beside it each factor's levels averaged over the others."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    factors = table["factors"]
     for metric in table["metrics"]:
-        drawn = [each for each in table["conditions"] if metric in each["metrics"]]
-        drawn.sort(key=lambda each: each["metrics"][metric][0])
-        factors = table["factors"]
-        height = max(2.5, 0.26 * len(drawn) + 1)
-        figure, axes = pyplot.subplots(1, 1 + len(factors), figsize=(6 + 2.2 * len(factors), height), squeeze=False)
-        _draw_conditions(axes[0, 0], drawn, metric)
-        for axis, factor in zip(axes[0, 1:], factors, strict=True):
-            _draw_factor(axis, drawn, metric, factor)
-        figure.tight_layout()
-        name = metric.replace("@", "_at_").replace(" ", "_")
-        for ending in ("png", "svg"):
-            with atomic_path(out / "plots" / f"{name}.{ending}") as part:
-                figure.savefig(part, format=ending, dpi=120)
-        pyplot.close(figure)
+        conditions = [each for each in table["conditions"] if metric in each["metrics"]]
+        conditions.sort(key=lambda each: each["metrics"][metric][0])
+        height = max(2.5, 0.26 * len(conditions) + 1)
+        drawn, axes = figure(1 + len(factors), 6 + 2.2 * len(factors), height)
+        _draw_conditions(axes[0], conditions, metric)
+        for axis, factor in zip(axes[1:], factors, strict=True):
+            _draw_factor(axis, conditions, metric, factor)
+        save(drawn, out / "plots" / metric.replace("@", "_at_").replace(" ", "_"))
 
 
 def _draw_conditions(axis: Any, drawn: Sequence[dict[str, Any]], metric: str) -> None:

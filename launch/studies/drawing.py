@@ -1,9 +1,12 @@
-"""Figures of the studies' pages, as PNG."""
+"""Figures of sweeps and studies."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
+
+from headwater.train.artifacts import atomic_path
 
 
 def figure(columns: int, width: float, height: float, *, sharey: bool = False) -> tuple[Any, Any]:
@@ -26,3 +29,14 @@ def as_png(drawn: Any) -> bytes:
     drawn.savefig(data, format="png", dpi=110)
     pyplot.close(drawn)
     return data.getvalue()
+
+
+def save(drawn: Any, path: Path, endings: tuple[str, ...] = ("png", "svg")) -> None:
+    """Writes the figure to `path` with each of the endings; it is closed."""
+    from matplotlib import pyplot
+
+    drawn.tight_layout()
+    for ending in endings:
+        with atomic_path(path.with_name(f"{path.name}.{ending}")) as part:
+            drawn.savefig(part, format=ending, dpi=120)
+    pyplot.close(drawn)

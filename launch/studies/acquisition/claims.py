@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable at this scale"
-Verdict = tuple[str, str]
+from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict, as_claims, shown, sided
 
 
 def judge(summary: dict[str, Any]) -> list[dict[str, str]]:
@@ -43,10 +42,7 @@ def judge(summary: dict[str, Any]) -> list[dict[str, str]]:
         ("A larger batch forgets more slowly", batches(summary), "our second arm keeps the injected share"),
         ("Larger models gain more", (NOT_TESTABLE, "one model size"), ""),
     ]
-    return [
-        {"claim": name, "status": status, "measured": measured, "differs": "; ".join(filter(None, [differs, general]))}
-        for name, (status, measured), differs in claims
-    ]
+    return as_claims(claims, general)
 
 
 def differences(summary: dict[str, Any]) -> str:
@@ -69,14 +65,6 @@ def differences(summary: dict[str, Any]) -> str:
     if summary["leaking_probes_left_out"]:
         parts.append(f"{summary['leaking_probes_left_out']} probes that hold their target are left out")
     return "; ".join(parts)
-
-
-def shown(value: list[float]) -> str:
-    return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"
-
-
-def sided(value: list[float], text: str = "") -> Verdict:
-    return (REPRODUCED if value[1] > 0 else NOT_REPRODUCED), (text + shown(value))
 
 
 def above(condition: dict[str, Any], name: str) -> Verdict:

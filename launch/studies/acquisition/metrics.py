@@ -7,12 +7,10 @@ value that it can have changed is l(t + 1). Steps are int [S], rising; curves ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-RESAMPLES = 2000
 
 
 def at_step(steps: np.ndarray, values: np.ndarray, step: int) -> np.ndarray:
@@ -138,32 +136,3 @@ def r_squared(values: np.ndarray, fitted: np.ndarray) -> float:
     """1 - residual / total sum of squares; 0 for values that do not vary."""
     total = float(((values - values.mean()) ** 2).sum())
     return 1 - float(((values - fitted) ** 2).sum()) / total if total > 0 else 0.0
-
-
-def cluster_bootstrap(
-    owner_P: np.ndarray,
-    statistic: Callable[[np.ndarray], float],
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> list[float]:
-    """[value, low, high] of a statistic of probes, when whole records are drawn with replacement.
-
-    The probes of a record rise and fall together, so that drawing probes one by one would make intervals too narrow.
-
-    Args:
-        owner_P: the record of each probe, int [P].
-        statistic: of an array of probe numbers, int [n], with repeats.
-    """
-    records = np.unique(owner_P)
-    members = [np.flatnonzero(owner_P == record) for record in records]
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        drawn = generator.integers(len(records), size=len(records))
-        values.append(statistic(np.concatenate([members[place] for place in drawn])))
-    found = np.asarray(values, dtype=np.float64)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(found, [tail, 1 - tail])
-    return [float(statistic(np.arange(len(owner_P)))), float(low), float(high)]

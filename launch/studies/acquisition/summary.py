@@ -9,14 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.launch.studies.acquisition.claims import judge
-from headwater.launch.studies.acquisition.metrics import (
-    cluster_bootstrap,
-    effectivity,
-    fit_exponential,
-    fit_power,
-    retainability,
-)
+from headwater.launch.studies.acquisition.metrics import effectivity, fit_exponential, fit_power, retainability
 from headwater.launch.studies.acquisition.parts import Part
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.train.artifacts import RunDir, read_json

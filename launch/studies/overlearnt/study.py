@@ -22,7 +22,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headwater.configs import ConfigError, Problem, load_config, save_config
 from headwater.launch.parts.pool import finish_parts
@@ -31,6 +31,9 @@ from headwater.launch.studies.overlearnt.parts import TrainingPart
 from headwater.launch.studies.overlearnt.settings import LABELS, OverlearntSettings, pretraining, saved_steps
 from headwater.train.artifacts import fingerprint
 from headwater.train.settings import PretrainSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class Overlearnt:
@@ -46,7 +49,8 @@ class Overlearnt:
             ConfigError, MismatchError: nothing is run.
             UserError: a part failed; the others are finished.
         """
-        from headwater.launch.studies.overlearnt.page import summarise, write_report
+        from headwater.launch.studies.overlearnt.page import write_report
+        from headwater.launch.studies.overlearnt.summary import summarise
 
         models = [self._model(seed) for seed in self.settings.seeds]
         arms = itertools.product(self.settings.leave_out.arms, self.settings.seeds)
@@ -127,23 +131,21 @@ def name_of(path: Path) -> str:
 
 
 def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:
-    """Runs the study and prints its table and claims; returns the summary."""
-    from rich.console import Console
+    """Runs the study and prints its tables and claims; returns the summary."""
+    from headwater.launch.studies.console import run_and_show
+
+    return run_and_show(lambda say: Overlearnt(settings, say).run(), settings.out, tables)
+
+
+def tables(summary: dict[str, Any], width: int) -> list[Table]:
+    """The methods, and what leaving out their passages does."""
     from rich.table import Table
-    from rich.text import Text
 
     from headwater.attribution.evaluation.table import console_table
-    from headwater.launch.studies.overlearnt.page import as_interval
+    from headwater.launch.studies.overlearnt.summary import as_interval
 
-    console = Console(highlight=False)
-    summary = Overlearnt(settings, say=lambda text: console.print(text, style="dim")).run()
-    console.print(console_table(summary["pooled"], console.width, LABELS))
     table = Table("left out", "passages", "drop of the probability", "share of gold's", box=None, header_style="bold")
     for arm, row in summary["pooled"]["leave_out"].items():
         cells = [as_interval(row["drop"]), as_interval(row["share_of_gold"])]
         table.add_row(LABELS[arm], f"{row['passages']:,}", *cells)
-    console.print(table)
-    for claim in summary["claims"]:
-        console.print(Text(f"{claim['status']}: {claim['claim']} ({claim['measured']})"))
-    console.print(Text(f"report: {Path(settings.out) / 'report' / 'index.html'}"))
-    return summary
+    return [console_table(summary["pooled"], width, LABELS), table]

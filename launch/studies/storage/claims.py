@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict, shown
 from headwater.launch.studies.storage.shares import GROUPS
+from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict, as_claims, shown
 
 MAIN, POOR = "multi5+permute", "single"
 KNOWN = 0.95
@@ -73,10 +73,7 @@ def judge(summary: dict[str, Any]) -> list[dict[str, str]]:
             "our own question",
         ),
     ]
-    return [
-        {"claim": name, "status": status, "measured": text, "differs": "; ".join(filter(None, [differs, general]))}
-        for name, (status, text), differs in claims
-    ]
+    return as_claims(claims, general)
 
 
 def differences(summary: dict[str, Any]) -> str:

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headwater.launch.studies.drawing import as_png, figure
+from headwater.launch.studies.page import write_page
 from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import KINDS
-from headwater.train.artifacts import write_bytes, write_json
 
 METHODS = {"mixed": "questions from the start", "full": "fine-tuned, all weights", "lora": "LoRA"}
 COLOURS = {"mixed": "#1f4e79", "full": "#c55a11", "lora": "#4f8a3c"}
 KIND_COLOURS = ("#1f4e79", "#c55a11", "#f0a36b", "#f5d7bf", "#7fa7d0", "#d9d9d9")
-TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Storage and extraction of facts</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-td, th { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-td.n, th.n { text-align: right } img { max-width: 100% } .reproduced { color: #2c6e2f; font-weight: 600 }
-.not-reproduced { color: #a33; font-weight: 600 } .scroll { overflow-x: auto } small { color: #555 }
-</style>
-<h1>What is stored, and what can be extracted</h1>
+BODY = """<h1>What is stored, and what can be extracted</h1>
 <p>After Allen-Zhu and Li 2023 (arXiv 2309.14316). {{ s.people.all }} people; questions about half of them are trained
 on, and the model is asked about the other {{ s.people.asked }}. Seeds {{ s.settings.seeds | join(", ") }}
 (of {{ s.settings.repeated | join(", ") }}; the others the first alone). Always giving the commonest value would be
 right in {{ s.majority.mean | p }} of all answers. Intervals are 95%, over people drawn with replacement.
 {{ "%.0f" | format(s.seconds.all / 60) }} minutes of work in all parts together.</p>
 <h2>The paper's claims</h2>
-<div class="scroll"><table><tr><th>claim<th>status<th>measured<th>differs from the paper in</tr>
-{% for c in s.claims %}<tr><td>{{ c.claim }}<td class="{{ c.status | replace(" ", "-") }}">{{ c.status }}
-<td>{{ c.measured }}<td><small>{{ c.differs }}</small></tr>
-{% endfor %}</table></div>
-<h2>Exact answers about people whose questions were never seen</h2>
+{% include "claims" %}<h2>Exact answers about people whose questions were never seen</h2>
 <img alt="Accuracy by variant and way of training" src="data:image/png;base64,{{ images.accuracy }}">
 <div class="scroll"><table><tr><th>biographies<th>trained<th class="n">asked people<th class="n">taught people
 {% for name in s.attributes %}<th class="n">{{ name | replace("_", " ") }}{% endfor %}
@@ -76,15 +60,11 @@ Where order is fixed, the diagonal is the attribute that comes next.</p>
 {% endif %}
 <p><small>Exact: greedy decoding gives the whole value. Next tokens: share of the tokens of the biographies, all of
 which were trained on, that are foreseen. The figures are in summary.json.</small></p>
-</html>
 """
 
 
 def write_report(settings: StorageSettings, summary: dict[str, Any]) -> Path:
     """Writes summary.json, and the page and its images under report/; returns the page."""
-    import jinja2
-
-    out = Path(settings.out)
     drawn = {"accuracy": draw_accuracy(summary)}
     for name, draw in (
         *(("curves", draw_curves), ("q_probes", draw_q_probes)),
@@ -92,22 +72,22 @@ def write_report(settings: StorageSettings, summary: dict[str, Any]) -> Path:
     ):
         if any(summary[name].values()):
             drawn[name] = draw(summary)
-    for name, data in drawn.items():
-        write_bytes(out / "report" / f"{name}.png", data)
-    images = {name: base64.b64encode(data).decode() for name, data in drawn.items()}
-    # NaN is no JSON; what could not be computed is null.
-    summary = json.loads(json.dumps(summary), parse_constant=lambda name: None)
-    write_json(out / "summary.json", summary)
 
     def known(name: str, method: str) -> Any:
         protocol = "mixed" if method == "mixed" else "pretrain"
         return summary["recall"].get(protocol, {}).get(name, {}).get("next_token")
 
-    environment = jinja2.Environment(autoescape=True)
-    environment.filters |= {"p": percent, "i": interval}
-    page = environment.from_string(TEMPLATE).render(s=summary, images=images, methods=METHODS, kinds=KINDS, known=known)
-    write_bytes(out / "report" / "index.html", page.encode())
-    return out / "report" / "index.html"
+    return write_page(
+        Path(settings.out),
+        summary,
+        BODY,
+        drawn,
+        title="Storage and extraction of facts",
+        filters={"p": percent, "i": interval},
+        methods=METHODS,
+        kinds=KINDS,
+        known=known,
+    )
 
 
 def percent(value: Any) -> str:

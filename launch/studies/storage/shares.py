@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.metrics import cluster_bootstrap
+from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.launch.studies.storage.data import Population
 from headwater.train.facts.biographies import QuestionAnswer
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.configs import load_config
-from headwater.launch.studies.acquisition.metrics import cluster_bootstrap
 from headwater.launch.studies.storage.claims import judge
 from headwater.launch.studies.storage.data import CELEBRITY, Population
 from headwater.launch.studies.storage.parts import StoragePart

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import CorruptError
-from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, judge
+from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE, judge
 from headwater.launch.studies.acquisition.metrics import (
-    cluster_bootstrap,
     effectivity,
     fit_exponential,
     fit_power,
@@ -28,6 +28,7 @@ from headwater.launch.studies.acquisition.metrics import (
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.acquisition.study import Acquisition
 from headwater.launch.studies.acquisition.summary import Measured, effects, pool, summarise
+from headwater.launch.studies.verdict import REPRODUCED
 from headwater.train.facts.fictional import (
     STATEMENTS,
     as_facts,

@@ -17,19 +17,11 @@ import pytest
 
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError
-from headwater.launch.studies.overlearnt.page import (
-    FAILS,
-    HOLDS,
-    ON_AVERAGE,
-    as_markdown,
-    joined,
-    judge,
-    leave_out_table,
-    share,
-)
+from headwater.launch.studies.overlearnt.page import as_markdown
 from headwater.launch.studies.overlearnt.process import draw_facts, random_passages
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, saved_steps
 from headwater.launch.studies.overlearnt.study import Overlearnt
+from headwater.launch.studies.overlearnt.summary import FAILS, HOLDS, ON_AVERAGE, joined, judge, leave_out_table, share
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = str(ROOT / "configs/study/overlearnt.yaml")

@@ -1,0 +1,31 @@
+"""What became of a paper's claim here.
+
+`reproduced` if the whole interval is on the claim's side, `not reproduced` if not, and `not testable at this scale` if
+the study did not run what the claim is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable at this scale"
+Verdict = tuple[str, str]
+"""A status, and what was measured."""
+
+
+def shown(value: Sequence[float]) -> str:
+    """[value, low, high] as text."""
+    return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"
+
+
+def sided(value: Sequence[float], text: str = "") -> Verdict:
+    """Reproduced if the interval [value, low, high] lies above zero."""
+    return (REPRODUCED if value[1] > 0 else NOT_REPRODUCED), (text + shown(value))
+
+
+def as_claims(judged: Sequence[tuple[str, Verdict, str]], general: str) -> list[dict[str, str]]:
+    """(claim, verdict, how the setting differs for it) as a summary keeps them; `general` differs for all."""
+    return [
+        {"claim": name, "status": status, "measured": measured, "differs": "; ".join(filter(None, [differs, general]))}
+        for name, (status, measured), differs in judged
+    ]
