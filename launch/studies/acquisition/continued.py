@@ -2,7 +2,7 @@
 
     python -m headwater.launch.studies.acquisition.continued runs/study/acquisition/seed-0/stage-300
 
-The run directory has been prepared by `acquisition.py`. The base's checkpoint is taken over with its moments; its note
+The run directory has been prepared by `process.py`. The base's checkpoint is taken over with its moments; its note
 of the stream is replaced, because what is injected makes this another stream.
 """
 

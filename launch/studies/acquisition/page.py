@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.acquisition.metrics import Fit
-from headwater.launch.studies.acquisition.parts import Part
+from headwater.launch.studies.acquisition.parts import ContinuedPart
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.page import write_page
@@ -49,7 +49,7 @@ zero. A group whose probes gained too little has no fit. The figures are in summ
 """
 
 
-def write_report(settings: AcquisitionSettings, parts: Sequence[Part], summary: dict[str, Any]) -> Path:
+def write_report(settings: AcquisitionSettings, parts: Sequence[ContinuedPart], summary: dict[str, Any]) -> Path:
     """Writes summary.json, and the page and its images under report/; returns the page."""
     figures = {}
     for number, condition in enumerate(summary["conditions"]):

@@ -35,7 +35,7 @@ class AcquisitionSettings:
     )
     resamples: int = setting(1000, "Draws of records for the intervals.", minimum=10)
     ranks: int = setting(1, "Processes that train, through torchrun.", minimum=1)
-    parallel: int = setting(1, "Seeds that run at once, each with its share of the cores.", minimum=1)
+    parallel: int = setting(1, "Parts that run at once, each on its share of the cores.", minimum=1)
     checkpoint_every: int = setting(100, "Steps between checkpoints of a run.", minimum=1)
 
     def problems(self) -> Iterator[Problem]:

@@ -11,20 +11,17 @@ where it was.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from headwater.configs import UserError, load_config, save_config
-from headwater.launch.jobs.command import run_module
+from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_settings
-from headwater.launch.studies.acquisition.parts import Part
+from headwater.launch.studies.acquisition.parts import BasePart, ContinuedPart, StudyPart
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
-from headwater.train.artifacts import RunDir, fingerprint, write_json, write_provenance
-from headwater.train.facts.settings import FactsSettings
+from headwater.train.artifacts import fingerprint
 from headwater.train.settings import PretrainSettings
 
 
@@ -34,9 +31,7 @@ class Acquisition:
     def __init__(self, settings: AcquisitionSettings, say: Callable[[str], None] = print) -> None:
         self.settings, self.say, self.out = settings, say, Path(settings.out)
         stop = max(settings.stages) + settings.steps
-        self.base_settings = load_config(
-            PretrainSettings, Path(settings.run) / "config.yaml" if settings.run else settings.preset, settings.pretrain
-        )
+        self.base_settings = base_settings(settings)
         if self.base_settings.train.steps < stop:
             raise UserError(
                 "the base model's learning-rate schedule ends before the study does",
@@ -46,47 +41,40 @@ class Acquisition:
             )
 
     def run(self) -> dict[str, Any]:
-        """Runs what is not done yet, and writes the report; returns the summary."""
+        """Runs what is not done yet, and writes the report; returns the summary.
+
+        Raises:
+            UserError: a part failed; the others are finished.
+        """
         from headwater.launch.studies.acquisition.page import write_report
         from headwater.launch.studies.acquisition.summary import analyse
 
-        self._check_same()
         parts = self.parts()
-
-        def run_seed(seed: int) -> None:
-            for part in parts:
-                if part.seed == seed:
-                    self._run_part(part)
-
-        # A seed's parts share its base model, so they follow one another.
-        with ThreadPoolExecutor(self.settings.parallel) as pool:
-            list(pool.map(run_seed, self.settings.seeds))
+        self._check_same()
+        # A finished study needs its base models no longer.
+        needed = {part.base for part in parts if not part.is_done()}
+        bases = [base for base in self.bases() if base.path in needed]
+        if self.settings.run:
+            self._check_taken(bases)
+            bases = []
+        todo: list[StudyPart] = [*bases, *parts]
+        for part in todo:
+            if not part.is_done():
+                part.prepare(self.out / "config.yaml")
+        finish_parts(todo, self.settings.parallel, self.say)
         summary = analyse(self.settings, parts)
         write_report(self.settings, parts, summary)
         return summary
 
-    def _run_part(self, part: Part) -> None:
-        if (part.path / "done.json").exists():
-            self.say(f"{part.path.name} of seed {part.seed}: done before")
-            return
-        self._base(part)
-        self.say(f"{part.path.name} of seed {part.seed} ...")
-        self._prepare(part)
-        self._start("headwater.launch.studies.acquisition.continued", [str(part.path)])
-        if not (part.path / "done.json").exists():
-            raise KeyboardInterrupt  # asked to stop, and saved
+    def bases(self) -> list[BasePart]:
+        """The base models: one a seed, or the run that is taken."""
+        paths = {self._base(seed): seed for seed in self.settings.seeds}
+        stages = tuple(self.settings.stages)
+        return [BasePart(name=name_of(path), path=path, seed=seed, stages=stages) for path, seed in paths.items()]
 
-    @property
-    def _threads(self) -> int:
-        """CPU threads of a process: as configured, else its share of the cores."""
-        own = self.base_settings.train.threads
-        return own or (
-            max(1, len(os.sched_getaffinity(0)) // self.settings.parallel) if self.settings.parallel > 1 else 0
-        )
-
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ContinuedPart]:
         """The runs of the study: per seed and stage the plain one, then the batch ablation at the first stage."""
-        batch = self.base_settings.train.global_batch
+        batch, first = self.base_settings.train.global_batch, self.settings.stages[0]
         for other in self.settings.batches:
             if other % batch or other == batch:
                 raise UserError(
@@ -94,15 +82,27 @@ class Acquisition:
                 )
         made = []
         for seed in self.settings.seeds:
-            home = self.out / f"seed-{seed}"
-            base = Path(self.settings.run) if self.settings.run else home / "base"
-            for stage in self.settings.stages:
-                made.append(Part(home / f"stage-{stage}", base, seed, stage, batch, 1))
+            made += [self._part(seed, f"stage-{stage}", stage, batch, 1) for stage in self.settings.stages]
             for other in self.settings.batches:
                 for copies in (1, other // batch):
-                    path = home / f"stage-{self.settings.stages[0]}_batch-{other}_copies-{copies}"
-                    made.append(Part(path, base, seed, self.settings.stages[0], other, copies))
+                    made.append(self._part(seed, f"stage-{first}_batch-{other}_copies-{copies}", first, other, copies))
         return made
+
+    def _base(self, seed: int) -> Path:
+        return Path(self.settings.run) if self.settings.run else self.out / f"seed-{seed}" / "base"
+
+    def _part(self, seed: int, name: str, stage: int, batch: int, copies: int) -> ContinuedPart:
+        path, base = self.out / f"seed-{seed}" / name, self._base(seed)
+        after = () if self.settings.run else (name_of(base),)
+        return ContinuedPart(
+            name=name_of(path), path=path, after=after, seed=seed, base=base, stage=stage, batch=batch, copies=copies
+        )
+
+    def _check_taken(self, bases: list[BasePart]) -> None:
+        for base in bases:
+            if missing := base.missing():
+                fix = "choose stages= among its checkpoints, or pretrain it with checkpoint.steps set"
+                raise UserError(f"{base.path} has no checkpoint at every stage", got=f"no {missing[0]}", fix=fix)
 
     def _check_same(self) -> None:
         same = replace(self.settings, resamples=0, parallel=1)
@@ -114,104 +114,18 @@ class Acquisition:
             fix="choose another out=, or remove that directory",
             note={"settings": asdict(self.settings)},
         )
+        save_config(self.settings, self.out / "config.yaml")
 
-    def _base(self, part: Part) -> None:
-        """Pretrains the base model as far as the last stage."""
-        wanted = [part.base / "checkpoints" / f"step-{stage:08d}" / "checkpoint.json" for stage in self.settings.stages]
-        missing = [path for path in wanted if not path.exists()]
-        if missing and self.settings.run:
-            fix = "choose stages= among its checkpoints, or pretrain it with checkpoint.steps set"
-            raise UserError(f"{part.base} has no checkpoint at every stage", got=f"no {missing[0].parent}", fix=fix)
-        if not missing:
-            return
-        self.say(f"base model of seed {part.seed} ...")
-        seeds = [f"out={part.base}", f"seed={part.seed}", f"corpus.seed={part.seed}"]
-        stages = f"checkpoint.steps={self.settings.stages}"
-        stop = [
-            f"train.hard_stop={max(self.settings.stages)}",
-            "callbacks.probes.every=0",
-            f"train.threads={self._threads}",
-        ]
-        overrides = [*self.settings.pretrain, *seeds, stages, *stop]
-        self._start("headwater.train", [self.settings.preset, *overrides])
-        if not all(path.exists() for path in wanted):
-            raise KeyboardInterrupt
 
-    def _start(self, module: str, arguments: list[str]) -> None:
-        run_module(module, arguments, processes=self.settings.ranks)
+def base_settings(settings: AcquisitionSettings) -> PretrainSettings:
+    """The configuration of the base model, that of the run that is taken or of the preset."""
+    source = Path(settings.run) / "config.yaml" if settings.run else settings.preset
+    return load_config(PretrainSettings, source, settings.pretrain)
 
-    def _prepare(self, part: Part) -> None:
-        """The run directory: the base's corpus and tokenizer, the records, their schedule, the resolved config."""
-        from headwater.train.corpus.injected import write_injected
-        from headwater.train.facts.injection import write_schedule
-        from headwater.train.facts.types import write_facts
-        from headwater.train.tokenizer import TextTokenizer
 
-        run, base = RunDir(part.path), RunDir(part.base)
-        if (run.path / "part.json").exists():
-            return
-        settings = self._settings_of(part)
-        made, scenarios, left_out, schedule = self._plan(part)
-        run.corpus.mkdir(parents=True, exist_ok=True)
-        for source, place in ((base.corpus / "base", run.corpus / "base"), (base.tokenizer, run.tokenizer)):
-            if not place.is_symlink():
-                place.symlink_to(source.resolve())
-        # A passage at the head of a row may be as long as the row, whatever the corpus's own passages are cut to.
-        corpus = replace(settings.corpus, max_tokens=settings.corpus.seq_len)
-        write_injected(run, corpus, made, TextTokenizer.from_file(run.tokenizer), part.seed)
-        write_facts(made, run.facts)
-        write_schedule(schedule, run.facts / "schedule.parquet")
-        save_config(settings, run.config)
-        write_provenance(run, world_size=self.settings.ranks)
-        note = {"base": str(part.base), "seed": part.seed, "stage": part.stage, "batch": part.batch}
-        grid = {"interval": self.settings.interval, "count": self.settings.count, "dense": self.settings.dense}
-        write_json(
-            run.path / "part.json",
-            {**note, **grid, "copies": part.copies, "scenarios": scenarios, "leaking_probes": left_out},
-        )
-
-    def _settings_of(self, part: Part) -> PretrainSettings:
-        settings = load_config(PretrainSettings, part.base / "config.yaml")
-        settings.out = str(part.path)
-        settings.facts = FactsSettings(people=0, distractors=0)
-        settings.train.global_batch = part.batch
-        settings.train.hard_stop = part.stage + self.settings.steps
-        settings.train.steps = self.base_settings.train.steps
-        settings.train.threads = self._threads
-        settings.checkpoint = replace(settings.checkpoint, every=self.settings.checkpoint_every, keep=1, steps=[])
-        settings.callbacks.probes = replace(
-            settings.callbacks.probes, every=self.settings.probe_every, steps=self._dense_steps(part.stage)
-        )
-        return settings
-
-    def _dense_steps(self, stage: int) -> list[int]:
-        injections = [stage + turn * self.settings.interval for turn in range(self.settings.count)]
-        return [step + after for step in injections for after in range(self.settings.dense + 1)]
-
-    def _plan(self, part: Part) -> tuple[Any, list[str], int, Any]:
-        """Facts, the scenario of each record, probes left out, and the schedule in steps of the stream."""
-        import numpy as np
-
-        from headwater.train.facts.fictional import (
-            as_facts,
-            assign_scenarios,
-            fictional_schedule,
-            make_records,
-            read_records,
-        )
-        from headwater.train.facts.injection import Schedule
-
-        wanted = self.settings.records
-        records = read_records(self.settings.facts) if self.settings.facts else make_records(wanted, part.seed)
-        records = records[:wanted] if wanted else records
-        scenarios = assign_scenarios(records, self.settings.control)
-        made, left_out = as_facts(records, scenarios)
-        once = fictional_schedule(
-            records, scenarios, start=part.stage, interval=self.settings.interval, count=self.settings.count
-        )
-        steps = np.repeat(once.steps, part.copies)
-        ids = [each for each in once.passage_ids for _ in range(part.copies)]
-        return made, scenarios, left_out, Schedule(steps, ids)
+def name_of(path: Path) -> str:
+    """A part's name: its seed and what it is."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def run_acquisition(settings: AcquisitionSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.launch.studies.acquisition.claims import judge
 from headwater.launch.studies.acquisition.metrics import effectivity, fit_exponential, fit_power, retainability
-from headwater.launch.studies.acquisition.parts import Part
+from headwater.launch.studies.acquisition.parts import ContinuedPart
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.train.artifacts import RunDir, read_json
 from headwater.train.facts.fictional import DEPTHS, SCENARIOS, injection_steps
@@ -50,7 +50,7 @@ class Measured:
         return self.injections[:1] if self.scenario_P[probe] == "once" else self.injections
 
 
-def read_part(part: Part) -> Measured:
+def read_part(part: ContinuedPart) -> Measured:
     import json
 
     import pyarrow.parquet as pq
@@ -221,9 +221,9 @@ def curves(measured: Measured) -> dict[str, list[float]]:
     return made
 
 
-def analyse(settings: AcquisitionSettings, parts: Sequence[Part]) -> dict[str, Any]:
+def analyse(settings: AcquisitionSettings, parts: Sequence[ContinuedPart]) -> dict[str, Any]:
     """The summary of a study whose runs are finished: per condition, then the claims. A function of the runs alone."""
-    conditions: dict[str, list[Part]] = {}
+    conditions: dict[str, list[ContinuedPart]] = {}
     for part in parts:
         conditions.setdefault(part.label, []).append(part)
     made = []
