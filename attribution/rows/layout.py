@@ -72,10 +72,6 @@ class RowLayout:
         return [span.name for span in self.spans]
 
     @property
-    def slices(self) -> dict[str, slice]:
-        return {span.name: span.slice for span in self.spans}
-
-    @property
     def fingerprint(self) -> str:
         return fingerprint(self.to_json())
 

@@ -40,8 +40,3 @@ class RowMaker:
             tails_N1 = torch.exp(0.6 * torch.randn(count, 1, generator=draw))
             torch.mm((0.3 * topic_NT @ centres_Td + noise_Nd) * tails_N1, basis_dd, out=out_ND[:, span.slice])
         return out_ND.mul_(torch.exp(1.5 * torch.randn(count, 1, generator=draw)) * 1e-3)
-
-
-def make_rows(layout: RowLayout, rows: int, seed: int = 0, *, rows_seed: int | None = None) -> Tensor:
-    """Raw rows float32 [rows, D]. `seed` draws the world, `rows_seed` the rows in it."""
-    return RowMaker(layout, seed).rows(rows, seed + 1 if rows_seed is None else rows_seed)

@@ -12,7 +12,8 @@ from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.search.products import integer_products_work
 from headwater.attribution.search.scorer import BlockScorer, PreparedQueries, Scoring
 from headwater.configs.errors import UserError
-from headwater.launch.bench.synthetic import make_rows
+
+from .synthetic_rows import make_rows
 
 ODD = RowLayout([("a", 6, 7), ("b", 9, 5), ("c", 1, 1), ("d", 4, 8), ("e", 3, 43)])
 EVEN = RowLayout([("a", 16, 16), ("b", 8, 32), ("c", 32, 32)])

@@ -17,7 +17,8 @@ from headwater.attribution.search.full_ranking import score_all
 from headwater.attribution.search.options import ScanOptions, Source
 from headwater.attribution.settings import TraceSettings
 from headwater.configs import ConfigError, load_config
-from headwater.launch.bench.synthetic import make_rows
+
+from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("a", 3, 5), ("b", 4, 4)])
 

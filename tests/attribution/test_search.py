@@ -16,7 +16,8 @@ from headwater.attribution.search.options import Exclusion, ScanOptions, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
 from headwater.configs.errors import MismatchError, UserError
-from headwater.launch.bench.synthetic import make_rows
+
+from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
 DAMPING, LAMBDA, N = 0.1, 0.25, 333

@@ -12,10 +12,10 @@ from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.full_ranking import gold_ranks
 from headwater.attribution.search.options import ScanOptions, Source
 from headwater.attribution.search.scan import scan
-from headwater.launch.bench.synthetic import make_rows
 
 from ..jobs import call
 from .scan_shared import scan_shared
+from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
 ROWS, QUERIES = 333, 7

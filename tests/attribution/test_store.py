@@ -23,9 +23,9 @@ from headwater.attribution.index.writer import IndexWriter, recode
 from headwater.attribution.rows.checks import NonFiniteRowsError
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, MissingError, UserError
-from headwater.launch.bench.synthetic import make_rows
 
 from ..jobs import Job
+from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
 N, SHARD = 205, 30

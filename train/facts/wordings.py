@@ -271,5 +271,3 @@ ATTRIBUTES = (
         ("Besides English, {n} speaks", "To everyone's surprise {n} is quite fluent in"),
     ),
 )
-
-RELATIONS = tuple(attribute.relation for attribute in ATTRIBUTES)

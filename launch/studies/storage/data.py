@@ -57,11 +57,6 @@ class Population:
     def asked(self) -> list[int]:
         return split_people(self.settings.people, self.seed)[1]
 
-    def variant_of(self, name: str, person: int) -> Variant:
-        if name == CELEBRITY:
-            return Variant.parse(RICH if person in set(self.taught) else POOR)
-        return Variant.parse(name)
-
     def biographies(self, variant: str, people: Sequence[int] | None = None) -> list[list[Biography]]:
         """The passages of each person (all, or those of the numbers)."""
         chosen = range(len(self.people)) if people is None else people

@@ -10,7 +10,7 @@ from headwater.train.corpus.factbook import factbook_texts
 from headwater.train.facts.people import make_facts, make_people
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.facts.types import write_facts
-from headwater.train.facts.wordings import ATTRIBUTES, RELATIONS
+from headwater.train.facts.wordings import ATTRIBUTES
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,9 @@ def test_fewer_and_more(facts):
     assert not make_facts(FactsSettings(people=0, distractors=0), 0).passages
     made = make_facts(FactsSettings(people=5, distractors=0, passages=20, queries=6), 3)
     assert len(made.passages) == 100
-    assert Counter(probe.relation for probe in made.probes) == dict.fromkeys(RELATIONS, 5)
+    assert Counter(probe.relation for probe in made.probes) == dict.fromkeys(
+        (attribute.relation for attribute in ATTRIBUTES), 5
+    )
 
 
 def test_settings_that_cannot_be_are_refused():
