@@ -30,3 +30,8 @@ class Part:
     def is_done(self) -> bool:
         """Whether what it is to make is there, whole."""
         raise NotImplementedError
+
+
+def name_of(path: Path) -> str:
+    """A part's name: the directory of its seed, and what it is."""
+    return f"{path.parent.name}/{path.name}"

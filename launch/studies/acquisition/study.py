@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.configs import UserError, load_config, save_config
+from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_settings
 from headwater.launch.studies.acquisition.parts import BasePart, ContinuedPart, StudyPart
@@ -121,11 +122,6 @@ def base_settings(settings: AcquisitionSettings) -> PretrainSettings:
     """The configuration of the base model, that of the run that is taken or of the preset."""
     source = Path(settings.run) / "config.yaml" if settings.run else settings.preset
     return load_config(PretrainSettings, source, settings.pretrain)
-
-
-def name_of(path: Path) -> str:
-    """A part's name: its seed and what it is."""
-    return f"{path.parent.name}/{path.name}"
 
 
 def run_acquisition(settings: AcquisitionSettings) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.configs import ConfigError, Problem, load_config, save_config
+from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_settings
 from headwater.launch.studies.overlearnt.parts import TrainingPart
@@ -123,11 +124,6 @@ class Overlearnt:
             fix="choose another out=, or remove that directory",
         )
         save_config(self.settings, self.out / "config.yaml")
-
-
-def name_of(path: Path) -> str:
-    """A part's name: its seed and what it is."""
-    return f"{path.parent.name}/{path.name}"
 
 
 def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:
