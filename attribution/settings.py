@@ -11,6 +11,12 @@ from headwater.train.corpus.settings import SourceSettings
 from headwater.train.settings import ParallelSettings
 
 LOSSES = ("log_odds", "cross_entropy", "margin")
+CURVATURE_KINDS = ("kronecker", "full", "none")
+
+
+def default_damping(kind: str) -> float:
+    """Share of the mean eigenvalue: two small factors are estimated better than one large matrix."""
+    return 0.1 if kind == "full" else 0.01
 
 
 def task_weight_setting() -> Any:
@@ -65,7 +71,7 @@ class TracedCorpusSettings:
 class ProjectionSettings:
     """How a module's gradient is brought to kO x kI numbers."""
 
-    dims: int = setting(32, "Projected dimensions per side.", minimum=1)
+    dims: int = setting(64, "Projected dimensions per side.", minimum=1)
     modules: dict[str, int] = setting(
         {}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out."
     )
@@ -74,12 +80,30 @@ class ProjectionSettings:
 
 @dataclass(kw_only=True, slots=True)
 class CurvatureSettings:
-    """R_t, the autocorrelation of the corpus's projected gradients."""
+    """R_t, the autocorrelation of the corpus's projected gradients, which the rows are whitened with."""
 
-    enabled: bool = setting(True, "Whiten the rows with it.")
-    sample: int = setting(16384, "Passages it is made from, drawn by the seed; 0 takes all.", minimum=0)
-    damping: float = setting(0.1, "Added to the eigenvalues, as a multiple of their mean.", above=0)
+    kind: str = setting(
+        "kronecker", "Its form: two factors a module, the whole matrix, or none at all.", choices=CURVATURE_KINDS
+    )
+    sample: int | None = setting(
+        None, "Passages it is made from, drawn by the seed; 0: all; by default 4,096, or 16,384 for full.", minimum=0
+    )
+    damping: float | None = setting(
+        None, "Added to the eigenvalues, as a multiple of their mean; by default .01, or .1 for full.", above=0
+    )
     seed: int = setting(0, "Seed of the draw.")
+
+    renamed: ClassVar[dict[str, str]] = {"enabled": "kind"}
+
+    @property
+    def rows(self) -> int:
+        """`sample`, or its default."""
+        return self.sample if self.sample is not None else {"full": 16384}.get(self.kind, 4096)
+
+    @property
+    def damped(self) -> float:
+        """`damping`, or its default."""
+        return self.damping if self.damping is not None else default_damping(self.kind)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,10 +115,13 @@ class IndexSettings:
     model: TracedModelSettings = section(TracedModelSettings)
     corpus: TracedCorpusSettings = section(TracedCorpusSettings)
     loss: str = setting("log_odds", "Whose gradient is taken.", choices=LOSSES)
-    correction: str = setting("adafactor", "Optimizer correction.", choices=("none", "adam", "adafactor"))
+    correction: str = setting("none", "Optimizer correction.", choices=("none", "adam", "adafactor"))
     projection: ProjectionSettings = section(ProjectionSettings)
     curvature: CurvatureSettings = section(CurvatureSettings)
-    codecs: list[str] = setting(["int8"], "How rows are stored.", choices=("fp32", "bf16", "int8", "int4", "sign"))
+    codecs: list[str] = setting(["sign"], "How rows are stored.", choices=("fp32", "bf16", "int8", "int4", "sign"))
+    budget: int = setting(
+        0, "Bytes a passage, in the first codec: the most dimensions that fit, in place of projection.dims.", minimum=0
+    )
     batch_tokens: int = setting(2048, "Tokens of a batch.", minimum=1)
     parallel: ParallelSettings = section(ParallelSettings)
     shard_rows: int = setting(0, "Passages of a shard; 0: about 64 MiB in float32.", minimum=0)

@@ -16,8 +16,10 @@ from typing import Any
 
 from headwater.attribution.report.settings import ReportSettings
 from headwater.attribution.settings import (
+    CurvatureSettings,
     EvaluateSettings,
     IndexSettings,
+    ProjectionSettings,
     TracedModelSettings,
     TraceSettings,
 )
@@ -37,6 +39,16 @@ class DemoSettings:
     pretrain: list[str] = setting([], "key=value overrides of it.")
     ranks: int = setting(1, "Processes that pretrain, through torchrun.", minimum=1)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
+    trackstar: IndexSettings = section(
+        IndexSettings,
+        "The paper's recipe, beside it.",
+        model=TracedModelSettings(run="-"),
+        loss="cross_entropy",
+        correction="adafactor",
+        projection=ProjectionSettings(dims=32),
+        curvature=CurvatureSettings(kind="full"),
+        codecs=["int8"],
+    )
     trace: TraceSettings = section(TraceSettings, index="-")
     evaluate: EvaluateSettings = section(EvaluateSettings)
     report: ReportSettings = section(ReportSettings)
@@ -109,13 +121,13 @@ class Demo:
             raise KeyboardInterrupt  # asked to stop, and saved
 
     def _indexes(self) -> Iterator[IndexSettings]:
-        model = replace(self.settings.index.model, run=self.settings.out, path="")
-        base = replace(self.settings.index, model=model, out="")
-        base = replace(base, projection=replace(base.projection, seed=self.settings.seed))
-        yield replace(base, name="headwater")
-        yield replace(base, name="trackstar", loss="cross_entropy")
-        plain = replace(base.curvature, enabled=False)
-        yield replace(base, name="gradient", loss="cross_entropy", correction="none", curvature=plain)
+        """Our own, the paper's, and the gradients as they are, of the same loss and dimensions as the paper's."""
+        for name, settings in (("headwater", self.settings.index), ("trackstar", self.settings.trackstar)):
+            model = replace(settings.model, run=self.settings.out, path="")
+            projection = replace(settings.projection, seed=self.settings.seed)
+            made = replace(settings, name=name, model=model, out="", projection=projection)
+            yield made
+        yield replace(made, name="gradient", correction="none", curvature=replace(made.curvature, kind="none"))
 
     def _index(self) -> None:
         from headwater.attribution.index.build import build_index

@@ -120,12 +120,17 @@ class CaptureSettings:
     mode: str = setting(
         "mean", "An lr-weighted mean of unit rows per passage, or every visit.", choices=("mean", "visits")
     )
-    correction: str = setting("adafactor", "Optimizer correction.", choices=("none", "adam", "adafactor"))
-    proj: int = setting(16, "Projected dimensions per side.", minimum=1)
+    correction: str = setting("none", "Optimizer correction.", choices=("none", "adam", "adafactor"))
+    proj: int = setting(64, "Projected dimensions per side.", minimum=1)
     refresh: int = setting(10, "Steps between refreshes of the correction from the live moments.", minimum=1)
-    damping: float = setting(0.1, "Added to the index's curvature, as a multiple of its mean eigenvalue.", above=0)
+    curvature: str = setting(
+        "kronecker", "Form of the index's curvature, as of index.curvature.kind.", choices=("kronecker", "full", "none")
+    )
+    damping: float | None = setting(
+        None, "Added to its eigenvalues, as a multiple of their mean; by default .01, or .1 for full.", above=0
+    )
     codecs: list[str] = setting(
-        ["int8"], "How the index stores rows.", choices=("fp32", "bf16", "int8", "int4", "sign")
+        ["sign"], "How the index stores rows.", choices=("fp32", "bf16", "int8", "int4", "sign")
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from headwater.attribution.capture.sums import mean_rows
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
 from headwater.attribution.rows.layout import RowLayout
@@ -46,17 +46,17 @@ def build_captured(run: RunDir, step: int | None = None) -> Path:
     passages, layout = open_passages(run), RowLayout.from_json(note.pop("layout"))
     width = default_shard_rows(layout.dims)
     shards = range(-(-len(passages) // width))
-    damping, codecs = note.pop("damping"), note.pop("codecs")
+    kind, damping, codecs = note.pop("curvature", "full"), note.pop("damping"), note.pop("codecs")
     out = run.index("captured")
-    curvature = CurvatureAccumulator(layout)
+    curvature = SUMS[kind](layout) if kind != "none" else None
     unseen: list[int] = []
     visits = 0
     for number in shards:
         means_ND, visits_N = mean_rows(extra, number)
-        curvature.add(means_ND)
+        if curvature is not None:
+            curvature.add(means_ND)
         unseen += (torch.nonzero(visits_N == 0).flatten() + number * width).tolist()
         visits += int(visits_N.sum())
-    made = curvature.autocorrelation()
     ids = passages.ids(0, len(passages))
     note["captured"] |= {
         "visits": visits,
@@ -75,7 +75,7 @@ def build_captured(run: RunDir, step: int | None = None) -> Path:
         out,
         layout=layout,
         passages=len(passages),
-        whitening=Whitening.from_autocorrelation(layout, made, damping, curvature.count),
+        whitening=curvature.whitening(damping) if curvature is not None else Whitening.none(layout),
         codecs=codecs,
         meta=meta,
     )

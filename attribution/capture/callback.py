@@ -31,7 +31,7 @@ from headwater.attribution.rows.collector import module_dims
 from headwater.attribution.rows.correction import part_of, whole_correction
 from headwater.attribution.rows.hooks import Target, Watcher
 from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.settings import ProjectionSettings
+from headwater.attribution.settings import ProjectionSettings, default_damping
 from headwater.configs.errors import MismatchError
 from headwater.kernels import Correction, Factored, Full
 from headwater.train import parallel
@@ -210,7 +210,8 @@ class Capture(Callback):
         settings = self.settings
         return {
             "layout": self.layout.to_json(),
-            "damping": settings.damping,
+            "curvature": settings.curvature,
+            "damping": settings.damping or default_damping(settings.curvature),
             "codecs": list(settings.codecs),
             "loss": "cross_entropy",
             "correction": settings.correction,

@@ -110,14 +110,15 @@ def paper_lambda(whitening: Whitening, queries_QD: Tensor, *, limit: float = 0.9
     Raises:
         UserError: the index was made without curvature.
     """
-    if not whitening.eigenvalues:
+    train_values = whitening.eigenvalues()
+    if not train_values:
         raise UserError(
             "the paper's rule for lambda needs the corpus's curvature",
             got="an index made without curvature",
             fix="give lambda as a number, or make the index with curvature",
         )
     unit_QD = unit_rows(queries_QD)
-    train = torch.cat([value.double() for value in whitening.eigenvalues.values()]).sort(descending=True).values
+    train = torch.cat(list(train_values.values())).sort(descending=True).values
     query = torch.cat([autocorrelation_directions(unit_QD[:, span.slice])[0] for span in whitening.layout])
     query = query.sort(descending=True).values
     k = round(LAMBDA_COMPONENT * whitening.layout.dims)

@@ -19,8 +19,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.files import load_whitening
+from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
 from headwater.attribution.models.base import Example, TracedModel
 from headwater.attribution.models.opening import open_model
@@ -33,7 +35,7 @@ from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
 from headwater.train.stream.corpus import PassageSet, open_passages
 
-_KEPT_BYTES = 512 << 20
+_KEPT_BYTES = 1 << 30
 """Raw rows of the curvature's sample that a rank keeps for the shards: they need not be made twice."""
 
 
@@ -73,7 +75,10 @@ class Builder:
         self, settings: IndexSettings, model: TracedModel, passages: PassageSet, out: Path, world: World
     ) -> None:
         self.settings, self.model, self.passages, self.out, self.world = settings, model, passages, out, world
-        self.collector = GradientCollector(model, settings.projection, settings.correction, settings.loss)
+        self.projection = settings.projection
+        if settings.budget:
+            self.projection = fit_budget(self.projection, model.all_shapes, settings.codecs[0], settings.budget)
+        self.collector = GradientCollector(model, self.projection, settings.correction, settings.loss)
         self.layout = self.collector.layout
         self._kept: dict[int, Tensor] = {}
 
@@ -116,7 +121,8 @@ class Builder:
         return {
             "loss": self.settings.loss,
             "correction": self.settings.correction,
-            "projection": asdict(self.settings.projection),
+            "projection": asdict(self.projection),
+            "sampled": asdict(self.settings.curvature),
             "model": self.model.description,
             "model_fingerprint": self.model.fingerprint,
             "step": self.model.description.get("step"),
@@ -138,15 +144,15 @@ class Builder:
 
     def _whitening(self) -> Whitening:
         curvature, saved = self.settings.curvature, self.out / "curvature.safetensors"
-        if not curvature.enabled:
+        if curvature.kind == "none":
             return Whitening.none(self.layout)
         if (self.out / "index.json").exists() and saved.exists():
-            return Whitening.load(saved, self.layout)
+            return load_whitening(saved, self.layout)
         sample = np.arange(len(self.passages))
-        if 0 < curvature.sample < len(sample):
-            draw = np.random.default_rng(curvature.seed).permutation(len(sample))[: curvature.sample]
+        if 0 < curvature.rows < len(sample):
+            draw = np.random.default_rng(curvature.seed).permutation(len(sample))[: curvature.rows]
             sample = np.sort(draw)
-        accumulator = CurvatureAccumulator(self.layout)
+        sums = SUMS[curvature.kind](self.layout)
         width = self._shard_rows
         # The ranks take whole shards, so that the rows they keep are those they will write.
         mine = np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))
@@ -154,13 +160,12 @@ class Builder:
             if not len(part):
                 continue
             rows_ND = self.rows(part)
-            accumulator.add(rows_ND)
+            sums.add(rows_ND)
             if (len(self._kept) + len(part)) * self.layout.dims * 4 <= _KEPT_BYTES:
                 self._kept.update(zip(map(int, part), rows_ND, strict=True))
         if self.world.data > 1:
-            accumulator.all_reduce(parallel.data_group())
-        made = accumulator.autocorrelation()
-        return Whitening.from_autocorrelation(self.layout, made, curvature.damping, len(sample))
+            sums.all_reduce(parallel.data_group())
+        return sums.whitening(curvature.damped)
 
     def _progress(self, items: Iterable[Any], what: str = "index") -> Iterator[Any]:
         items = list(items)

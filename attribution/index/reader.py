@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from headwater.attribution.curvature.files import load_whitening
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
@@ -75,7 +76,7 @@ class Index:
             MismatchError: the file is not the one that the index was made with.
         """
         if self._whitening is None:
-            whitening = Whitening.load(self.path / "curvature.safetensors", self.layout)
+            whitening = load_whitening(self.path / "curvature.safetensors", self.layout)
             expected = self.manifest["curvature"]["fingerprint"]
             require_match(
                 f"{self.path}/curvature.safetensors is another curvature",
@@ -141,7 +142,7 @@ class Index:
                 fix="choose one of these",
             )
         if name not in self._codecs:
-            self._codecs[name] = make_codec(name, self.layout)
+            self._codecs[name] = make_codec(name, self.layout, self.manifest.get("rotation", 1))
         return self._codecs[name]
 
     def shards(self, codec: str) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from headwater.attribution.curvature.whitening import BLOCK, Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
+from headwater.attribution.index.codecs.rotation import VERSION
 from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
 from headwater.attribution.index.manifest import FORMAT, NORMS, NOT_MADE_FROM, recorded_files
@@ -94,6 +95,7 @@ class IndexWriter:
             "shard_rows": self.shard_rows,
             "dims": self.layout.dims,
             "layout": self.layout.to_json(),
+            "rotation": VERSION,
             "curvature": self.whitening.to_json(),
             "wanted_codecs": [codec.name for codec in self.codecs],
             **self.meta,
@@ -261,7 +263,7 @@ def recode(index: Index, path: str | os.PathLike[str], codecs: Sequence[str]) ->
     """
     if not index.complete:
         raise index.incomplete()
-    made_here = {"format", "passages", "shard_rows", "dims", "layout", "curvature", "wanted_codecs"}
+    made_here = {"format", "passages", "shard_rows", "dims", "layout", "rotation", "curvature", "wanted_codecs"}
     kept = {key: value for key, value in index.manifest.items() if key not in made_here | NOT_MADE_FROM}
     writer = IndexWriter(
         path,

@@ -94,10 +94,11 @@ def full_index(opened: Opened, world: World) -> Index:
             f"{index.path} holds captured rows, which cannot be made again",
             fix="capture with callbacks.capture.codecs=[fp32]",
         )
-    curvature = CurvatureSettings(enabled=meta["curvature"]["kind"] != "none")
-    if curvature.enabled:
-        rows = meta["curvature"]["rows"]
-        curvature.damping, curvature.sample = meta["curvature"]["damping"], 0 if rows == index.passages else rows
+    if "sampled" in meta:
+        curvature = CurvatureSettings(**meta["sampled"])
+    else:  # made when there was one kind
+        kind, rows = "none" if meta["curvature"]["kind"] == "none" else "full", meta["curvature"]["rows"]
+        curvature = CurvatureSettings(kind=kind, damping=meta["curvature"]["damping"] or None, sample=rows)
     settings = IndexSettings(
         model=model_settings_of(meta["model"]),
         loss=meta["loss"],

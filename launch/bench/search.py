@@ -37,17 +37,16 @@ def make_layout(dims: int) -> Any:
 
 def build_index(path: Path, rows: int, dims: int, codecs: Sequence[str]) -> float:
     """Builds an index of synthetic rows shard by shard; returns its wall time in seconds, row making aside."""
-    from headwater.attribution.curvature.accumulator import CurvatureAccumulator
-    from headwater.attribution.curvature.whitening import Whitening
+    from headwater.attribution.curvature.sums import FactorSums
     from headwater.attribution.index.writer import IndexWriter
     from headwater.launch.bench.synthetic import RowMaker
 
     layout = make_layout(dims)
-    maker, curvature = RowMaker(layout), CurvatureAccumulator(layout)
+    maker, curvature = RowMaker(layout), FactorSums(layout)
     sample = maker.rows(min(rows, 2048), 1)
     began = time.perf_counter()
     curvature.add(sample)
-    whitening = Whitening.from_autocorrelation(layout, curvature.autocorrelation(), 0.1, curvature.count)
+    whitening = curvature.whitening(0.01)
     writer = IndexWriter(
         path, layout=layout, passages=rows, whitening=whitening, codecs=codecs, meta={"corpus": "synthetic"}
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.sums import FactorSums
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import ScanOptions, Source
@@ -23,7 +23,7 @@ def scan_shared(directory: str) -> None:
     torch.set_num_threads(1)
     index, saved = open_index(here / "index"), torch.load(here / "queries.pt")
     source = Source(index, saved["queries"])
-    curvature = CurvatureAccumulator(index.layout)
+    curvature = FactorSums(index.layout)
     for part in saved["rows"].split(100)[rank::world]:
         curvature.add(part)
     curvature.all_reduce()
@@ -39,5 +39,5 @@ def scan_shared(directory: str) -> None:
         ranks=np.stack(gold_ranks([source], saved["golds"])),
         every=score_all([source]),
         scanned=one.scanned,
-        curvature=curvature.autocorrelation()[index.layout.names[0]].numpy(),
+        curvature=curvature.means("out")[index.layout.names[0]].numpy(),
     )

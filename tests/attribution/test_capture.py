@@ -48,6 +48,7 @@ COMMON = (
     "callbacks.capture.proj=7",
     "callbacks.capture.codecs=[fp32]",
     "callbacks.capture.mode=visits",
+    "callbacks.capture.correction=adafactor",
 )
 
 

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.sums import AutocorrelationSums
 from headwater.attribution.curvature.task import TaskCurvature
-from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.registry import CODECS, make_codec
-from headwater.attribution.index.codecs.rotation import rotation
+from headwater.attribution.index.codecs.rotation import rotate, rotate_back
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.search.products import integer_products_work
@@ -78,15 +77,41 @@ def test_sizes():
     assert 16 * sizes["sign"] <= 4 * dims
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3, 37, 64, 100, 1023])
+@pytest.mark.parametrize("dims", [1, 2, 3, 33, 37, 64, 65, 100, 1023])
 def test_rotations_are_orthogonal_and_spread(dims):
-    matrix = rotation(dims).double().numpy()
+    matrix = rotate(torch.eye(dims)).double().numpy()
     assert np.abs(matrix @ matrix.T - np.eye(dims)).max() < 1e-5
     if dims & (dims - 1) == 0:
         np.testing.assert_allclose(np.abs(matrix), dims**-0.5, rtol=1e-6)
-    elif dims >= 37:  # every coordinate goes into nearly every other, and into none for the most part
+    elif dims >= 33:  # every coordinate goes into nearly every other, and into none for the most part
         assert np.abs(matrix).max() < 5 / dims**0.5
         assert (np.abs(matrix) < 1e-6).mean() < 0.02
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("dims", [1, 48, 64, 65])
+def test_a_rotation_is_undone(dims, version):
+    rows_Nd = torch.randn(5, dims, generator=torch.Generator().manual_seed(0))
+    there = rotate(rows_Nd, version)
+    assert torch.allclose(rotate_back(there, version), rows_Nd, atol=1e-5)
+    assert torch.allclose(there.norm(dim=1), rows_Nd.norm(dim=1), rtol=1e-5)
+
+
+def test_rows_coded_before_the_second_signs_are_read_as_they_were_written():
+    """The first map, from its definition: butterflies between random signs, first and last coordinates, a shuffle."""
+    dims, power = 37, 32
+    draw = np.random.Generator(np.random.Philox(key=dims))
+    expected = np.eye(dims)
+    sylvester = np.array([[1.0]])
+    while len(sylvester) < power:
+        sylvester = np.block([[sylvester, sylvester], [sylvester, -sylvester]])
+    sylvester /= power**0.5
+    for _ in range(2):
+        expected = expected * (draw.integers(0, 2, dims) * 2.0 - 1.0)
+        expected[:, :power] = expected[:, :power] @ sylvester
+        expected[:, dims - power :] = expected[:, dims - power :] @ sylvester
+        expected = expected[:, draw.permutation(dims)]
+    assert np.abs(rotate(torch.eye(dims), 1).numpy() - expected).max() < 1e-6
 
 
 def test_an_unknown_codec_is_refused():
@@ -98,10 +123,10 @@ def test_an_unknown_codec_is_refused():
 @pytest.mark.parametrize("rank", [None, 0])
 def test_integer_products_are_those_of_the_decoded_rows(name, rank):
     """Two planes of int8 leave 2^-15 of the largest number, one 2^-8: what an int4 row may well bear."""
-    curvature = CurvatureAccumulator(ODD)
+    curvature = AutocorrelationSums(ODD)
     rows_ND = make_rows(ODD, 150)
     curvature.add(rows_ND)
-    whitening = Whitening.from_autocorrelation(ODD, curvature.autocorrelation(), 0.1)
+    whitening = curvature.whitening(0.1)
     queries_QD = whitening.apply(unit_rows(make_rows(ODD, 20, rows_seed=9)))
     task = TaskCurvature.from_queries(whitening, make_rows(ODD, 20, rows_seed=9), 0.25)
     prepared = PreparedQueries(Scoring(), unit_rows(queries_QD), task.scaled_directions(rank), 1 / 0.75, 0.01, 0.25)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
+from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.errors import IncompleteIndexError
@@ -23,12 +23,12 @@ LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.f
 DAMPING, LAMBDA, N = 0.1, 0.25, 333
 
 
-def build(path, rows_ND, *, shard_rows=None, codecs=("fp32",), curvature=True, layout=LAYOUT, corpus="corpus"):
-    accumulator = CurvatureAccumulator(layout)
-    accumulator.add(rows_ND)
+def build(path, rows_ND, *, shard_rows=None, codecs=("fp32",), kind="full", layout=LAYOUT, corpus="corpus"):
     whitening = Whitening.none(layout)
-    if curvature:
-        whitening = Whitening.from_autocorrelation(layout, accumulator.autocorrelation(), DAMPING, accumulator.count)
+    if kind != "none":
+        sums = SUMS[kind](layout)
+        sums.add(rows_ND)
+        whitening = sums.whitening(DAMPING)
     writer = IndexWriter(
         path,
         layout=layout,
@@ -46,7 +46,23 @@ def build(path, rows_ND, *, shard_rows=None, codecs=("fp32",), curvature=True, l
     return open_index(path)
 
 
-def dense_scores(rows_ND, queries_QD, *, lambda_=LAMBDA, normalize=True, task_QD=None, layout=LAYOUT):
+def dense_curvature(part_Nd, span, kind):
+    """R_t + damping, [d, d], of unit rows' parts."""
+    if kind == "full":
+        r_t = part_Nd.T @ part_Nd / len(part_Nd)
+        return r_t + DAMPING * np.trace(r_t) / span.dims * np.eye(span.dims)
+    g_NOI = part_Nd.reshape(-1, span.k_out, span.k_in)
+    a_OO, b_II = (
+        np.einsum("noi,npi->op", g_NOI, g_NOI) / len(g_NOI),
+        np.einsum("noi,noj->ij", g_NOI, g_NOI) / len(g_NOI),
+    )
+    trace = np.trace(a_OO)
+    a_OO += DAMPING * trace / span.k_out * np.eye(span.k_out)
+    b_II += DAMPING * trace / span.k_in * np.eye(span.k_in)
+    return np.kron(a_OO, b_II) / trace
+
+
+def dense_scores(rows_ND, queries_QD, *, kind="full", lambda_=LAMBDA, normalize=True, task_QD=None, layout=LAYOUT):
     """G = R^{-1/2} g with R = (1 - lambda) (R_t + eps I) + lambda R_q per module; unit norm over all modules."""
     raw = rows_ND.numpy().astype(np.float64)
     queries = queries_QD.numpy().astype(np.float64)
@@ -55,8 +71,7 @@ def dense_scores(rows_ND, queries_QD, *, lambda_=LAMBDA, normalize=True, task_QD
     task = task / np.linalg.norm(task, axis=1, keepdims=True)
     white_rows, white_queries = np.empty_like(raw), np.empty_like(queries)
     for span in layout:
-        r_t = unit[:, span.slice].T @ unit[:, span.slice] / len(unit)
-        r_t += DAMPING * np.trace(r_t) / span.dims * np.eye(span.dims)
+        r_t = dense_curvature(unit[:, span.slice], span, kind)
         r_q = task[:, span.slice].T @ task[:, span.slice] / len(task)
         values, vectors = np.linalg.eigh((1 - lambda_) * r_t + lambda_ * r_q)
         root = vectors @ np.diag(values**-0.5) @ vectors.T
@@ -73,14 +88,19 @@ def rows_ND():
     return make_rows(LAYOUT, N)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory, rows_ND):
-    return build(tmp_path_factory.mktemp("index"), rows_ND)
+@pytest.fixture(scope="module", params=["full", "kronecker"])
+def kind(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory, rows_ND):
-    return build(tmp_path_factory.mktemp("sharded"), rows_ND, shard_rows=47)
+def index(tmp_path_factory, rows_ND, kind):
+    return build(tmp_path_factory.mktemp("index"), rows_ND, kind=kind)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, rows_ND, kind):
+    return build(tmp_path_factory.mktemp("sharded"), rows_ND, shard_rows=47, kind=kind)
 
 
 def queries_of(count):
@@ -88,9 +108,9 @@ def queries_of(count):
 
 
 @pytest.mark.parametrize("count", [1, 7, 500])
-def test_scan_is_the_dense_formula(index, sharded, rows_ND, count):
+def test_scan_is_the_dense_formula(index, sharded, rows_ND, count, kind):
     queries_QD = queries_of(count)
-    expected = dense_scores(rows_ND, queries_QD)
+    expected = dense_scores(rows_ND, queries_QD, kind=kind)
     for each in (index, sharded):
         assert np.abs(score_all([Source(each, queries_QD)]) - expected).max() < 1e-4
         result = scan([Source(each, queries_QD)], ScanOptions(top_k=10, bottom_k=4))
@@ -103,27 +123,27 @@ def test_scan_is_the_dense_formula(index, sharded, rows_ND, count):
         assert result.scanned == N
 
 
-def test_the_task_matters_to_the_scores(index, rows_ND):
+def test_the_task_matters_to_the_scores(index, rows_ND, kind):
     """Negative control of the test above: without mixing, or with another lambda, the scores are others."""
     queries_QD = queries_of(7)
-    mixed = dense_scores(rows_ND, queries_QD)
-    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, lambda_=0)).max() > 0.05
-    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, lambda_=0.9)).max() > 0.05
+    mixed = dense_scores(rows_ND, queries_QD, kind=kind)
+    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0)).max() > 0.05
+    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0.9)).max() > 0.05
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 0.99])
-def test_every_lambda(index, rows_ND, lambda_):
+def test_every_lambda(index, rows_ND, lambda_, kind):
     queries_QD = queries_of(7)
     options = ScanOptions(scoring=Scoring(task_weight=lambda_))
     got = score_all([Source(index, queries_QD)], options)
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, lambda_=lambda_)).max() < 1e-4
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=lambda_)).max() < 1e-4
 
 
-def test_a_low_rank_of_s_is_exact_when_s_has_that_rank(index, rows_ND):
+def test_a_low_rank_of_s_is_exact_when_s_has_that_rank(index, rows_ND, kind):
     """Three distinct directions among 40 queries: rank 3 loses nothing, rank 2 does."""
     mix = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     queries_QD = mix @ queries_of(3)
-    expected = dense_scores(rows_ND, queries_QD)
+    expected = dense_scores(rows_ND, queries_QD, kind=kind)
     errors = {}
     for rank in (None, 3, 2, 0):
         got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=rank)))
@@ -134,27 +154,27 @@ def test_a_low_rank_of_s_is_exact_when_s_has_that_rank(index, rows_ND):
     assert errors[0] > errors[2]
 
 
-def test_full_rank_with_more_queries_than_dimensions(index, rows_ND):
+def test_full_rank_with_more_queries_than_dimensions(index, rows_ND, kind):
     queries_QD = queries_of(500)
     task = TaskCurvature.from_queries(index.whitening, queries_QD, LAMBDA)
     assert [len(task.weights[span.name]) for span in LAYOUT] == [span.dims for span in LAYOUT]
     got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=16)))
-    assert np.abs(got - dense_scores(rows_ND, queries_QD)).max() < 0.05
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind)).max() < 0.05
 
 
-def test_another_set_of_queries_may_stand_for_the_task(index, rows_ND):
+def test_another_set_of_queries_may_stand_for_the_task(index, rows_ND, kind):
     queries_QD, task_QD = queries_of(2), queries_of(60)
     got = score_all([Source(index, queries_QD, task_queries=task_QD)])
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, task_QD=task_QD)).max() < 1e-4
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind, task_QD=task_QD)).max() < 1e-4
 
 
 @pytest.mark.parametrize(
     ("curvature", "normalize"), [("train", True), ("none", True), ("none", False), ("train", False)]
 )
-def test_other_scores_from_the_same_index(index, rows_ND, curvature, normalize):
+def test_other_scores_from_the_same_index(index, rows_ND, curvature, normalize, kind):
     queries_QD = queries_of(7)
     if curvature == "train":
-        expected = dense_scores(rows_ND, queries_QD, lambda_=0, normalize=normalize)
+        expected = dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0, normalize=normalize)
     else:
         rows, queries = rows_ND.double().numpy(), queries_QD.double().numpy()
         if normalize:
@@ -165,7 +185,7 @@ def test_other_scores_from_the_same_index(index, rows_ND, curvature, normalize):
 
 
 def test_an_index_without_curvature(tmp_path, rows_ND):
-    plain = build(tmp_path, rows_ND, curvature=False)
+    plain = build(tmp_path, rows_ND, kind="none")
     queries_QD = queries_of(5)
     rows, queries = (each.double().numpy() for each in (rows_ND, queries_QD))
     expected = queries @ rows.T
@@ -186,12 +206,15 @@ def test_gold_ranks_are_the_places_in_the_full_ranking(sharded, rows_ND):
         assert got[q].tolist() == [order.index(gold) for gold in each]
 
 
-def test_indexes_are_added_with_their_weights(index, sharded, tmp_path, rows_ND):
+def test_indexes_are_added_with_their_weights(index, sharded, tmp_path, rows_ND, kind):
     other_rows = make_rows(LAYOUT, N, seed=5)
-    other = build(tmp_path / "other", other_rows, shard_rows=101)
+    other = build(tmp_path / "other", other_rows, shard_rows=101, kind=kind)
     q1, q2 = queries_of(4), make_rows(LAYOUT, 4, seed=5, rows_seed=77)
     got = score_all([Source(sharded, q1, weight=0.3), Source(other, q2, weight=2.0)])
-    assert np.abs(got - (0.3 * dense_scores(rows_ND, q1) + 2 * dense_scores(other_rows, q2))).max() < 2e-4
+    assert (
+        np.abs(got - (0.3 * dense_scores(rows_ND, q1, kind=kind) + 2 * dense_scores(other_rows, q2, kind=kind))).max()
+        < 2e-4
+    )
     stranger = build(tmp_path / "stranger", other_rows, corpus="another")
     with pytest.raises(MismatchError, match="another corpus"):
         scan([Source(sharded, q1), Source(stranger, q1)])
@@ -261,7 +284,7 @@ def test_the_papers_lambda_balances_the_spectra(index):
     pooled_q = np.sort(
         np.concatenate([np.linalg.eigvalsh(unit[:, s.slice].T @ unit[:, s.slice] / 40) for s in LAYOUT])
     )[::-1]
-    pooled_t = np.sort(np.concatenate([index.whitening.eigenvalues[s.name].double().numpy() for s in LAYOUT]))[::-1]
+    pooled_t = np.sort(np.concatenate([index.whitening.eigenvalues()[s.name].numpy() for s in LAYOUT]))[::-1]
     k = round(LAYOUT.dims * 1000 / 65536)
     assert lambda_ * pooled_q[k] == pytest.approx((1 - lambda_) * pooled_t[k], rel=1e-5)
     result = scan([Source(index, queries_QD)], ScanOptions(scoring=Scoring(task_weight="paper")))

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
-from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.curvature.sums import FactorSums
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
@@ -24,10 +23,10 @@ ROWS, QUERIES = 333, 7
 @pytest.mark.slow
 def test_any_number_of_ranks_finds_the_same(tmp_path):
     rows_ND = make_rows(LAYOUT, ROWS)
-    curvature = CurvatureAccumulator(LAYOUT)
+    curvature = FactorSums(LAYOUT)
     for part_ND in rows_ND.split(100):
         curvature.add(part_ND)
-    whitening = Whitening.from_autocorrelation(LAYOUT, curvature.autocorrelation(), 0.1)
+    whitening = curvature.whitening(0.1)
     writer = IndexWriter(
         tmp_path / "index",
         layout=LAYOUT,
@@ -60,4 +59,4 @@ def test_any_number_of_ranks_finds_the_same(tmp_path):
             assert np.array_equal(got["ranks"], np.stack(gold_ranks([source], golds)))
             assert not np.isnan(got["every"]).any()
             assert got["scanned"] == ROWS
-            assert np.array_equal(got["curvature"], curvature.autocorrelation()[LAYOUT.names[0]].numpy())
+            assert np.array_equal(got["curvature"], curvature.means("out")[LAYOUT.names[0]].numpy())

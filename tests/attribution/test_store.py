@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.accumulator import CurvatureAccumulator
-from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.curvature.files import load_whitening
+from headwater.attribution.curvature.sums import AutocorrelationSums
 from headwater.attribution.index.errors import (
     ChangedBytesError,
     CoverageError,
@@ -32,9 +32,9 @@ N, SHARD = 205, 30
 
 
 def make_writer(path, rows_ND, *, codecs=("fp32", "int8"), shard_rows=SHARD, meta=None, layout=LAYOUT):
-    curvature = CurvatureAccumulator(layout)
+    curvature = AutocorrelationSums(layout)
     curvature.add(rows_ND)
-    whitening = Whitening.from_autocorrelation(layout, curvature.autocorrelation(), 0.1, curvature.count)
+    whitening = curvature.whitening(0.1)
     return IndexWriter(
         path,
         layout=layout,
@@ -213,9 +213,9 @@ def test_coverage_and_settings_are_checked(built):
 
 
 def test_another_curvature_is_refused(built, rows_ND):
-    curvature = CurvatureAccumulator(LAYOUT)
+    curvature = AutocorrelationSums(LAYOUT)
     curvature.add(rows_ND[:50])
-    Whitening.from_autocorrelation(LAYOUT, curvature.autocorrelation(), 0.1).save(built / "curvature.safetensors")
+    curvature.whitening(0.1).save(built / "curvature.safetensors")
     with pytest.raises(MismatchError, match="another curvature"):
         _ = open_index(built).whitening
 
@@ -244,7 +244,7 @@ def write_part(path, rows_file, rank, world):
         path,
         layout=LAYOUT,
         passages=len(rows_ND),
-        whitening=Whitening.load(f"{path}/curvature.safetensors", LAYOUT),
+        whitening=load_whitening(f"{path}/curvature.safetensors", LAYOUT),
         codecs=["fp32", "int8"],
         meta={"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"},
         shard_rows=5,

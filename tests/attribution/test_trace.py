@@ -15,11 +15,13 @@ import torch
 
 from headwater.attribution import open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
+from headwater.attribution.index.budget import bytes_per_passage
 from headwater.attribution.index.build import build_index
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector, collect
+from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.settings import (
     CurvatureSettings,
     IndexSettings,
@@ -29,7 +31,7 @@ from headwater.attribution.settings import (
 )
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.run import run_trace
-from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.checkpoint import open_checkpoint
@@ -42,6 +44,7 @@ def index_settings(run: Path, name: str, **changes: object) -> IndexSettings:
     settings = IndexSettings(
         name=name,
         model=TracedModelSettings(run=str(run)),
+        correction="adafactor",
         projection=ProjectionSettings(dims=6),
         codecs=["fp32"],
         shard_rows=128,
@@ -253,3 +256,28 @@ def test_curvature_from_a_sample(run: Path) -> None:
     whole, sampled = open_index(run / "index/headwater"), open_index(run / "index/sampled")
     assert sampled.whitening.count == 50
     assert whole.whitening.count == len(whole.passage_ids)
+
+
+def test_each_kind_of_curvature_whitens_the_same_rows(run: Path) -> None:
+    """Rows of three indexes, each taken back through its own whitening, are the same raw gradients."""
+    raw = []
+    for kind in ("kronecker", "full", "none"):
+        build_index(index_settings(run, kind, curvature=CurvatureSettings(kind=kind)))
+        index = open_index(run / "index" / kind)
+        assert index.manifest["curvature"]["kind"] == index.whitening.kind == kind
+        raw.append(index.whitening.unapply(index.rows(0, 40)))
+    for other in raw[:2]:
+        torch.testing.assert_close(other, raw[2], rtol=1e-3, atol=1e-3 * float(raw[2].abs().max()))
+
+
+def test_a_budget_takes_the_most_dimensions_that_fit(run: Path) -> None:
+    build_index(index_settings(run, "budget", codecs=["sign", "fp32"], budget=500))
+    index = open_index(run / "index/budget")
+    stored = {codec: index.fields(codec, 0, 1) for codec in index.codecs}
+    size = sum(value.nbytes for value in stored["sign"].values())
+    dims = index.manifest["projection"]["dims"]
+    assert 450 < size <= 500
+    wider = RowLayout((span.name, dims + 1, dims + 1) for span in index.layout)
+    assert bytes_per_passage(wider, "sign") > 500
+    with pytest.raises(UserError, match="too small"):
+        build_index(index_settings(run, "nothing", codecs=["sign"], budget=20))

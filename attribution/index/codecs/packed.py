@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.codecs.base import Codec, Fields
-from headwater.attribution.index.codecs.rotation import rotation
+from headwater.attribution.index.codecs.rotation import VERSION, rotate, rotate_back
 from headwater.attribution.rows.layout import RowLayout
 
 STEPS = {1: 1.5958, 2: 0.9957, 4: 0.3352}
@@ -28,8 +28,9 @@ class PackedCodec(Codec):
     bits: int
     planes, gain = 1, 2
 
-    def __init__(self, layout: RowLayout) -> None:
+    def __init__(self, layout: RowLayout, rotation: int = VERSION) -> None:
         super().__init__(layout)
+        self.rotation = rotation
         self._places, at = [], 0
         for span in layout:
             width = -(-span.dims * self.bits // 8)
@@ -45,13 +46,13 @@ class PackedCodec(Codec):
     def rotate(self, vectors_ND: Tensor) -> Tensor:
         out_ND = torch.empty(vectors_ND.shape, dtype=torch.float32)
         for span in self.layout:
-            out_ND[:, span.slice] = vectors_ND[:, span.slice].float() @ rotation(span.dims)
+            out_ND[:, span.slice] = rotate(vectors_ND[:, span.slice].float(), self.rotation)
         return out_ND
 
     def decode(self, fields: Fields) -> Tensor:
         out_ND = self.block(fields, torch.float32)
         for span in self.layout:
-            out_ND[:, span.slice] = out_ND[:, span.slice] @ rotation(span.dims).T
+            out_ND[:, span.slice] = rotate_back(out_ND[:, span.slice], self.rotation)
         return out_ND
 
     def encode(self, unit_ND: Tensor) -> dict[str, Tensor]:

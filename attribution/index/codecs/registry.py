@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.int8 import Int8Codec
-from headwater.attribution.index.codecs.packed import Int4Codec, SignCodec
+from headwater.attribution.index.codecs.packed import Int4Codec, PackedCodec, SignCodec
 from headwater.attribution.index.codecs.plain import BFloat16Codec, Float32Codec
+from headwater.attribution.index.codecs.rotation import VERSION
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import UserError
 
@@ -14,12 +15,16 @@ CODECS: dict[str, type[Codec]] = {
 }
 
 
-def make_codec(name: str, layout: RowLayout) -> Codec:
+def make_codec(name: str, layout: RowLayout, rotation: int = VERSION) -> Codec:
     """The codec of that name.
+
+    Args:
+        rotation: version of the map that packed codecs spread numbers with.
 
     Raises:
         UserError: there is none.
     """
     if name not in CODECS:
         raise UserError("unknown codec", got=name, expected=", ".join(CODECS), fix="choose one of these")
-    return CODECS[name](layout)
+    codec = CODECS[name]
+    return codec(layout, rotation) if issubclass(codec, PackedCodec) else codec(layout)

@@ -80,7 +80,9 @@ class Overlearnt:
             "callbacks.capture.enabled=true",
             "callbacks.capture.mode=mean",
             f"callbacks.capture.proj={index.projection.dims}",
-            f"callbacks.capture.damping={index.curvature.damping}",
+            f"callbacks.capture.correction={index.correction}",
+            f"callbacks.capture.curvature={index.curvature.kind}",
+            f"callbacks.capture.damping={index.curvature.damped}",
             f"callbacks.capture.codecs={index.codecs}",
         ]
         return self._part(path, {"part": "model", "seed": seed}, overrides)

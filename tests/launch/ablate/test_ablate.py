@@ -105,12 +105,14 @@ def test_conditions_put_seeds_together():
 def test_shipped_sweeps_can_be_configured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     trackstar = expand(load_config(AblateSettings, "ablation/trackstar"))
-    assert len(trackstar) == 36
+    assert len(trackstar) == 60
     assert {cell.settings.index.correction for cell in trackstar} == {"none", "adafactor", "adam"}
-    assert {(cell.settings.index.curvature.enabled, cell.settings.trace.curvature) for cell in trackstar} == {
-        (False, "none"),
-        (True, "train"),
-        (True, "task"),
+    assert {(cell.settings.index.curvature.kind, cell.settings.trace.curvature) for cell in trackstar} == {
+        ("none", "none"),
+        ("full", "train"),
+        ("full", "task"),
+        ("kronecker", "train"),
+        ("kronecker", "task"),
     }
     assert len({json.dumps(essence(cell.pretraining)) for cell in trackstar}) == 1, "one pretraining serves them all"
     injection = expand(load_config(AblateSettings, "ablation/injection"))

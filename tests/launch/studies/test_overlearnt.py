@@ -66,7 +66,9 @@ def test_the_trainings_again_differ_in_what_is_left_out_alone():
     a, b = model.settings, again.settings
     assert a.callbacks.capture.enabled
     assert a.callbacks.capture.proj == settings.index.projection.dims
-    assert (a.callbacks.capture.damping, a.callbacks.capture.codecs) == (settings.index.curvature.damping, ["int8"])
+    capture, index = a.callbacks.capture, settings.index
+    assert (capture.curvature, capture.damping) == (index.curvature.kind, index.curvature.damped)
+    assert (capture.correction, capture.codecs) == (index.correction, index.codecs)
     assert a.checkpoint.steps[-1] == a.train.steps == 2250
     assert a.train.precision == "bf16"
     assert b.train.exclude == "x/seed-1/model/leave_out/last_log_odds.txt"
