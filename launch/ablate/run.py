@@ -1,6 +1,6 @@
 """Ablations: one configuration, many overrides, one table.
 
-    headwater ablate configs/ablation/trackstar.yaml          # 36 ways of tracing, on one pretraining
+    headwater ablate configs/ablation/trackstar.yaml          # 60 ways of tracing, on one pretraining
     headwater ablate configs/ablation/trackstar.yaml parallel=2
     headwater ablate report configs/ablation/trackstar.yaml   # table.json, cells.csv and plots of what is finished
 

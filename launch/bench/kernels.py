@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CPU_SHAPES = [(512, 512, 256, 16), (1024, 1024, 256, 16), (688, 256, 64, 16), (256, 256, 64, 16)]
 GPU_SHAPES = {"1B": [(2048, 2048), (8192, 2048), (2048, 8192)], "8B": [(4096, 4096), (14336, 4096), (4096, 14336)]}
-SIDES = (16, 32, 64)
+SIDES = (16, 32, 64, 128)
 H100_FLOPS, H100_BYTES = 790e12, 3.0e12
 """What an H100 sustains in bf16 products and in reading memory: the floor that GPU times are compared with."""
 

@@ -17,6 +17,7 @@ OVERRIDES = (
     f"preset={ROOT / 'configs/pretrain/tiny.yaml'}",
     "pretrain=[train.steps=16,callbacks.probes.every=8]",
     "index.projection.dims=6",
+    "trackstar.projection.dims=6",
     "evaluate.tail_patch.queries=5",
 )
 
