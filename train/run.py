@@ -142,7 +142,8 @@ def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tupl
     stream = open_stream(run, global_batch=train.global_batch, seed=settings.seed, exclude=train.exclude)
     meta = checkpoint_meta(settings, stream)
     checkpoint = newest_everywhere(run, world, meta)
-    model = build_model(settings.model, train, world, seed=settings.seed, sequence=settings.parallel.sequence)
+    seed = settings.seed if settings.model.seed is None else settings.model.seed
+    model = build_model(settings.model, train, world, seed=seed, sequence=settings.parallel.sequence)
     if checkpoint is not None:
         load_weights(model, checkpoint)
     elif settings.model.init_from:

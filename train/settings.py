@@ -26,6 +26,7 @@ class ModelSettings:
     init_std: float = setting(0.02, "Standard deviation of the initial weights.", minimum=0)
     vocab_size: int = setting(0, "Rows of the embedding; 0 takes the tokenizer's size.", minimum=0)
     init_from: str | None = setting(None, "A checkpoint directory to take the weights from.")
+    seed: int | None = setting(None, "Seed of the initial weights; the run's own if not given.")
 
     def problems(self) -> Iterator[Problem]:
         if self.hidden % self.heads:
@@ -160,7 +161,7 @@ class PretrainSettings:
     """A whole pretraining run."""
 
     out: str = setting("runs/pretrain", "The run directory.")
-    seed: int = setting(0, "Seed of weights, order, facts and schedule.")
+    seed: int = setting(0, "Seed of weights (unless model.seed is given), order, facts and schedule.")
     corpus: CorpusSettings = section(CorpusSettings)
     facts: FactsSettings = section(FactsSettings)
     model: ModelSettings = section(ModelSettings)

@@ -51,6 +51,18 @@ def study_overlearnt(arguments: Arguments = None, keys: Keys = False) -> None:
     load("headwater.launch.studies.overlearnt.study:run_overlearnt")(settings)
 
 
+@study_app.command("lds")
+def study_lds(arguments: Arguments = None, keys: Keys = False) -> None:
+    """Train on halves of a corpus, and see which scores foretell what leaving passages out does (LDS)."""
+    settings = read_settings(
+        "headwater.launch.studies.lds.settings:LdsSettings",
+        arguments,
+        keys,
+        preset="configs/study/lds.yaml",
+    )
+    load("headwater.launch.studies.lds.study:run_lds")(settings)
+
+
 @ablate_app.callback()
 def ablate() -> None:
     """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""

@@ -145,6 +145,19 @@ def test_excluded_passages_are_left_out_and_nothing_else_moves(run, fresh, confi
         assert (line["loss"] == other["loss"]) is (line["step"] < first)
 
 
+def test_a_seed_of_the_weights_changes_the_weights_and_nothing_else(run, fresh, config, tmp_path):
+    plain, ours, others = read_metrics(run.metrics), RunDir.at(fresh()), RunDir.at(fresh())
+    train([config, f"out={ours.path}", "model.seed=3"], log=tmp_path / "log")  # what the run's own seed is
+    train([config, f"out={others.path}", "model.seed=4"], log=tmp_path / "log")
+    assert [line["loss"] for line in read_metrics(ours.metrics)] == [line["loss"] for line in plain]
+    assert visits(others) == visits(run)
+    for line, other in zip(read_metrics(others.metrics), plain, strict=True):
+        assert (line["lr"], line["tokens"]) == (other["lr"], other["tokens"])
+        assert line["loss"] != other["loss"]
+    assert status([config, f"out={others.path}", "train.steps=12"], log=tmp_path / "refused") == 2
+    assert "model.seed = 4" in (tmp_path / "refused").read_text()
+
+
 def test_an_unknown_excluded_passage_is_named(fresh, config, tmp_path):
     (tmp_path / "exclude.txt").write_text("nobody#0\n")
     run, log = RunDir.at(fresh()), tmp_path / "log"

@@ -1,0 +1,109 @@
+"""Which scores foretell what leaving passages out does: the linear datamodeling score, from scratch.
+
+    headwater study lds                                    # configs/study/lds.yaml, two CPU cores
+    headwater study lds out=DIR seed=1 models=40
+    headwater study lds out=DIR scores=FILE.npy            # adds a line for somebody else's scores
+
+A model is trained on a whole corpus, then one on each of many halves of it, in the same order and from the same
+weights, and each is asked every query. A method scores the passages for each query by the whole corpus's model; its
+sums over a half are held against what the half's model said, query by query. Some halves are trained again from other
+weights: how far one training foretells another is the ceiling.
+
+    OUT/model/                  the whole corpus's model
+    OUT/halves/000/ ...         a half's; again/000/ ... the same from other weights
+    OUT/queries.jsonl  OUT/summary.json  OUT/report/index.html
+    OUT/outsider/               what anybody needs to be measured on the same trainings
+
+Every part is an ordinary run directory; a study that was killed goes on with the parts that are not finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headwater.configs import ConfigError, Problem, save_config
+from headwater.launch.parts.part import name_of
+from headwater.launch.parts.pool import finish_parts
+from headwater.launch.parts.settings import keep_settings
+from headwater.launch.studies.lds.outputs import CALLBACK
+from headwater.launch.studies.lds.parts import TrainingPart
+from headwater.launch.studies.lds.settings import LdsSettings, half_path, model_run, pretraining
+from headwater.train.artifacts import fingerprint
+
+GROWING = ("out", "parallel", "models", "again", "methods", "scores", "name")
+"""Settings that a study may be gone on with others of."""
+OTHER_WEIGHTS = 1000
+"""Added to the seed for the weights of the trainings again."""
+
+
+class Lds:
+    """One study."""
+
+    def __init__(self, settings: LdsSettings, say: Callable[[str], None] = print) -> None:
+        self.settings, self.say, self.out = settings, say, Path(settings.out)
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is not done yet, and writes the report; returns the summary.
+
+        Raises:
+            ConfigError, MismatchError: nothing is run.
+            UserError: a part failed; the others are finished.
+        """
+        parts = self.trainings()
+        self._check_same()
+        for part in parts:
+            if not part.is_done():
+                part.prepare()
+        finish_parts(parts, self.settings.parallel, self.say)
+        return {"claims": []}
+
+    def trainings(self) -> list[TrainingPart]:
+        """The whole corpus's model, the halves', and those trained again."""
+        path = model_run(self.settings).path
+        model = self._part(path, {"part": "model"}, self.settings.traced)
+        halves = [self._half(number, model) for number in range(self.settings.models)]
+        return [model, *halves, *(self._half(number, model, again=True) for number in range(self.settings.again))]
+
+    def _half(self, number: int, model: TrainingPart, again: bool = False) -> TrainingPart:
+        path = half_path(self.out, number, again)
+        further = [f"train.exclude={path / 'exclude.txt'}"]
+        if again:
+            further.append(f"model.seed={self.settings.seed + OTHER_WEIGHTS}")
+        return self._part(path, {"part": "again" if again else "half", "number": number}, further, (model.name,))
+
+    def _part(
+        self, path: Path, factors: dict[str, Any], further: list[str], after: tuple[str, ...] = ()
+    ) -> TrainingPart:
+        overrides, settings = pretraining(self.settings, path, [f"callbacks.extra=[{CALLBACK}]", *further])
+        if not settings.facts.people:
+            raise ConfigError([Problem("facts.people", 0, "at least one: the study asks for their facts")], "the study")
+        return TrainingPart(
+            name=name_of(path),
+            path=path,
+            after=after,
+            factors=factors,
+            preset=self.settings.preset,
+            overrides=overrides,
+            settings=settings,
+        )
+
+    def _check_same(self) -> None:
+        given = {name: value for name, value in asdict(self.settings).items() if name not in GROWING}
+        keep_settings(
+            self.out / "study.json",
+            given,
+            mark=fingerprint(given),
+            what=f"{self.out} holds a study of other settings",
+            fix="choose another out=, or remove that directory",
+        )
+        save_config(self.settings, self.out / "config.yaml")
+
+
+def run_lds(settings: LdsSettings) -> dict[str, Any]:
+    """Runs the study and prints its tables; returns the summary."""
+    from headwater.launch.studies.console import run_and_show
+
+    return run_and_show(lambda say: Lds(settings, say).run(), settings.out)
