@@ -19,7 +19,7 @@ from headwater.attribution.curvature.kronecker import KroneckerWhitening
 from headwater.attribution.curvature.whitening import BLOCK, Whitening
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.layout import ModuleSpan, RowLayout
-from headwater.attribution.rows.norms import unit_rows
+from headwater.attribution.rows.norms import exact_norms, unit_rows
 from headwater.configs.errors import MismatchError, UserError
 
 COARSE = 2.0**30
@@ -67,7 +67,9 @@ class CurvatureSums(ABC):
         for block_ND in rows_ND.split(BLOCK):
             require_finite(block_ND)
             unit_ND = unit_rows(block_ND)
-            unit_ND = unit_ND[unit_ND.any(dim=1)]
+            some_N = exact_norms(block_ND) > 0
+            if not bool(some_N.all()):
+                unit_ND = unit_ND[some_N]
             for span in self.layout:
                 for what, product in self.products(unit_ND[:, span.slice], span).items():
                     self._sums[f"{what}.{span.name}"] += fixed_point(product).cpu()

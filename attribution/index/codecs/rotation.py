@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 VERSION = 2
-"""Of the map: version 1, of indexes that say nothing, has no second set of signs, so that a vector which lies in one
-coordinate comes out nearly so where d is just above a power of two."""
+"""Of the map. Version 1, of indexes that say nothing, has no second signs, so that a vector which lies in one
+coordinate comes out nearly so where d is just above a power of two; and its shuffles take as long as all the rest."""
 
 
 @lru_cache(maxsize=32)
@@ -40,34 +40,44 @@ def hadamard(rows_Nd: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the map: signs, a transform of the first numbers, signs, one of the last, a shuffle.
+    """One round of the map: signs, a transform of the first numbers, signs, one of the last, a new order.
 
     Where d is no power of two, the largest that fits transforms the first and then the last coordinates, which
-    overlap by at least one (a second round, after the shuffle, mixes what did not meet).
+    overlap by at least one; a second round, in the new order, mixes what did not meet.
+
+    Attributes:
+        power: coordinates of a transform.
+        first_signs_d, last_signs_d: before each of the two, float32 [d].
+        order_d: the new order, int64 [d], in version 1; later ones move all by half a transform, which costs less.
     """
 
     power: int
     first_signs_d: Tensor
-    last_signs_d: Tensor
-    order_d: Tensor
+    last_signs_d: Tensor | None
+    order_d: Tensor | None
 
     def forth(self, rows_Nd: Tensor) -> Tensor:
         out_Nd = rows_Nd * self.first_signs_d
         power, rest = self.power, rows_Nd.shape[1] - self.power
         out_Nd[:, :power] = hadamard(out_Nd[:, :power])
-        if rest:
+        if not rest:
+            return out_Nd
+        if self.last_signs_d is not None:
             out_Nd *= self.last_signs_d
-            out_Nd[:, rest:] = hadamard(out_Nd[:, rest:])
-            out_Nd = out_Nd[:, self.order_d]
-        return out_Nd
+        out_Nd[:, rest:] = hadamard(out_Nd[:, rest:])
+        return out_Nd.roll(power // 2, dims=1) if self.order_d is None else out_Nd[:, self.order_d]
 
     def back(self, rows_Nd: Tensor) -> Tensor:
         out_Nd = rows_Nd.clone()
         power, rest = self.power, rows_Nd.shape[1] - self.power
         if rest:
-            out_Nd[:, self.order_d] = rows_Nd
+            if self.order_d is None:
+                out_Nd = rows_Nd.roll(-(power // 2), dims=1)
+            else:
+                out_Nd[:, self.order_d] = rows_Nd
             out_Nd[:, rest:] = hadamard(out_Nd[:, rest:])
-            out_Nd *= self.last_signs_d
+            if self.last_signs_d is not None:
+                out_Nd *= self.last_signs_d
         out_Nd[:, :power] = hadamard(out_Nd[:, :power])
         return out_Nd.mul_(self.first_signs_d)
 
@@ -77,18 +87,15 @@ def rounds_of(dims: int, version: int) -> tuple[Round, ...]:
     """The rounds of the map of d numbers, drawn by d."""
     draw = np.random.Generator(np.random.Philox(key=dims))
     power = 1 << (dims.bit_length() - 1)
-    whole = power == dims
 
     def signs() -> Tensor:
         return torch.from_numpy(draw.integers(0, 2, dims) * 2.0 - 1.0).float()
 
-    rounds = []
-    for _ in range(1 if whole else 2):
-        first = signs()
-        last = signs() if version > 1 and not whole else torch.ones(dims)
-        order = torch.arange(dims) if whole else torch.from_numpy(draw.permutation(dims))
-        rounds.append(Round(power, first, last, order))
-    return tuple(rounds)
+    if power == dims:
+        return (Round(power, signs(), None, None),)
+    if version == 1:
+        return tuple(Round(power, signs(), None, torch.from_numpy(draw.permutation(dims))) for _ in range(2))
+    return tuple(Round(power, signs(), signs(), None) for _ in range(2))
 
 
 def rotate(rows_Nd: Tensor, version: int = VERSION) -> Tensor:
