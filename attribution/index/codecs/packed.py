@@ -1,8 +1,11 @@
-"""Rows in one, two or four bits per number, rotated so that the bits are well spent. N rows, d dims of a module.
+"""Rows in one, two or four bits per number. N rows, d dims of a module.
 
 Each module is rotated (rotation.py), after which its numbers are nearly Gaussian, and quantised to 2^b evenly spaced
 levels around zero, `(2 code - (2^b - 1)) step / 2`, with the step that is best for a Gaussian. The scale of a module's
 part of a row is the least-squares one for the codes that were chosen.
+
+One bit is taken of the numbers as they are: a sign does not care for outliers, and after a Kronecker-factored whitening
+the unrotated signs find more gold passages (and agree as well with retrainings) than rotated ones do.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class PackedCodec(Codec):
     def __init__(self, layout: RowLayout, rotation: int = VERSION) -> None:
         super().__init__(layout)
         self.rotation = rotation
+        self.spreads = self.bits > 1 or rotation == 1
         self._places, at = [], 0
         for span in layout:
             width = -(-span.dims * self.bits // 8)
@@ -44,6 +48,8 @@ class PackedCodec(Codec):
         return {"code": (torch.uint8, self._bytes), "scale": (torch.bfloat16, len(self.layout))}
 
     def rotate(self, vectors_ND: Tensor) -> Tensor:
+        if not self.spreads:
+            return vectors_ND.float()
         out_ND = torch.empty(vectors_ND.shape, dtype=torch.float32)
         for span in self.layout:
             out_ND[:, span.slice] = rotate(vectors_ND[:, span.slice].float(), self.rotation)
@@ -51,6 +57,8 @@ class PackedCodec(Codec):
 
     def decode(self, fields: Fields) -> Tensor:
         out_ND = self.block(fields, torch.float32)
+        if not self.spreads:
+            return out_ND
         for span in self.layout:
             out_ND[:, span.slice] = rotate_back(out_ND[:, span.slice], self.rotation)
         return out_ND
