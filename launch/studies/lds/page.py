@@ -115,10 +115,10 @@ is {{ part.ceiling | i }}; scores without any noise could reach {{ part.attainab
 {% if first %}<td class="n">{{ part.differences[name].get(first) | i }}{% endif %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
-<p><small>LDS: the linear datamodeling score (Park et al. 2023, arXiv 2303.14186). For each query
-Spearman's correlation, over the halves, of the log-probability that a half's model gives the target with the sum of the scores of the passages
-that are in the half; then the mean over queries, with 95% bootstrap intervals over queries (the halves are as drawn).
-Trained from scratch: figures of fine-tuning are higher and not comparable. The ceiling: the same correlation
+<p><small>LDS: the linear datamodeling score (Park et al. 2023, arXiv 2303.14186). For each query Spearman's
+correlation, over the halves, of the log-probability that a half's model gives the target with the sum of the scores of
+the passages that are in the half; then the mean over queries, with 95% bootstrap intervals over queries (the halves are
+as drawn). Trained from scratch: figures of fine-tuning are higher and not comparable. The ceiling: the same correlation
 of two trainings on the same halves from other weights. Planted facts are asked in wordings that training never shows;
 values of the Factbook with the words before them, where the passage itself decides most; a held-out passage is of
 a document whose other passages were trained on, and its target is the whole passage. Gold passages: 1 for those
