@@ -32,8 +32,8 @@ def score_passages(path: Path, task: dict[str, Any]) -> int:
     method = next(each for each in settings.methods if each.name == path.name)
     run = model_run(out)
     if not method.captured:
-        overrides = [*method.index, f"model.run={run.path}", f"name={task['indexes'][0]}", "out="]
-        build_index(load_config(IndexSettings, None, overrides))
+        own = run.index(task["indexes"][0])
+        build_index(load_config(IndexSettings, None, [*method.index, f"model.run={run.path}", f"out={own}"]))
     scores_QN = method_scores(method, [run.index(name) for name in task["indexes"]], queries_file(out))
     save_array(path / "scores.npy", scores_QN)
     return 0

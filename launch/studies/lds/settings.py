@@ -50,7 +50,7 @@ class MethodSettings:
             try:
                 load_config(IndexSettings, None, ["model.run=-", *self.index])
             except ConfigError as error:
-                yield from (Problem(f"index: {p.key}", p.got, p.expected, p.fix) for p in error.problems)
+                yield from (Problem(f"index: {p.key}", p.value, p.expected, p.fix) for p in error.problems)
         yield from task_weight_problems(self.task_weight)
 
 
