@@ -66,3 +66,17 @@ def test_what_does_not_belong_together_is_refused(drawn):
         linear_datamodeling_scores(scores_QN, inside_MN, outputs_MQ)
     with pytest.raises(ValueError, match="two rows"):
         rank_correlations(outputs_MQ[:1], outputs_MQ[:1])
+
+
+def test_it_is_dattris():
+    """Against the library's own function, where its wheel is installed (`pip install --no-deps dattri`)."""
+    metric = pytest.importorskip("dattri.metric")
+    import torch
+
+    rng = np.random.default_rng(2)
+    scores_QN, outputs_MQ = rng.normal(size=(Q, N)), rng.normal(size=(M, Q))
+    inside_MN = np.stack([rng.permutation(N) < N // 2 for _ in range(M)])
+    members_MK = torch.tensor(np.stack([np.flatnonzero(inside_N) for inside_N in inside_MN]))
+    theirs_Q, _ = metric.lds(torch.tensor(scores_QN.T), (torch.tensor(outputs_MQ), members_MK))
+    ours_Q = linear_datamodeling_scores(scores_QN, inside_MN, outputs_MQ)
+    np.testing.assert_allclose(ours_Q, theirs_Q.numpy(), atol=1e-6)
