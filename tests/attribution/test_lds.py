@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from headwater.attribution.evaluation.lds import linear_datamodeling_scores, rank_correlations
+from headwater.attribution.evaluation.bootstrap import jackknife_error
+from headwater.attribution.evaluation.lds import linear_datamodeling_scores, rank_correlations, without_each
 from headwater.configs.errors import MismatchError, UserError
 
 M, Q, N = 13, 5, 21
@@ -53,6 +54,22 @@ def test_scores_without_any_order_foretell_nothing(drawn):
     _, inside_MN, outputs_MQ = drawn
     assert (linear_datamodeling_scores(np.ones((Q, N)), inside_MN, outputs_MQ) == 0).all()
     assert (rank_correlations(outputs_MQ, np.zeros((M, Q))) == 0).all()
+
+
+def test_a_jackknife_over_models_is_as_wide_as_other_draws_are():
+    """Correlated normals: the mean error of 60 samples against the spread of their correlations, and on one column
+    against leaving the rows out one by one."""
+    rng = np.random.default_rng(4)
+    a_MQ = rng.normal(size=(30, 60))
+    b_MQ = 0.6 * a_MQ + 0.8 * rng.normal(size=(30, 60))
+    without_MQ = without_each(a_MQ, b_MQ)
+    slow = [spearmanr(np.delete(a_MQ[:, 7], m), np.delete(b_MQ[:, 7], m)).statistic for m in range(30)]
+    np.testing.assert_allclose(without_MQ[:, 7], slow, atol=1e-12)
+    errors = [jackknife_error(without_M) for without_M in without_MQ.T]
+    assert np.mean(errors) == pytest.approx(rank_correlations(a_MQ, b_MQ).std(), rel=0.25)
+    values = rng.normal(size=25)
+    left_out = np.array([np.delete(values, m).mean() for m in range(25)])
+    assert jackknife_error(left_out) == pytest.approx(values.std(ddof=1) / 5), "of a mean it is the textbook's"
 
 
 def test_what_does_not_belong_together_is_refused(drawn):

@@ -106,23 +106,26 @@ src="data:image/png;base64,{{ images.methods }}">
 <p>{{ part.queries }} queries{% if part.log_probability %}; mean log-probability of the target
 {{ "%.2f" | format(part.log_probability.whole) }} with the whole corpus,
 {{ "%.2f" | format(part.log_probability.halves) }} with a half{% endif %}.{% if part.ceiling %} The ceiling
-is {{ part.ceiling | i }}; scores without any noise could reach {{ part.attainable | i }}.{% endif %}</p>
+is {{ part.ceiling | i }}, ± {{ "%.3f" | format(part.ceiling_error) }} over halves; scores without any noise could reach
+{{ part.attainable | i }}.{% endif %}</p>
 <div class="scroll"><table><tr><th>method{% for name in metrics.values() %}<th class="n">{{ name }}{% endfor %}
-<th class="n">above BM25{% if first %}<th class="n">above {{ first }}{% endif %}</tr>
+<th class="n">± halves<th class="n">above BM25<th class="n">± halves
+{% if first %}<th class="n">above {{ first }}{% endif %}</tr>
 {% for name, row in part.methods.items() %}<tr><td>{{ name | label }}
 {% for metric in metrics %}<td class="n">{{ row.get(metric) | i }}{% endfor %}
-<td class="n">{{ part.differences[name].get("bm25") | i }}
+<td class="n">{{ "%.3f" | format(row.error) }}<td class="n">{{ part.differences[name].get("bm25") | i }}
+<td class="n">{% if name != "bm25" %}{{ "%.3f" | format(part.difference_errors[name].bm25) }}{% else %}–{% endif %}
 {% if first %}<td class="n">{{ part.differences[name].get(first) | i }}{% endif %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
 <p><small>LDS: the linear datamodeling score (Park et al. 2023, arXiv 2303.14186). For each query Spearman's
 correlation, over the halves, of the log-probability that a half's model gives the target with the sum of the scores of
-the passages that are in the half; then the mean over queries, with 95% bootstrap intervals over queries (the halves are
-as drawn). Trained from scratch: figures of fine-tuning are higher and not comparable. The ceiling: the same correlation
-of two trainings on the same halves from other weights. Planted facts are asked in wordings that training never shows;
-values of the Factbook with the words before them, where the passage itself decides most; a held-out passage is of
-a document whose other passages were trained on, and its target is the whole passage. Gold passages: 1 for those
-that state the answer, 0 for all others; a held-out passage has none. Above BM25: the mean difference on the same
-queries. Status: "holds" where the whole interval is on the claim's side, "holds on average" where only the mean
-is.</small></p>
+the passages that are in the half; then the mean over queries, with 95% bootstrap intervals over queries; ± halves: the
+standard error that other halves would bring (jackknife). Trained from scratch: figures of fine-tuning are higher and
+not comparable. The ceiling: the same correlation of two trainings on the same halves from other weights. Planted facts
+are asked in wordings that training never shows; values of the Factbook with the words before them, where the passage
+itself decides most; a held-out passage is of a document whose other passages were trained on, and its target is the
+whole passage. Gold passages: 1 for those that state the answer, 0 for all others; a held-out passage has none. Above
+BM25: the mean difference on the same queries. Status: "holds" where the whole interval is on the claim's side, "holds
+on average" where only the mean is.</small></p>
 """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headwater.attribution.evaluation.baselines.bm25 import BM25
-from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, resampled_means
-from headwater.attribution.evaluation.lds import linear_datamodeling_scores, rank_correlations
+from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, jackknife_error, resampled_means
+from headwater.attribution.evaluation.lds import predictions, rank_correlations, without_each
 from headwater.attribution.evaluation.metrics import retrieval
 from headwater.attribution.evaluation.ranking import numbers_of, rank_by_scores
 from headwater.attribution.evaluation.table import format_interval
@@ -31,20 +32,19 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
     Returns:
         Of all queries, and again under `kinds` of each kind: how many, the ceiling, each method's linear datamodeling
         score, its share of the ceiling and retrieval, and the differences of all pairs of methods; then the claims.
-        Intervals are [mean, low, high].
+        Intervals are [mean, low, high], over queries; errors are standard errors over halves.
     """
     measured = read_measured(out, settings)
     scores = all_scores(out, settings, measured)
-    lds = {
-        name: linear_datamodeling_scores(each, measured.inside_MN, measured.outputs_MQ) for name, each in scores.items()
-    }
+    foretold = {name: predictions(each, measured.inside_MN, measured.outputs_MQ) for name, each in scores.items()}
+    lds = {name: Correlated.of(each, measured.outputs_MQ) for name, each in foretold.items()}
     found = {name: retrieved(each, measured) for name, each in scores.items()}
     again_AQ = measured.again_AQ
-    ceiling_Q = rank_correlations(measured.outputs_MQ[: len(again_AQ)], again_AQ) if len(again_AQ) else None
+    ceiling = Correlated.of(measured.outputs_MQ[: len(again_AQ)], again_AQ) if len(again_AQ) else None
     kinds_Q = measured.kinds_Q
     places = {kind: np.flatnonzero(kinds_Q == kind) for kind in KINDS if (kinds_Q == kind).any()}
-    rows = {kind: group(lds, found, ceiling_Q, at) for kind, at in places.items()}
-    whole = group(lds, found, ceiling_Q, np.arange(len(kinds_Q)))
+    rows = {kind: group(lds, found, ceiling, at) for kind, at in places.items()}
+    whole = group(lds, found, ceiling, np.arange(len(kinds_Q)))
     for kind, at in places.items():
         rows[kind]["log_probability"] = {
             "whole": float(measured.whole_Q[at].mean()),
@@ -90,31 +90,55 @@ def retrieved(scores_QN: np.ndarray, measured: Measured) -> dict[str, np.ndarray
     return values
 
 
+@dataclass(frozen=True, slots=True)
+class Correlated:
+    """Rank correlations over the halves' models.
+
+    Attributes:
+        all_Q: float64, of all models.
+        without_MQ: float64, without each model in turn.
+    """
+
+    all_Q: np.ndarray
+    without_MQ: np.ndarray
+
+    @classmethod
+    def of(cls, a_MQ: np.ndarray, b_MQ: np.ndarray) -> Correlated:
+        return cls(rank_correlations(a_MQ, b_MQ), without_each(a_MQ, b_MQ))
+
+    def error(self, at: np.ndarray, less: Correlated | None = None) -> float:
+        """The standard error that other halves would bring into the mean over some queries, or into its difference to
+        another one's."""
+        left_out_MQ = self.without_MQ - (less.without_MQ if less is not None else 0)
+        return jackknife_error(left_out_MQ[:, at].mean(axis=1))
+
+
 def group(
-    lds: Mapping[str, np.ndarray],
+    lds: Mapping[str, Correlated],
     found: Mapping[str, Mapping[str, np.ndarray]],
-    ceiling_Q: np.ndarray | None,
+    ceiling: Correlated | None,
     at: np.ndarray,
 ) -> dict[str, Any]:
-    """The figures of some queries.
+    """The figures of some queries: intervals over queries, `error` over halves.
 
     Args:
-        lds: of each method, float64 [queries].
+        lds: of each method.
         found: retrieval metrics of each method.
-        ceiling_Q: how far one training foretells another.
+        ceiling: how far one training foretells another.
         at: numbers of the queries.
     """
-    means = {name: resampled_means(each[at], RESAMPLES, 0) for name, each in lds.items()}
+    means = {name: resampled_means(each.all_Q[at], RESAMPLES, 0) for name, each in lds.items()}
     entry: dict[str, Any] = {"queries": len(at)}
-    if ceiling_Q is not None:
-        entry["ceiling"] = interval(ceiling_Q[at])
+    if ceiling is not None:
+        entry["ceiling"] = interval(ceiling.all_Q[at])
+        entry["ceiling_error"] = ceiling.error(at)
         # Both trainings of a half are noisy; scores without any noise of their own may go up to the root.
         entry["attainable"] = [float(np.sqrt(max(value, 0))) for value in entry["ceiling"]]
-        ceiling_R = resampled_means(ceiling_Q[at], RESAMPLES, 0)
+        ceiling_R = resampled_means(ceiling.all_Q[at], RESAMPLES, 0)
     entry["methods"] = {}
     for name, each in lds.items():
-        row: dict[str, Any] = {"lds": interval(each[at])}
-        if ceiling_Q is not None and entry["ceiling"][1] > 0:
+        row: dict[str, Any] = {"lds": interval(each.all_Q[at]), "error": each.error(at)}
+        if ceiling is not None and entry["ceiling"][1] > 0:
             row["share_of_ceiling"] = [row["lds"][0] / entry["ceiling"][0], *bounds(means[name] / ceiling_R)]
         for metric, values in found[name].items():
             known = values[at][np.isfinite(values[at])]
@@ -122,14 +146,14 @@ def group(
                 row[metric] = interval(known)
         entry["methods"][name] = row
     # The draws of all methods are of the same queries, so that the differences are paired.
-    entry["differences"] = {
-        name: {
-            other: [float((lds[name][at] - lds[other][at]).mean()), *bounds(means[name] - means[other])]
-            for other in lds
-            if other != name
+    entry["differences"], entry["difference_errors"] = {}, {}
+    for name, each in lds.items():
+        others = {other: theirs for other, theirs in lds.items() if other != name}
+        entry["differences"][name] = {
+            other: [float((each.all_Q - theirs.all_Q)[at].mean()), *bounds(means[name] - means[other])]
+            for other, theirs in others.items()
         }
-        for name in lds
-    }
+        entry["difference_errors"][name] = {other: each.error(at, less=theirs) for other, theirs in others.items()}
     return entry
 
 

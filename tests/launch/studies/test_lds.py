@@ -17,7 +17,7 @@ from headwater.launch.studies.lds.halves import draw_half, draw_halves
 from headwater.launch.studies.lds.queries import VALUE
 from headwater.launch.studies.lds.settings import LdsSettings, index_names
 from headwater.launch.studies.lds.study import Lds, run_lds
-from headwater.launch.studies.lds.summary import group, judge
+from headwater.launch.studies.lds.summary import Correlated, group, judge
 from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,32 +117,35 @@ def test_a_study_goes_on_with_more_models_but_not_with_others(tmp_path: Path):
         study("pretrain=[facts.people=0]").run()
 
 
-def test_a_group_has_means_shares_and_paired_differences():
+def test_a_group_has_means_shares_paired_differences_and_errors():
     rng = np.random.default_rng(0)
-    ceiling_Q = rng.uniform(0.5, 0.9, 40)
-    lds = {"ours": ceiling_Q * 0.9, "bm25": ceiling_Q * 0.9 - 0.1, "random": rng.normal(0, 0.1, 40)}
+    ceiling_Q, noise_MQ = rng.uniform(0.5, 0.9, 40), rng.normal(0, 0.01, (7, 40))
+    values = {"ours": ceiling_Q * 0.9, "bm25": ceiling_Q * 0.9 - 0.1, "random": rng.normal(0, 0.1, 40)}
+    lds = {name: Correlated(each, each + noise_MQ) for name, each in values.items()}
     found = {name: {"mrr": np.where(np.arange(40) < 30, 0.5, np.nan), "recall@10": np.full(40, np.nan)} for name in lds}
-    whole = group(lds, found, ceiling_Q, np.arange(40))
+    whole = group(lds, found, Correlated(ceiling_Q, ceiling_Q + noise_MQ), np.arange(40))
     assert whole["queries"] == 40
     assert whole["ceiling"][0] == pytest.approx(ceiling_Q.mean())
     assert whole["attainable"][0] == pytest.approx(np.sqrt(ceiling_Q.mean()))
     ours = whole["methods"]["ours"]
-    assert ours["lds"][0] == pytest.approx(lds["ours"].mean())
+    assert ours["lds"][0] == pytest.approx(values["ours"].mean())
     assert ours["share_of_ceiling"] == pytest.approx([0.9, 0.9, 0.9]), "the same queries are drawn for both"
     assert ours["mrr"] == pytest.approx([0.5, 0.5, 0.5])
     assert "recall@10" not in ours
     assert whole["differences"]["ours"]["bm25"] == pytest.approx([0.1, 0.1, 0.1])
     mean, low, high = whole["differences"]["bm25"]["random"]
     assert low < mean < high
+    assert ours["error"] == pytest.approx(6 * noise_MQ.mean(axis=1).std() / np.sqrt(6))
+    assert whole["difference_errors"]["ours"]["bm25"] == pytest.approx(0), "the same halves are left out of both"
     part = group(lds, found, None, np.arange(35, 40))
     assert "ceiling" not in part
     assert "mrr" not in part["methods"]["ours"]
-    assert part["methods"]["ours"]["lds"][0] == pytest.approx(lds["ours"][35:].mean())
+    assert part["methods"]["ours"]["lds"][0] == pytest.approx(values["ours"][35:].mean())
 
 
 def test_claims_hold_by_the_interval_on_average_or_not():
     settings = load_config(LdsSettings, CONFIG, ["methods=[{name: ours}]"])
-    share = {"methods": {"ours": {"share_of_ceiling": [0.82, 0.7, 0.9]}}, "ceiling": [0.5, 0.4, 0.6]}
+    share = {"methods": {"ours": {"share_of_ceiling": [0.82, 0.7, 0.9]}}}
     kinds = {
         "facts": {"differences": {"ours": {"bm25": [0.2, 0.1, 0.3]}}},
         "held_out": {"differences": {"ours": {"bm25": [-0.2, -0.3, -0.1]}}},
