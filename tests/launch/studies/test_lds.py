@@ -216,6 +216,13 @@ def make_parts(settings: LdsSettings) -> None:
         assert not part.is_done()
         assert run_part([str(part.path)], train_and_measure) == 0
         assert part.is_done()
+    # Killed between its last checkpoint and its answers, a part goes on from there.
+    last = trainings[-1].path
+    said, steps = (last / "outputs.npy").read_bytes(), (last / "metrics.jsonl").read_bytes()
+    (last / "outputs.npy").unlink()
+    assert not trainings[-1].is_done()
+    assert run_part([str(last)], train_and_measure) == 0
+    assert ((last / "outputs.npy").read_bytes(), (last / "metrics.jsonl").read_bytes()) == (said, steps)
     for each in study.methods(trainings[0]):
         each.path.mkdir(parents=True)
         each.prepare()
