@@ -104,3 +104,12 @@ def cluster_bootstrap(
     tail = (1 - level) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
     return [float(statistic(np.arange(len(owner_P)))), float(low), float(high)]
+
+
+def jackknife_error(left_out_M: np.ndarray) -> float:
+    """The standard error of a statistic of M draws, from its M values without one of them each (Efron and Stein 1981).
+
+    For draws that a bootstrap would repeat, as the models of a linear datamodeling score: repeats tie in rank.
+    """
+    count = len(left_out_M)
+    return float(np.sqrt((count - 1) / count * ((left_out_M - left_out_M.mean()) ** 2).sum()))

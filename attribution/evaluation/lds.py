@@ -29,6 +29,14 @@ def linear_datamodeling_scores(scores_QN: np.ndarray, inside_MN: np.ndarray, out
         MismatchError: the shapes do not belong together.
         UserError: a score or an output is not finite.
     """
+    return rank_correlations(predictions(scores_QN, inside_MN, outputs_MQ), outputs_MQ)
+
+
+def predictions(scores_QN: np.ndarray, inside_MN: np.ndarray, outputs_MQ: np.ndarray) -> np.ndarray:
+    """What the scores foretell of each model: sums over the passages that are in, float64 [M, Q].
+
+    Arguments and errors are those of `linear_datamodeling_scores`.
+    """
     (models, passages), queries = inside_MN.shape, outputs_MQ.shape[1]
     if scores_QN.shape != (queries, passages):
         fix = "one row per query and one column per passage, in their order"
@@ -43,8 +51,7 @@ def linear_datamodeling_scores(scores_QN: np.ndarray, inside_MN: np.ndarray, out
     for what, values in (("score", scores_QN), ("output", outputs_MQ)):
         if not np.isfinite(values).all():
             raise UserError(f"a {what} is not finite", got="NaN or infinity", expected="finite numbers")
-    predicted_MQ = inside_MN.astype(np.float64) @ scores_QN.astype(np.float64).T
-    return rank_correlations(predicted_MQ, outputs_MQ)
+    return inside_MN.astype(np.float64) @ scores_QN.astype(np.float64).T
 
 
 def rank_correlations(a_MQ: np.ndarray, b_MQ: np.ndarray) -> np.ndarray:
@@ -63,3 +70,9 @@ def rank_correlations(a_MQ: np.ndarray, b_MQ: np.ndarray) -> np.ndarray:
     a_MQ, b_MQ = a_MQ - a_MQ.mean(axis=0), b_MQ - b_MQ.mean(axis=0)
     scale_Q = np.sqrt((a_MQ**2).sum(axis=0) * (b_MQ**2).sum(axis=0))
     return np.divide((a_MQ * b_MQ).sum(axis=0), scale_Q, out=np.zeros(a_MQ.shape[1]), where=scale_Q > 0)
+
+
+def without_each(a_MQ: np.ndarray, b_MQ: np.ndarray) -> np.ndarray:
+    """`rank_correlations` without each of the rows in turn, float64 [M, Q]: what a jackknife over models takes."""
+    rows = np.arange(len(a_MQ))
+    return np.stack([rank_correlations(a_MQ[rows != row], b_MQ[rows != row]) for row in rows])

@@ -1,7 +1,8 @@
-"""What became of a paper's claim here.
+"""What became of a claim here.
 
-`reproduced` if the whole interval is on the claim's side, `not reproduced` if not, and `not testable at this scale` if
-the study did not run what the claim is about.
+A paper's: `reproduced` if the whole interval is on the claim's side, `not reproduced` if not, and `not testable at this
+scale` if the study did not run what the claim is about. A bound that a study of ours is held to: `holds` if the whole
+interval is above it, `holds on average` if the mean is, `does not hold` if not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable at this scale"
+HOLDS, ON_AVERAGE, FAILS = "holds", "holds on average", "does not hold"
 Verdict = tuple[str, str]
 """A status, and what was measured."""
 
@@ -29,3 +31,10 @@ def as_claims(judged: Sequence[tuple[str, Verdict, str]], general: str) -> list[
         {"claim": name, "status": status, "measured": measured, "differs": "; ".join(filter(None, [differs, general]))}
         for name, (status, measured), differs in judged
     ]
+
+
+def held_to(value: Sequence[float], bound: float) -> str:
+    """Whether [value, low, high] reaches a bound."""
+    if value[1] >= bound:
+        return HOLDS
+    return ON_AVERAGE if value[0] >= bound else FAILS

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from headwater.attribution.evaluation.lds import linear_datamodeling_scores, rank_correlations
+from headwater.attribution.evaluation.bootstrap import jackknife_error
+from headwater.attribution.evaluation.lds import linear_datamodeling_scores, rank_correlations, without_each
 from headwater.configs.errors import MismatchError, UserError
 
 M, Q, N = 13, 5, 21
@@ -55,6 +56,22 @@ def test_scores_without_any_order_foretell_nothing(drawn):
     assert (rank_correlations(outputs_MQ, np.zeros((M, Q))) == 0).all()
 
 
+def test_a_jackknife_over_models_is_as_wide_as_other_draws_are():
+    """Correlated normals: the mean error of 60 samples against the spread of their correlations, and on one column
+    against leaving the rows out one by one."""
+    rng = np.random.default_rng(4)
+    a_MQ = rng.normal(size=(30, 60))
+    b_MQ = 0.6 * a_MQ + 0.8 * rng.normal(size=(30, 60))
+    without_MQ = without_each(a_MQ, b_MQ)
+    slow = [spearmanr(np.delete(a_MQ[:, 7], m), np.delete(b_MQ[:, 7], m)).statistic for m in range(30)]
+    np.testing.assert_allclose(without_MQ[:, 7], slow, atol=1e-12)
+    errors = [jackknife_error(without_M) for without_M in without_MQ.T]
+    assert np.mean(errors) == pytest.approx(rank_correlations(a_MQ, b_MQ).std(), rel=0.25)
+    values = rng.normal(size=25)
+    left_out = np.array([np.delete(values, m).mean() for m in range(25)])
+    assert jackknife_error(left_out) == pytest.approx(values.std(ddof=1) / 5), "of a mean it is the textbook's"
+
+
 def test_what_does_not_belong_together_is_refused(drawn):
     scores_QN, inside_MN, outputs_MQ = drawn
     with pytest.raises(MismatchError, match=r"one row per query"):
@@ -66,3 +83,17 @@ def test_what_does_not_belong_together_is_refused(drawn):
         linear_datamodeling_scores(scores_QN, inside_MN, outputs_MQ)
     with pytest.raises(ValueError, match="two rows"):
         rank_correlations(outputs_MQ[:1], outputs_MQ[:1])
+
+
+def test_it_is_dattris():
+    """Against the library's own function, where its wheel is installed (`pip install --no-deps dattri`)."""
+    metric = pytest.importorskip("dattri.metric")
+    import torch
+
+    rng = np.random.default_rng(2)
+    scores_QN, outputs_MQ = rng.normal(size=(Q, N)), rng.normal(size=(M, Q))
+    inside_MN = np.stack([rng.permutation(N) < N // 2 for _ in range(M)])
+    members_MK = torch.tensor(np.stack([np.flatnonzero(inside_N) for inside_N in inside_MN]))
+    theirs_Q, _ = metric.lds(torch.tensor(scores_QN.T), (torch.tensor(outputs_MQ), members_MK))
+    ours_Q = linear_datamodeling_scores(scores_QN, inside_MN, outputs_MQ)
+    np.testing.assert_allclose(ours_Q, theirs_Q.numpy(), atol=1e-6)

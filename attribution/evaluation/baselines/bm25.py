@@ -21,6 +21,14 @@ class BM25:
 
     def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
         """One ranking per query; a query that shares no word with the corpus leaves the passages in their own order."""
+        scores_QN = self.scores(queries, passages)
+        return [
+            rank_by_scores(query, scores_N, passages, self.depth)
+            for query, scores_N in zip(queries, scores_QN, strict=True)
+        ]
+
+    def scores(self, queries: Sequence[Query], passages: Passages) -> np.ndarray:
+        """Every passage's score, float32 [queries, passages]; 0 where a query shares no word with it."""
         # Both are imported here because the command line imports this module at start.
         import bm25s
         import Stemmer
@@ -34,9 +42,9 @@ class BM25:
         retriever.index(tokens, show_progress=False)
         texts = [f"{query.prompt} {query.target}" for query in queries]
         words = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
-        rankings = []
-        for query, query_words in zip(queries, words, strict=True):
+        scores_QN = np.zeros((len(queries), len(passages)), dtype=np.float32)
+        for number, query_words in enumerate(words):
             known = [word for word in query_words if word in retriever.vocab_dict]
-            scores_N = retriever.get_scores(known) if known else np.zeros(len(passages), dtype=np.float32)
-            rankings.append(rank_by_scores(query, scores_N, passages, self.depth))
-        return rankings
+            if known:
+                scores_QN[number] = retriever.get_scores(known)
+        return scores_QN

@@ -33,12 +33,11 @@ def train_and_measure(path: Path, task: dict[str, Any]) -> int:
     settings = load_config(LdsSettings, out / "config.yaml")
     pretraining = load_config(PretrainSettings, task["preset"], task["overrides"])
     if task["factors"]["part"] == "model":
-        write_queries(settings, pretraining)
+        write_queries(out, settings, pretraining)
     else:
-        whole = model_run(settings).path
         for name in SHARED:
-            link(whole / name, path / name)
-        write_excluded(path, settings, task["factors"]["number"])
+            link(model_run(out).path / name, path / name)
+        write_excluded(out, path, task["factors"]["number"], settings.seed)
     link(queries_file(out), path / QUERIES)
     status = pretrain_whole(path, pretraining)
     before = read_json(path / "seconds.json") if (path / "seconds.json").exists() else 0
@@ -46,24 +45,24 @@ def train_and_measure(path: Path, task: dict[str, Any]) -> int:
     return status
 
 
-def write_queries(settings: LdsSettings, pretraining: PretrainSettings) -> None:
+def write_queries(out: Path, settings: LdsSettings, pretraining: PretrainSettings) -> None:
     """Makes the corpus and, of it, OUT/queries.jsonl, unless they are there."""
     from headwater.launch.studies.lds.queries import make_queries
     from headwater.train.corpus.build import build_corpus
 
-    path = queries_file(Path(settings.out))
+    path = queries_file(out)
     if not path.exists():
         build_corpus(pretraining)
-        records = make_queries(model_run(settings), pretraining, settings.queries, settings.seed)
+        records = make_queries(model_run(out), pretraining, settings.queries, settings.seed)
         write_bytes(path, "".join(json_line(record) for record in records).encode())
 
 
-def write_excluded(path: Path, settings: LdsSettings, number: int) -> None:
+def write_excluded(out: Path, path: Path, number: int, seed: int) -> None:
     """The passages that are not in a half, one id a line."""
     from headwater.train.stream.corpus import open_passages
 
-    passages = open_passages(model_run(settings))
-    inside_N = draw_half(len(passages), number, settings.seed)
+    passages = open_passages(model_run(out))
+    inside_N = draw_half(len(passages), number, seed)
     names = [name for name, inside in zip(passages.ids(0, len(passages)), inside_N, strict=True) if not inside]
     write_bytes(path / "exclude.txt", "".join(f"{name}\n" for name in names).encode())
 

@@ -25,7 +25,10 @@ class QuerySettings:
 
 @dataclass(kw_only=True, slots=True)
 class MethodSettings:
-    """An index of the whole corpus's model, and how its rows are scored."""
+    """An index of the whole corpus's model, and how its rows are scored.
+
+    The task, whose curvature the scores may be made with, is the queries of one kind.
+    """
 
     name: str = setting("", "What it is called.")
     index: list[str] = setting([], "key=value overrides of the index's settings; methods with the same share an index.")
@@ -47,7 +50,7 @@ class MethodSettings:
             try:
                 load_config(IndexSettings, None, ["model.run=-", *self.index])
             except ConfigError as error:
-                yield from (Problem(f"index: {p.key}", p.got, p.expected, p.fix) for p in error.problems)
+                yield from (Problem(f"index: {p.key}", p.value, p.expected, p.fix) for p in error.problems)
         yield from task_weight_problems(self.task_weight)
 
 
@@ -88,9 +91,9 @@ def pretraining(settings: LdsSettings, path: Path, further: list[str]) -> tuple[
     return overrides, load_config(PretrainSettings, settings.preset, overrides)
 
 
-def model_run(settings: LdsSettings) -> RunDir:
+def model_run(out: Path) -> RunDir:
     """The model of the whole corpus."""
-    return RunDir(Path(settings.out) / "model")
+    return RunDir(out / "model")
 
 
 def half_path(out: Path, number: int, again: bool = False) -> Path:
@@ -100,3 +103,17 @@ def half_path(out: Path, number: int, again: bool = False) -> Path:
 
 def queries_file(out: Path) -> Path:
     return out / "queries.jsonl"
+
+
+def scores_file(out: Path, method: str) -> Path:
+    """A method's scores: float32 [queries, passages]."""
+    return out / "methods" / method / "scores.npy"
+
+
+def index_names(methods: list[MethodSettings]) -> dict[str, str]:
+    """The index of each method under the model's run: of methods with the same overrides, the first one's."""
+    names: dict[str, str] = {}
+    for method in methods:
+        same = (names[other.name] for other in methods if other.name in names and other.index == method.index)
+        names[method.name] = "captured" if method.captured else next((n for n in same if n != "captured"), method.name)
+    return names

@@ -24,13 +24,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headwater.configs import ConfigError, Problem, save_config
+from headwater.configs import ConfigError, Problem, load_config, save_config
+from headwater.configs.errors import MissingError
 from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_settings
 from headwater.launch.studies.lds.outputs import CALLBACK
-from headwater.launch.studies.lds.parts import TrainingPart
-from headwater.launch.studies.lds.settings import LdsSettings, half_path, model_run, pretraining
+from headwater.launch.studies.lds.outsider import keep_scores, write_outsider
+from headwater.launch.studies.lds.parts import MethodPart, TrainingPart
+from headwater.launch.studies.lds.settings import (
+    LdsSettings,
+    half_path,
+    index_names,
+    model_run,
+    pretraining,
+    scores_file,
+)
 from headwater.train.artifacts import fingerprint
 
 GROWING = ("out", "parallel", "models", "again", "methods", "scores", "name")
@@ -52,20 +61,42 @@ class Lds:
             ConfigError, MismatchError: nothing is run.
             UserError: a part failed; the others are finished.
         """
-        parts = self.trainings()
+        from headwater.launch.studies.lds.page import write_report
+        from headwater.launch.studies.lds.summary import summarise
+
+        trainings = self.trainings()
+        methods = self.methods(trainings[0])
         self._check_same()
-        for part in parts:
+        for part in trainings:
             if not part.is_done():
                 part.prepare()
-        finish_parts(parts, self.settings.parallel, self.say)
-        return {"claims": []}
+        for each in methods:
+            each.prepare()
+        finish_parts([*trainings, *methods], self.settings.parallel, self.say)
+        write_outsider(self.out, self.settings)
+        summary = summarise(self.out, self.settings)
+        write_report(self.out, self.settings, summary)
+        return summary
 
     def trainings(self) -> list[TrainingPart]:
         """The whole corpus's model, the halves', and those trained again."""
-        path = model_run(self.settings).path
+        path = model_run(self.out).path
         model = self._part(path, {"part": "model"}, self.settings.traced)
         halves = [self._half(number, model) for number in range(self.settings.models)]
         return [model, *halves, *(self._half(number, model, again=True) for number in range(self.settings.again))]
+
+    def methods(self, model: TrainingPart) -> list[MethodPart]:
+        """The scores of each method; who shares an index waits for whoever makes it."""
+        indexes = index_names(self.settings.methods)
+        found: list[MethodPart] = []
+        for method in self.settings.methods:
+            used = [indexes[name] for name in (method.name, *method.also)]
+            paths = {name: scores_file(self.out, name).parent for name in [*used, *method.also]}
+            after = [name_of(path) for name, path in paths.items() if name not in (method.name, "captured")]
+            path = scores_file(self.out, method.name).parent
+            part = MethodPart(name=name_of(path), path=path, after=(model.name, *after), method=method, indexes=used)
+            found.append(part)
+        return found
 
     def _half(self, number: int, model: TrainingPart, again: bool = False) -> TrainingPart:
         path = half_path(self.out, number, again)
@@ -102,8 +133,30 @@ class Lds:
         save_config(self.settings, self.out / "config.yaml")
 
 
-def run_lds(settings: LdsSettings) -> dict[str, Any]:
-    """Runs the study and prints its tables; returns the summary."""
-    from headwater.launch.studies.console import run_and_show
+def add_outsider(settings: LdsSettings) -> dict[str, Any]:
+    """Holds somebody else's scores against the trainings of a finished study, for good; returns the summary.
 
-    return run_and_show(lambda say: Lds(settings, say).run(), settings.out)
+    Raises:
+        UserError: there is no finished study, or these are no scores of its queries and passages.
+    """
+    from headwater.launch.studies.lds.page import write_report
+    from headwater.launch.studies.lds.summary import summarise
+
+    out = Path(settings.out)
+    if not (out / "summary.json").exists():
+        raise MissingError(f"{out} holds no finished study", fix=f"run `headwater study lds out={out}` first")
+    kept = load_config(LdsSettings, out / "config.yaml")
+    keep_scores(out, Path(settings.scores), settings.name, taken=[method.name for method in kept.methods])
+    summary = summarise(out, kept)
+    write_report(out, kept, summary)
+    return summary
+
+
+def run_lds(settings: LdsSettings) -> dict[str, Any]:
+    """Runs the study, or adds somebody else's scores to it, and prints its tables; returns the summary."""
+    from headwater.launch.studies.console import run_and_show
+    from headwater.launch.studies.lds.page import tables
+
+    if settings.scores:
+        return run_and_show(lambda say: add_outsider(settings), settings.out, tables)
+    return run_and_show(lambda say: Lds(settings, say).run(), settings.out, tables)

@@ -13,9 +13,9 @@ from headwater.attribution.evaluation.ranking import Ranking, read_rankings
 from headwater.attribution.evaluation.table import build_table, format_interval
 from headwater.launch.studies.overlearnt.process import last_probabilities
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, model_run
+from headwater.launch.studies.verdict import FAILS, HOLDS, held_to
 from headwater.train.artifacts import RunDir, read_json
 
-HOLDS, ON_AVERAGE, FAILS = "holds", "holds on average", "does not hold"
 HELD_TO = {"last_log_odds": 0.85, "captured": 0.90}
 """Least MRR."""
 SHARE_OF_GOLD = 0.85
@@ -138,7 +138,7 @@ def judge(pooled: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[dict[str,
         value = pooled["methods"][method]["mrr"]
         each = ", ".join(f"seed {seed}: {row['methods'][method]['mrr'][0]:.3f}" for seed, row in seeds.items())
         what = f"{LABELS[method]}: MRR at least {bound:.2f}"
-        claims.append({"claim": what, "status": status(value, bound), "measured": f"{as_interval(value)}; {each}"})
+        claims.append({"claim": what, "status": held_to(value, bound), "measured": f"{as_interval(value)}; {each}"})
     for method in HELD_TO:
         row = pooled["leave_out"].get(method)
         if row is None:
@@ -146,18 +146,12 @@ def judge(pooled: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[dict[str,
         if "share_of_gold" in row:
             value = row["share_of_gold"]
             what = f"{LABELS[method]}: leaving out what it names takes at least {SHARE_OF_GOLD:.0%} of gold's drop"
-            claims.append({"claim": what, "status": status(value, SHARE_OF_GOLD), "measured": as_interval(value)})
+            claims.append({"claim": what, "status": held_to(value, SHARE_OF_GOLD), "measured": as_interval(value)})
         if "above_random" in row:
             value = row["above_random"]
             what = f"{LABELS[method]}: its drop is clear of random passages'"
             claims.append({"claim": what, "status": HOLDS if value[1] > 0 else FAILS, "measured": as_interval(value)})
     return claims
-
-
-def status(value: list[float], bound: float) -> str:
-    if value[1] >= bound:
-        return HOLDS
-    return ON_AVERAGE if value[0] >= bound else FAILS
 
 
 def as_interval(value: list[float] | None) -> str:

@@ -21,7 +21,8 @@ from headwater.launch.studies.overlearnt.page import as_markdown
 from headwater.launch.studies.overlearnt.process import draw_facts, random_passages
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, saved_steps
 from headwater.launch.studies.overlearnt.study import Overlearnt
-from headwater.launch.studies.overlearnt.summary import FAILS, HOLDS, ON_AVERAGE, joined, judge, leave_out_table, share
+from headwater.launch.studies.overlearnt.summary import joined, judge, leave_out_table, share
+from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = str(ROOT / "configs/study/overlearnt.yaml")

@@ -1,0 +1,69 @@
+"""A method's scores of every passage for every query, in a process of its own.
+
+    python -m headwater.launch.studies.lds.scoring runs/study/lds/methods/NAME [CORES]
+
+The rows of the whole corpus's model are indexed, unless another method has the same index, and the queries are asked
+kind by kind: those of one kind are the task whose curvature is taken.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headwater.configs import load_config
+from headwater.launch.parts.process import run_part
+from headwater.launch.studies.lds.queries import KINDS
+from headwater.launch.studies.lds.settings import LdsSettings, MethodSettings, model_run, queries_file
+from headwater.train.artifacts import atomic_path
+
+
+def score_passages(path: Path, task: dict[str, Any]) -> int:
+    """Makes OUT/methods/NAME/scores.npy; returns the exit status."""
+    from headwater.attribution.index.build import build_index
+    from headwater.attribution.settings import IndexSettings
+
+    out = path.parent.parent
+    settings = load_config(LdsSettings, out / "config.yaml")
+    method = next(each for each in settings.methods if each.name == path.name)
+    run = model_run(out)
+    if not method.captured:
+        own = run.index(task["indexes"][0])
+        build_index(load_config(IndexSettings, None, [*method.index, f"model.run={run.path}", f"out={own}"]))
+    scores_QN = method_scores(method, [run.index(name) for name in task["indexes"]], queries_file(out))
+    save_array(path / "scores.npy", scores_QN)
+    return 0
+
+
+def method_scores(method: MethodSettings, indexes: Sequence[Path], queries: Path) -> np.ndarray:
+    """Every passage's score for every query of a file, float32 [queries, passages].
+
+    Args:
+        indexes: the method's own, and the further ones whose scores are added.
+    """
+    from headwater.attribution.search.scorer import Scoring
+    from headwater.attribution.tracing.attributor import Attributor
+    from headwater.attribution.tracing.queries import read_queries
+
+    asked = read_queries(queries)
+    scoring = Scoring(curvature=method.curvature, task_weight=method.task_weight, normalize=method.normalize)
+    with Attributor.open(indexes[0], also=indexes[1:], weights=method.weights) as attributor:
+        scores_QN = np.empty((len(asked), len(attributor.passages)), dtype=np.float32)
+        for kind in KINDS:
+            places = [place for place, query in enumerate(asked) if query.record["kind"] == kind]
+            if places:
+                scores_QN[places] = attributor.scores([asked[place] for place in places], scoring)
+    return scores_QN
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as part, open(part, "wb") as file:
+        np.save(file, array)
+
+
+if __name__ == "__main__":
+    sys.exit(run_part(sys.argv[1:], score_passages))
