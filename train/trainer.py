@@ -42,6 +42,8 @@ class Trainer:
         self.callbacks = sorted(callbacks, key=lambda callback: callback.priority)
         self.last_step = min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
         self.stop_signal: int | None = None
+        self.origin: dict[str, Any] = {}
+        """What this start of the run goes on from, for its provenance."""
         per_rank = settings.train.global_batch // world.data
         self.batch_indexes = range(world.data_rank * per_rank, (world.data_rank + 1) * per_rank)
         self._losses: deque[float] = deque(maxlen=100)
