@@ -52,6 +52,8 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
     file = tokenizer_file(settings, run)
     if file is not None:
         check_vocabulary(settings, TextTokenizer.from_file(file, settings.corpus.tokenizer.bos))
+    elif not settings.corpus.prebuilt and settings.model.vocab_size:
+        check_rows(settings.model.vocab_size, settings.corpus.tokenizer.vocab_size)  # of the one that will be trained
 
 
 def require_parquet(path: Path) -> None:
@@ -106,16 +108,21 @@ def check_vocabulary(settings: PretrainSettings, tokenizer: TextTokenizer) -> No
     # Not `vocab_size`, which is rounded up: a model may end with the vocabulary.
     tokens = max(tokenizer.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     rows, tensor = settings.model.vocab_size or tokenizer.vocab_size, settings.parallel.tensor
+    check_rows(rows, tokens)
+    if rows % tensor:
+        raise UserError(
+            f"a vocabulary of {rows} cannot be shared out over parallel.tensor = {tensor} ranks",
+            expected=f"a multiple of {tensor}",
+            fix=f"set model.vocab_size={-(-rows // tensor) * tensor}, or change parallel.tensor",
+        )
+
+
+def check_rows(rows: int, tokens: int) -> None:
+    """Refuses an embedding of fewer rows than a tokenizer has tokens."""
     if rows < tokens:
         raise UserError(
             "the model's vocabulary is smaller than the tokenizer's",
             got=f"model.vocab_size = {rows}",
             expected=f"at least {tokens}, the tokenizer's",
             fix="set model.vocab_size=0, which takes the tokenizer's size, or use a smaller tokenizer",
-        )
-    if rows % tensor:
-        raise UserError(
-            f"a vocabulary of {rows} cannot be shared out over parallel.tensor = {tensor} ranks",
-            expected=f"a multiple of {tensor}",
-            fix=f"set model.vocab_size={-(-rows // tensor) * tensor}, or change parallel.tensor",
         )

@@ -197,10 +197,6 @@ class PretrainSettings:
             yield Problem("parallel.tensor", tensor, f"a divisor of model.ffn_hidden ({self.model.ffn_hidden})")
         if self.model.vocab_size % tensor:
             yield Problem("parallel.tensor", tensor, f"a divisor of model.vocab_size ({self.model.vocab_size})")
-        learnt = not (self.corpus.prebuilt or self.corpus.tokenizer.path)
-        if self.model.vocab_size and learnt and self.model.vocab_size < self.corpus.tokenizer.vocab_size:
-            least, fix = self.corpus.tokenizer.vocab_size, "set model.vocab_size=0, which takes the tokenizer's size"
-            yield Problem("model.vocab_size", self.model.vocab_size, f"at least the tokenizer's {least}", fix)
         if self.model.layers % pipeline:
             yield Problem("parallel.pipeline", pipeline, f"a divisor of model.layers ({self.model.layers})")
         if pipeline > 1 and self.zero.stage > 1:

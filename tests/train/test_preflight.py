@@ -46,9 +46,11 @@ def test_rows_are_shared_out_evenly(tokenizer):
         check_vocabulary(asked(0, 5), tokenizer)
 
 
-def test_a_tokenizer_to_be_trained_is_known_by_its_settings():
-    with pytest.raises(ConfigError, match=r"model.vocab_size = 256: expected at least the tokenizer's 320"):
-        load_config(PretrainSettings, None, ["model.vocab_size=256", "corpus.tokenizer.vocab_size=320"])
+def test_a_tokenizer_to_be_trained_is_known_by_its_settings(tmp_path):
+    wanted = asked(256)
+    wanted.corpus.tokenizer.vocab_size = 320
+    with pytest.raises(UserError, match=r"model.vocab_size = 256\n.*at least 320"):
+        check_inputs(wanted, RunDir.at(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"parallel.tensor = 2: expected a divisor of model.vocab_size \(8193\)"):
         load_config(PretrainSettings, None, ["model.vocab_size=8193", "parallel.tensor=2"])
 
