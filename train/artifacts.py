@@ -261,8 +261,11 @@ def require_match(what: str, got: str, expected: str, fix: str) -> None:
         raise MismatchError(what, got=got, expected=expected, fix=fix)
 
 
-def write_provenance(run: RunDir, *, world_size: int, command: list[str] | None = None) -> None:
-    """Appends how this run was started: versions, git commit, command line, machine, world size."""
+def write_provenance(
+    run: RunDir, *, world_size: int, origin: dict[str, Any] | None = None, command: list[str] | None = None
+) -> None:
+    """Appends how this run was started: versions, git commit, command line, machine, world size, and `origin`, what it
+    goes on from."""
     packages = (
         "torch",
         "megatron-core",
@@ -287,6 +290,7 @@ def write_provenance(run: RunDir, *, world_size: int, command: list[str] | None 
         "cpus": os.cpu_count(),
         "world_size": world_size,
         "versions": versions,
+        **(origin or {}),
     }
     starts = read_json(run.provenance) if run.provenance.exists() else []
     write_json(run.provenance, [*starts, entry])

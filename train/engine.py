@@ -77,6 +77,7 @@ class Engine:
         )
         accumulates_bf16 = settings.train.precision == "bf16" and self.micro_batches > 1
         self._fp32_by_deepspeed = accumulates_bf16 and settings.zero.stage >= 2
+        self._sums_bf16_over_ranks = settings.train.precision == "bf16" and world.data > 1
         self.deepspeed = zero.initialize(model, optimizer, self._config())
         self._sum = Fp32Sum(model.parameters()) if accumulates_bf16 and settings.zero.stage == 1 else None
         if settings.zero.stage == 3:
@@ -104,6 +105,8 @@ class Engine:
             },
             "bf16": {"enabled": settings.train.precision == "bf16", "check_grad_overflow": True},
             **({"data_types": {"grad_accum_dtype": "fp32"}} if self._fp32_by_deepspeed else {}),
+            # A sum of n numbers of eight bits would lose about sqrt(n) times what rounding it once does.
+            **({"communication_data_type": "fp32"} if self._sums_bf16_over_ranks else {}),
         }
 
     @property
@@ -264,9 +267,9 @@ def _sum_over_tokens(model: PackedGPT) -> None:
     group = parallel.tensor_group()
 
     def summed(gradient: Tensor) -> Tensor:
-        total = gradient.clone()
+        total = gradient.float() if gradient.dtype == torch.bfloat16 else gradient.clone()
         dist.all_reduce(total, group=group)
-        return total
+        return total.to(gradient.dtype)
 
     for parameter in model.parameters():
         if getattr(parameter, "sequence_parallel", False):

@@ -12,7 +12,7 @@ def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
 
     `wsd` (warmup, stable, decay) stays at the peak until the last `decay_ratio` of the steps and then falls linearly.
     """
-    if step <= settings.warmup:
+    if settings.warmup > 0 and step <= settings.warmup:
         return settings.lr * step / settings.warmup
     done = min(1.0, (step - settings.warmup) / max(1, steps - settings.warmup))
     floor = settings.min_lr_ratio

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headwater.configs import Problem, section, setting
+from headwater.configs import Problem, describe, section, setting
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.settings import FactsSettings
+from headwater.train.stream.skipping import read_ranges
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +72,9 @@ class OptimizerSettings:
     eps: float = setting(1e-8, "Adam's epsilon.", minimum=0)
     weight_decay: float = setting(0.1, "Decoupled weight decay, on matrices alone.", minimum=0)
     clip: float = setting(1.0, "Largest norm of the gradient; 0 turns clipping off.", minimum=0)
+    keep_moments: bool = setting(
+        False, "Take Adam's moments and count of updates, too, from the checkpoint that model.init_from names."
+    )
 
     renamed: ClassVar[dict[str, str]] = {"final_lr": "min_lr_ratio", "decay": "decay_ratio"}
 
@@ -88,9 +92,27 @@ class TrainSettings:
         "none", "Activations made again in the backward pass.", choices=("none", "selective", "full")
     )
     exclude: str | None = setting(None, "A file of passage ids, one a line, that the stream leaves out.")
+    skip: list[str] = setting(
+        [], "Batches that the stream leaves out, counted from 0: [400-449]; batch n is that of step n + 1 otherwise."
+    )
     spike: float = setting(0.0, "Skip a step whose loss is above this multiple of its median; 0: never.", minimum=0)
     max_skips: int = setting(10, "Give up after this many skipped steps in a row.", minimum=1)
     threads: int = setting(0, "CPU threads a rank; 0 shares the cores out evenly.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        try:
+            read_ranges(self.skip)
+        except ValueError as error:
+            yield Problem("skip", str(error), "first-last with first <= last, or one number")
+
+
+@dataclass(kw_only=True, slots=True)
+class ResumeSettings:
+    """How a run goes on from its newest checkpoint."""
+
+    allow: list[str] = setting(
+        [], "Settings, or sections, that may differ from those of the checkpoint: [optimizer.lr]; noted in provenance."
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -170,6 +192,7 @@ class PretrainSettings:
     optimizer: OptimizerSettings = section(OptimizerSettings)
     train: TrainSettings = section(TrainSettings)
     checkpoint: CheckpointSettings = section(CheckpointSettings)
+    resume: ResumeSettings = section(ResumeSettings)
     callbacks: CallbackSettings = section(CallbackSettings)
 
     def problems(self) -> Iterator[Problem]:
@@ -178,6 +201,8 @@ class PretrainSettings:
             yield Problem("parallel.tensor", tensor, f"a divisor of model.kv_heads ({heads})")
         if self.model.ffn_hidden % tensor:
             yield Problem("parallel.tensor", tensor, f"a divisor of model.ffn_hidden ({self.model.ffn_hidden})")
+        if self.model.vocab_size % tensor:
+            yield Problem("parallel.tensor", tensor, f"a divisor of model.vocab_size ({self.model.vocab_size})")
         if self.model.layers % pipeline:
             yield Problem("parallel.pipeline", pipeline, f"a divisor of model.layers ({self.model.layers})")
         if pipeline > 1 and self.zero.stage > 1:
@@ -185,6 +210,12 @@ class PretrainSettings:
         if self.facts.people and self.facts.schedule.start >= self.train.steps:
             start, stop = self.facts.schedule.start, self.train.steps
             yield Problem("facts.schedule.start", start, f"a step before the training's end (train.steps = {stop})")
+        if self.optimizer.keep_moments and not self.model.init_from:
+            yield Problem("optimizer.keep_moments", True, "a checkpoint to take them from", "set model.init_from")
+        keys = [row.key for row in describe(PretrainSettings)]
+        for name in self.resume.allow:
+            if not any(key == name or key.startswith(f"{name}.") for key in keys):
+                yield Problem("resume.allow", name, "a key of this configuration, such as optimizer.lr, or a section")
         if self.train.precision == "bf16" and self.zero.stage == 0:
             yield Problem("zero.stage", 0, "1, 2 or 3 with bf16, whose fp32 master weights ZeRO keeps")
         if self.train.global_batch % self.train.micro_batch:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,11 +45,15 @@ class Trainer:
         self.callbacks = sorted(callbacks, key=lambda callback: callback.priority)
         self.last_step = min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
         self.stop_signal: int | None = None
+        self.origin: dict[str, Any] = {}
+        """What this start of the run goes on from, for its provenance."""
         per_rank = settings.train.global_batch // world.data
         self.batch_indexes = range(world.data_rank * per_rank, (world.data_rank + 1) * per_rank)
         self._losses: deque[float] = deque(maxlen=100)
         self._skipped_in_a_row = 0
         self.batches: list[Batch] = []
+        self.pairs = 0
+        self._spent: dict[str, float] = {}
 
     def lr(self, step: int) -> float:
         return learning_rate(self.settings.optimizer, step, self.settings.train.steps)
@@ -60,7 +67,8 @@ class Trainer:
                 ahead = self._read_ahead(reader, step + 1)
                 while step < self.last_step:
                     step += 1
-                    sequences, batches = ahead.result()
+                    with self.spends("data_s"):
+                        sequences, batches = ahead.result()
                     ahead = self._read_ahead(reader, step + 1)
                     stop = self._update(step, sequences, batches)
                     if stop:
@@ -73,6 +81,20 @@ class Trainer:
             for callback in self.callbacks:
                 callback.close()
         return step
+
+    @contextmanager
+    def spends(self, what: str) -> Iterator[None]:
+        """Counts the time of something beside updates, under a name of metrics.jsonl, until `take_spent`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - began
+
+    def take_spent(self) -> dict[str, float]:
+        """Seconds that were spent beside updates since this was asked last, by name."""
+        spent, self._spent = self._spent, {}
+        return spent
 
     def check_stream(self, step: int) -> None:
         """Reads this rank's sequences of the update after `step`, so that a shard that is damaged there is found before
@@ -95,7 +117,9 @@ class Trainer:
         """One update; returns whether some rank was asked to stop."""
         for callback in self.callbacks:
             callback.before_step(self, step, sequences)
-        tokens, stop = self._agree(sum(int((batch.weights_T > 0).sum()) for batch in batches))
+        tokens, self.pairs, stop = self._agree(
+            sum(int((batch.weights_T > 0).sum()) for batch in batches), sum(pairs_of(each) for each in sequences)
+        )
         self.engine.set_lr(self.lr(step))
         self.batches = [batch.to(self.world.device) for batch in batches]
         result = self.engine.step(self.batches, tokens, self._accept)
@@ -104,14 +128,15 @@ class Trainer:
             callback.after_step(self, step, sequences, result)
         return stop
 
-    def _agree(self, tokens: int) -> tuple[int, bool]:
-        """Tokens with loss in the global batch, and whether any rank wants to stop: one small reduction for both."""
+    def _agree(self, tokens: int, pairs: int) -> tuple[int, int, bool]:
+        """Tokens with loss and pairs that attend in the global batch, and whether any rank wants to stop: one small
+        reduction for all."""
         if self.world.size == 1:
-            return tokens, self.stop_signal is not None
-        note = torch.tensor([float(tokens), float(self.stop_signal is not None)], dtype=torch.float64)
+            return tokens, pairs, self.stop_signal is not None
+        note = torch.tensor([float(tokens), float(pairs), float(self.stop_signal is not None)], dtype=torch.float64)
         dist.all_reduce(note)
         replicas = self.world.tensor * self.world.pipeline
-        return round(note[0].item() / replicas), note[1].item() > 0
+        return round(note[0].item() / replicas), round(note[1].item() / replicas), note[2].item() > 0
 
     def _accept(self, loss: float) -> bool:
         """Whether a step with this loss may update the model: not when it is NaN, infinite, or a spike."""
@@ -138,6 +163,12 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._losses.extend(state["losses"])
         self._skipped_in_a_row = state["skipped_in_a_row"]
+
+
+def pairs_of(sequence: TrainingSequence) -> int:
+    """Pairs of a place and one that it attends to, itself included: within passages, backwards."""
+    lengths = sequence.lengths.astype("int64")
+    return int((lengths * (lengths + 1) // 2).sum())
 
 
 def pack_sequences(sequences: list[TrainingSequence]) -> Batch:

@@ -26,7 +26,7 @@ def summarise(data: RunData) -> dict[str, Any]:
         "train": {
             "steps": data.steps,
             "tokens": tokens_read(data),
-            "loss": mean([line["loss"] for line in data.metrics[-LOSS_STEPS:]]),
+            "loss": mean([line["loss"] for line in data.metrics[-LOSS_STEPS:] if line["loss"] is not None]),
             "tokens_per_s": median([line["tokens_per_s"] for line in data.metrics if "tokens_per_s" in line]),
             "wall_s": wall.get("pretrain"),
         },

@@ -91,7 +91,9 @@ def training_metrics(run: RunDir) -> dict[str, float]:
     import numpy as np
     import pyarrow.parquet as pq
 
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines() if line.endswith("}")]
+    from headwater.train.callbacks import metrics
+
+    lines = metrics.read_metrics(run.metrics)
     found = {"loss": float(np.mean([line["loss"] for line in lines[-10:]]))} if lines else {}
     if run.probes.exists():
         probes = pq.read_table(run.probes)

@@ -170,7 +170,7 @@ def huggingface_step(trainer: Any) -> Callable[[], object]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = trainer.settings
-    config = LlamaConfig(**llama_config(settings.model, None, SEQ_LEN, "fp32"))
+    config = LlamaConfig(**llama_config(settings.model, None, None, SEQ_LEN, "fp32"))
     dtype = torch.bfloat16 if settings.train.precision == "bf16" else torch.float32
     model: Any = torch.nn.Module.to(LlamaForCausalLM(config), dtype).train()
     optimizer = make_optimizer(list(model.parameters()), settings)

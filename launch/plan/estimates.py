@@ -266,7 +266,8 @@ def _memory_of_stage(
         activations=int(activations),
         head=int(head),
         sums=int(count * recipe.sums),
-        communication=0 if plain else min(bucket, count) * e,
+        # Reduced in fp32, whatever the gradients' format.
+        communication=0 if plain else min(bucket, count) * (e + (4 if e < 4 and layout.data > 1 else 0)),
         update=int(count * recipe.update + (min(bucket, count) * e if reduced_last else 0)),
     )
 

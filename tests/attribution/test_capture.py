@@ -222,7 +222,7 @@ def test_any_layout_captures_the_same(run: RunDir, tiny_run: Path, tmp_path: Pat
 def test_other_settings_are_refused(run: RunDir, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
-    with pytest.raises(MismatchError, match="captured with another"):
+    with pytest.raises(MismatchError, match=r"other settings\n.*callbacks\.capture\.correction = adam"):
         train(copy, "train.hard_stop=8", "callbacks.capture.correction=adam")
 
 

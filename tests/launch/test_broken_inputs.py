@@ -379,7 +379,8 @@ CHECKPOINTS: dict[str, tuple[Callable[[], object], list[str], list[str]]] = {
     ),
     "pickle": (pickled, GO_ON, [WEIGHTS, "cannot be read", "safetensors"]),
     "another model": (lambda: None, [*GO_ON, "model.ffn_hidden=64"], ["model.ffn_hidden = 64", "48", "another model"]),
-    "another order": (lambda: None, [*GO_ON, "train.global_batch=8"], ["another stream", "train.global_batch"]),
+    "another order": (lambda: None, [*GO_ON, "train.global_batch=8"], ["other settings", "train.global_batch = 8"]),
+    "another rate": (lambda: None, [*GO_ON, "optimizer.lr=1"], ["optimizer.lr = 1", "resume.allow=[optimizer.lr]"]),
     "another seed": (lambda: None, [*GO_ON, "seed=4"], ["another configuration", "seed"]),
     "start of another shape": (
         lambda: None,

@@ -148,7 +148,7 @@ def test_training_goes_on_from_the_whole_one(run, tmp_path, config):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "named"),
-    [("model.ffn_hidden=64", "model.ffn_hidden = 64"), ("seed=4", "another"), ("train.global_batch=8", "stream")],
+    [("model.ffn_hidden=64", "ffn_hidden = 64"), ("seed=4", "another"), ("train.global_batch=8", "global_batch = 8")],
 )
 def test_another_run_is_refused_and_nothing_changes(run, override, named, config):
     before = everything(run.checkpoints), run.metrics.read_bytes(), everything(run.ledger)

@@ -16,7 +16,7 @@ def rates(steps: list[int], total: int = 110, **changes) -> list[float]:
 
 def test_warmup_rises_linearly_to_the_peak():
     assert rates([1, 5, 10]) == pytest.approx([0.2, 1.0, 2.0])
-    assert rates([1], warmup=0, schedule="constant") == [2.0]
+    assert rates([0, 1], warmup=0, schedule="constant") == [2.0, 2.0]
     assert rates([1], warmup=1) == [2.0]
 
 

@@ -115,7 +115,8 @@ def test_metrics_probes_and_provenance(run):
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert lines[-1]["loss"] < lines[0]["loss"]
     for line in lines:
-        assert {"loss", "lr", "grad_norm", "tokens", "tokens_per_s", "memory_bytes"} <= set(line)
+        assert {"loss", "lr", "grad_norm", "tokens", "tokens_per_s", "data_s", "memory_bytes"} <= set(line)
+    assert [line["step"] for line in lines if "probe_s" in line] == [1, 6]  # after the updates 0 and 5
     probes = pq.read_table(run.probes).to_pydict()
     count = len((run.facts / "probes.jsonl").read_text().splitlines())
     assert Counter(probes["step"]) == {0: count, 5: count, 10: count}

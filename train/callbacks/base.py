@@ -6,6 +6,7 @@ Steps are counted as updates: step n is the n-th update, and "after step n" mean
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ class Training(Protocol):
         last_step: the step at which the training ends.
         batch_indexes: this rank's places in the global batch.
         stop_signal: set it, and all ranks stop after the step that is running.
+        pairs: pairs of places that attend to one another in the global batch of the step that is running.
     """
 
     settings: PretrainSettings
@@ -31,11 +33,16 @@ class Training(Protocol):
     last_step: int
     batch_indexes: range
     stop_signal: int | None
+    pairs: int
 
     @property
     def callbacks(self) -> Sequence[Callback]: ...
 
     def lr(self, step: int) -> float: ...
+
+    def spends(self, what: str) -> AbstractContextManager[None]: ...
+
+    def take_spent(self) -> dict[str, float]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -52,6 +52,10 @@ class Checkpoints(Callback):
         self.writer.wait()
 
     def _save(self, trainer: Training, step: int) -> None:
+        with trainer.spends("checkpoint_s"):
+            self._write(trainer, step)
+
+    def _write(self, trainer: Training, step: int) -> None:
         for callback in trainer.callbacks:
             callback.flush(trainer, step)
 

@@ -1,8 +1,14 @@
-"""Metrics: one JSON line a step, TensorBoard events, and a progress bar for whoever watches."""
+"""Metrics: one JSON line a step, TensorBoard events, and a progress bar for whoever watches.
+
+`tokens_per_s` is measured from line to line, so it counts everything that a run waits for; what of that time was not
+spent on updates stands beside it: `data_s` (waiting for sequences), `probe_s`, `checkpoint_s`. Probes and checkpoints
+come after the line of their step, so they are in the next one. A number that is not finite is written as null.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import sys
@@ -18,11 +24,12 @@ from headwater.train import parallel
 from headwater.train.artifacts import write_bytes
 from headwater.train.callbacks.base import Callback, Training
 from headwater.train.engine import StepResult
+from headwater.train.settings import ModelSettings
 from headwater.train.stream.stream import TrainingSequence
 
 
 def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a metrics file up to a step; a line cut short by a kill is left out."""
+    """The lines of a metrics file up to a step, null as NaN; a line cut short by a kill is left out."""
     if not path.exists():
         return []
     lines = []
@@ -32,8 +39,14 @@ def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any
         except json.JSONDecodeError:
             continue
         if last_step is None or entry["step"] <= last_step:
-            lines.append(entry)
+            lines.append({key: math.nan if value is None else value for key, value in entry.items()})
     return lines
+
+
+def json_of(entry: dict[str, Any]) -> str:
+    """A line of a metrics file."""
+    finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in entry.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 class Metrics(Callback):
@@ -47,14 +60,16 @@ class Metrics(Callback):
         self._task: Any = None
         self._seen_tokens = self._restored = 0
         self._recent: deque[float] = deque(maxlen=50)
-        self._parameters = 0
+        self._matrices = 0
+        self._tokens = 0
+        self._operations = 0.0
 
     def start(self, trainer: Training, step: int) -> None:
-        self._parameters = whole_numel(trainer)
+        self._matrices = whole_matrices(trainer)
         if not trainer.world.is_main:
             return
         lines = read_metrics(self.path, step)
-        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        write_bytes(self.path, "".join(map(json_of, lines)).encode())
         self._seen_tokens = self._restored
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (kept open for the run)
         if self.tensorboard is not None:
@@ -62,6 +77,7 @@ class Metrics(Callback):
 
             self._writer = SummaryWriter(str(self.tensorboard), purge_step=step + 1)
         self._open_bar(trainer, step)
+        self._line = self._step = time.perf_counter()
 
     def _open_bar(self, trainer: Training, step: int) -> None:
         if not sys.stderr.isatty():
@@ -80,14 +96,15 @@ class Metrics(Callback):
         self._bar.start()
         self._task = self._bar.add_task("", total=trainer.last_step, completed=step, note="")
 
-    def before_step(self, trainer: Training, step: int, sequences: list[TrainingSequence]) -> None:
-        self._began = time.perf_counter()
-
     def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         if not trainer.world.is_main:
             return
+        now = time.perf_counter()
         self._seen_tokens += result.tokens
-        self._recent.append(result.tokens / (time.perf_counter() - self._began))
+        self._tokens += result.tokens
+        self._operations += operations(trainer.settings.model, self._matrices, result.tokens, trainer.pairs)
+        self._recent.append(result.tokens / (now - self._step))
+        self._step = now
         if step % self.every and step != trainer.last_step:
             return
         entry = {
@@ -96,17 +113,18 @@ class Metrics(Callback):
             "lr": trainer.lr(step),
             "grad_norm": result.grad_norm,
             "tokens": self._seen_tokens,
-            "tokens_per_s": round(self._recent[-1], 1),
+            "tokens_per_s": round(self._tokens / (now - self._line), 1),
+            **{name: round(seconds, 4) for name, seconds in trainer.take_spent().items()},
             "memory_bytes": memory_bytes(),
         }
         if self.peak_tflops:
-            flops = 6 * self._parameters * self._recent[-1]
-            entry["mfu"] = flops / (self.peak_tflops * 1e12 * trainer.world.size)
+            entry["mfu"] = self._operations / (now - self._line) / (self.peak_tflops * 1e12 * trainer.world.size)
+        self._line, self._tokens, self._operations = now, 0, 0.0
         if result.skipped:
             entry["skipped"] = True
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.write(json_of(entry))
         if self._writer is not None:
-            for key in ("loss", "lr", "grad_norm", "tokens_per_s", "mfu"):
+            for key in ("loss", "lr", "grad_norm", "tokens_per_s", "mfu", "data_s", "probe_s", "checkpoint_s"):
                 if key in entry:
                     self._writer.add_scalar(f"train/{key}", entry[key], step)
         self._show(trainer, step, result)
@@ -137,11 +155,25 @@ class Metrics(Callback):
             self._writer.close()
 
 
-def whole_numel(trainer: Training) -> int:
-    """Parameters of the whole model, over all pipeline stages. Collective."""
-    from headwater.train.model import parameter_parts
+def operations(model: ModelSettings, matrices: int, tokens: int, pairs: int) -> float:
+    """Floating-point operations of a forward and backward pass, nothing counted that is computed twice.
 
-    own = sum(torch.Size(part.shape).numel() for part in parameter_parts(trainer.engine.model))
+    Args:
+        matrices: numbers in the matrices that every token is multiplied with: six operations each for a token.
+        pairs: of places that attend to one another: scores and mixing take 2 x hidden operations each, in every layer,
+            three times with the backward pass.
+    """
+    return 6.0 * matrices * tokens + 12.0 * model.layers * model.hidden * pairs
+
+
+def whole_matrices(trainer: Training) -> int:
+    """Numbers in the matrices of the whole model, over all pipeline stages; an embedding that is only looked up is not
+    among them. Collective."""
+    from headwater.train.model import EMBEDDING, parameter_parts
+
+    gpt = trainer.engine.model
+    shapes = [part.shape for part in parameter_parts(gpt) if gpt.tied or part.name != EMBEDDING]
+    own = sum(torch.Size(shape).numel() for shape in shapes if len(shape) > 1)
     count = torch.tensor([float(own)], dtype=torch.float64, device=trainer.world.device)
     if trainer.world.pipeline > 1:
         dist.all_reduce(count, group=parallel.pipeline_group())

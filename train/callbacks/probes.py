@@ -158,7 +158,8 @@ class Probes(Callback):
             self._note(trainer, step)
 
     def _note(self, trainer: Training, step: int) -> None:
-        values = measure(trainer.engine, self.prompts, self.batch_tokens)
+        with trainer.spends("probe_s"):
+            values = measure(trainer.engine, self.prompts, self.batch_tokens)
         if not trainer.world.is_main:
             return
         columns: list[Any] = [

@@ -31,6 +31,7 @@ from headwater.train.artifacts import (
     write_bytes,
     write_json,
 )
+from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.injected import check_lengths, ensure_facts
 from headwater.train.corpus.origin import check_origin, describe_corpus
 from headwater.train.corpus.parts import Gathered, batches, chosen_documents, gathered, write_part
@@ -80,7 +81,7 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
         remove_parts(run.path, f"{run.tokenizer.name}.*")
         remove_parts(run.facts)
         tokenizer = ensure_tokenizer(run, cfg.corpus, facts, progress)
-        check_lengths(facts.passages, tokenizer, cfg.corpus.max_tokens)
+        check_lengths(facts.passages, tokenizer, cfg.corpus.max_tokens, end_of(tokenizer, cfg.corpus))
         ensure_base(run, cfg.corpus, tokenizer, origin["base"], progress, undo)
         ensure_facts(run, cfg, facts, tokenizer, progress)
 
@@ -204,16 +205,17 @@ def write_parts(
                 sources[-1].append(path)
                 if not path.exists():
                     progress(f"tokenising {len(documents):,} documents of source {number}, part {part}")
-                    yield path, documents, str(tokenizer_file), corpus.max_tokens, corpus.min_tokens
+                    yield path, documents, str(tokenizer_file), corpus
 
     tokenizer_file = directory.parent.parent / "tokenizer.json"
     run_jobs(part_job, jobs(), corpus.workers, corpus.engine)
     return sources
 
 
-def part_job(path: Path, documents: list[Any], tokenizer_file: str, max_tokens: int, min_tokens: int) -> None:
+def part_job(path: Path, documents: list[Any], tokenizer_file: str, corpus: CorpusSettings) -> None:
     tokenizer = TextTokenizer.from_file(tokenizer_file)
-    write_part(path, documents, tokenizer, PassageCutter(tokenizer, max_tokens, min_tokens))
+    cutter = PassageCutter(tokenizer, corpus.max_tokens, corpus.min_tokens)
+    write_part(path, documents, tokenizer, cutter, end_of(tokenizer, corpus))
 
 
 def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int, seq_len: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, write_json
+from headwater.train.corpus.encoding import encode_documents, end_of
 from headwater.train.corpus.origin import VERSION
 from headwater.train.corpus.settings import BuildSettings, CorpusSettings
 from headwater.train.corpus.writing import (
@@ -27,9 +28,9 @@ from headwater.train.tokenizer import TextTokenizer
 class FactPassages:
     """Invented passages as `writing.Passages`."""
 
-    def __init__(self, passages: list[FactPassage], tokenizer: TextTokenizer) -> None:
+    def __init__(self, passages: list[FactPassage], tokenizer: TextTokenizer, end: int | None = None) -> None:
         self.passages = passages
-        self.encoded = tokenizer.encode_batch([passage.text for passage in passages])
+        self.encoded = encode_documents(tokenizer, [passage.text for passage in passages], end)
         self.lengths = np.array([len(tokens) for tokens in self.encoded], dtype=np.int32)
 
     def length(self, passage: int) -> int:
@@ -42,7 +43,9 @@ class FactPassages:
         return self.passages[passage].document, self.passages[passage].id
 
 
-def check_lengths(passages: list[FactPassage], tokenizer: TextTokenizer, max_tokens: int) -> None:
+def check_lengths(
+    passages: list[FactPassage], tokenizer: TextTokenizer, max_tokens: int, end: int | None = None
+) -> None:
     """Refuses invented passages that are longer than passages may be: they are injected whole.
 
     Raises:
@@ -50,7 +53,7 @@ def check_lengths(passages: list[FactPassage], tokenizer: TextTokenizer, max_tok
     """
     if not passages:
         return
-    lengths = FactPassages(passages, tokenizer).lengths
+    lengths = FactPassages(passages, tokenizer, end).lengths
     longest = int(np.argmax(lengths))
     if lengths[longest] + 1 > max_tokens:
         raise UserError(
@@ -64,16 +67,16 @@ def check_lengths(passages: list[FactPassage], tokenizer: TextTokenizer, max_tok
 def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress) -> None:
     """The facts' files, the injected corpus and the compiled schedule."""
     if facts.passages:
-        origin = fingerprint(
-            [VERSION, asdict(cfg.facts), cfg.seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
-        )
+        made_from = [VERSION, asdict(cfg.facts), cfg.seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
+        end = end_of(tokenizer, cfg.corpus)
+        origin = fingerprint([*made_from, *([] if end is None else [{"end": end}])])
     else:
         origin = fingerprint([VERSION, "no facts"])
     marker = run.facts / "origin.json"
     if marker.exists():
         if read_json(marker) != origin:
             raise MismatchError(
-                f"{run.facts} was made from another configuration (facts, seed, train.steps or corpus.seq_len)",
+                f"{run.facts} was made from another configuration (facts, seed, steps, corpus.seq_len or end_token)",
                 got=read_json(marker),
                 expected=origin,
                 fix=f"choose another `out`, or remove {run.facts} and {run.corpus / 'injected'}",
@@ -94,7 +97,7 @@ def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: Tex
 
 def write_injected(run: RunDir, corpus: CorpusSettings, facts: FactSet, tokenizer: TextTokenizer, seed: int) -> None:
     """The injected corpus: invented passages whole, shuffled, a person's never in one sequence."""
-    passages = FactPassages(facts.passages, tokenizer)
+    passages = FactPassages(facts.passages, tokenizer, end_of(tokenizer, corpus))
     work, out = run.corpus / "injected.shards", run.corpus / "injected"
     remove(work)
     remove(out)

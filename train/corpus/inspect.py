@@ -129,5 +129,5 @@ def show_passage(
     tokens = corpus.tokens(number)
     place = f"sequence {corpus.sequence_of[number]}, offset {corpus.offsets[number]}, {len(tokens)} tokens"
     console.print(f"[bold]{escape(corpus.ids(number, number + 1)[0])}[/bold] (passage {number}: {place})")
-    console.print(escape(tokenizer.decode(tokens).strip()) if tokenizer else str(tokens.tolist()))
+    console.print(escape(corpus.text(number, tokenizer)) if tokenizer else str(tokens.tolist()))
     return True

@@ -21,6 +21,9 @@ def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
     settings = asdict(corpus)
     for unrelated in ("workers", "engine", "remote", "cache"):
         settings.pop(unrelated)
+    eos = settings["tokenizer"].pop("eos")
+    if settings.pop("end_token"):  # noted only where it is on, so that corpora built before it was there stay the same
+        settings["end_token"] = eos or True
     if corpus.prebuilt:
         kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens", "window")}
         base = fingerprint([VERSION, kept])

@@ -18,6 +18,7 @@ import xxhash
 
 from headwater.train.artifacts import atomic_path
 from headwater.train.corpus.documents import Document, read_documents
+from headwater.train.corpus.encoding import encode_documents
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.settings import SourceSettings
 from headwater.train.tokenizer import TextTokenizer
@@ -79,9 +80,11 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def write_part(path: Path, documents: list[Document], tokenizer: TextTokenizer, cutter: PassageCutter) -> None:
-    """Tokenises and cuts documents; the part appears whole or not at all."""
-    encoded = tokenizer.encode_batch([document.text for document in documents])
+def write_part(
+    path: Path, documents: list[Document], tokenizer: TextTokenizer, cutter: PassageCutter, end: int | None = None
+) -> None:
+    """Tokenises and cuts documents, each with the token `end` after it; the part appears whole or not at all."""
+    encoded = encode_documents(tokenizer, [document.text for document in documents], end)
     cuts = [cutter.cuts(tokens) for tokens in encoded]
     names = [document.id.encode() for document in documents]
     pieces = np.array([len(each) - 1 for each in cuts])

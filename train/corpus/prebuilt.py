@@ -40,6 +40,13 @@ def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
     # A corpus that was itself adopted, or whose shards were uploaded, says where they are.
     remote = manifest.get("remote") or address
     write_json(work / "manifest.json", {**manifest, "remote": remote, "cache": corpus.cache, "window": corpus.window})
+    if (manifest.get("eos_id") is not None) != corpus.end_token:
+        has = "true" if manifest.get("eos_id") is not None else "false"
+        raise MismatchError(
+            f"the corpus at {address} was built with corpus.end_token={has}",
+            got=f"corpus.end_token={str(corpus.end_token).lower()}",
+            fix=f"set corpus.end_token={has}",
+        )
     adopted = open_corpus(work)
     check_file(work / "passages.parquet", adopted.manifest["table"])
     for name in ("seq_len", "max_tokens"):

@@ -43,6 +43,7 @@ class TokenizerSettings:
         "", "A tokenizer.json of Hugging Face `tokenizers`; empty trains a byte-level BPE on the corpus."
     )
     bos: str = setting("", "The token that begins every passage; empty takes the tokenizer's own.")
+    eos: str = setting("", "The token of corpus.end_token; empty takes </s> or the like, or the one of `bos`.")
     vocab_size: int = setting(8192, "Vocabulary of a trained tokenizer; a multiple of 64.", minimum=320)
     sample: int = setting(0, "Train on this many documents of each source, chosen by the seed; 0 takes all.", minimum=0)
 
@@ -59,6 +60,9 @@ class CorpusSettings:
     tokenizer: TokenizerSettings = section(TokenizerSettings)
     max_tokens: int = setting(64, "Longest passage in tokens, the beginning token included.", minimum=8)
     min_tokens: int = setting(12, "A document's tail shorter than this is not left as a passage of its own.", minimum=1)
+    end_token: bool = setting(
+        False, "Put a token after each document's last passage, so that the model learns where documents end."
+    )
     seq_len: int = setting(256, "Tokens of a packed sequence.", minimum=8)
     passages: int = setting(0, "Take this many passages of all, chosen by the seed; 0 takes all.", minimum=0)
     shard_tokens: int = setting(8_000_000, "Tokens of a shard, about.", minimum=1024)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, remove_parts, write_json
+from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.packing import pack
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.mosaic import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
@@ -31,7 +32,9 @@ class Passages(Protocol):
 
 
 def manifest_head(corpus: CorpusSettings, tokenizer: TextTokenizer) -> dict[str, Any]:
+    end = end_of(tokenizer, corpus)
     return {
+        **({} if end is None else {"eos_id": end}),
         "seq_len": corpus.seq_len,
         "max_tokens": corpus.max_tokens,
         "vocab_size": tokenizer.vocab_size,

@@ -55,30 +55,33 @@ def export_llama(source: str | Path, out: str | Path, *, step: int | None = None
     checkpoint = find_checkpoint(source, step)
     checkpoint.verify()
     model = ModelSettings(**checkpoint.meta["model"])
-    tokenizer, context = _tokenizer_of(checkpoint)
+    tokenizer, eos, context = _tokenizer_of(checkpoint)
     with atomic_path(out) as part:
         part.mkdir()
         _write_shards(part, ((name, tensor.to(DTYPES[dtype])) for name, tensor in to_llama(checkpoint, model)))
-        write_json(part / "config.json", llama_config(model, tokenizer, context, dtype))
+        write_json(part / "config.json", llama_config(model, tokenizer, eos, context, dtype))
         if tokenizer is not None:
-            _write_tokenizer(part, tokenizer, context)
+            _write_tokenizer(part, tokenizer, eos, context)
     return checkpoint
 
 
-def _tokenizer_of(checkpoint: Checkpoint) -> tuple[TextTokenizer | None, int]:
-    """The tokenizer that lies in the checkpoint or its run, and the longest passage that the model was trained on."""
+def _tokenizer_of(checkpoint: Checkpoint) -> tuple[TextTokenizer | None, int | None, int]:
+    """The tokenizer that lies in the checkpoint or its run, the token that documents ended with where they did, and the
+    longest passage that the model was trained on."""
     run = RunDir.at(checkpoint.path.parent.parent)
     path = next((p for p in (checkpoint.path / "tokenizer.json", run.tokenizer) if p.exists()), None)
     tokenizer, context = None, int(checkpoint.meta.get("context", 2048))
     if path is not None:
         tokenizer = TextTokenizer.from_file(path, checkpoint.meta.get("bos", ""))
+    eos = checkpoint.meta.get("eos_id")
     manifest = run.corpus / "base" / "manifest.json"
     if manifest.exists():
-        context = int(read_json(manifest)["max_tokens"])
-    return tokenizer, context
+        corpus = read_json(manifest)
+        eos, context = corpus.get("eos_id"), int(corpus["max_tokens"])
+    return tokenizer, eos, context
 
 
-def _write_tokenizer(directory: Path, tokenizer: TextTokenizer, context: int) -> None:
+def _write_tokenizer(directory: Path, tokenizer: TextTokenizer, eos: int | None, context: int) -> None:
     from tokenizers import Tokenizer, processors
 
     own = Tokenizer.from_str(tokenizer.tokenizer.to_str())
@@ -92,7 +95,7 @@ def _write_tokenizer(directory: Path, tokenizer: TextTokenizer, context: int) ->
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": tokenizer.bos,
-            "eos_token": tokenizer.bos,
+            "eos_token": None if eos is None else own.id_to_token(eos),
             "clean_up_tokenization_spaces": False,
             "model_max_length": context,
         },

@@ -85,8 +85,10 @@ def from_llama(read: Any, model: ModelSettings) -> Iterator[tuple[str, Tensor]]:
         yield ours + _FC1, torch.cat([read(theirs + part) for part in _GATED])
 
 
-def llama_config(model: ModelSettings, tokenizer: TextTokenizer | None, context: int, dtype: str) -> dict[str, Any]:
-    """config.json of a `LlamaForCausalLM`."""
+def llama_config(
+    model: ModelSettings, tokenizer: TextTokenizer | None, eos: int | None, context: int, dtype: str
+) -> dict[str, Any]:
+    """config.json of a `LlamaForCausalLM`; `eos` is the token that the model has learnt to end a document with."""
     bos = tokenizer.bos_id if tokenizer is not None else None
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -107,7 +109,7 @@ def llama_config(model: ModelSettings, tokenizer: TextTokenizer | None, context:
         "attention_bias": False,
         "mlp_bias": False,
         "bos_token_id": bos,
-        "eos_token_id": bos,
+        "eos_token_id": eos,
         "dtype": str(DTYPES[dtype]).removeprefix("torch."),
     }
 

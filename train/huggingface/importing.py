@@ -43,6 +43,8 @@ def import_llama(source: str | Path, out: str | Path) -> ModelSettings:
             tokenizer_path = source / "tokenizer.json"
             write_bytes(part / "tokenizer.json", tokenizer_path.read_bytes())
             meta["bos"] = _bos_of(source)
+        if isinstance(config.get("eos_token_id"), int):
+            meta["eos_id"] = config["eos_token_id"]
         save_weights(part, from_llama(reader.tensor, model), meta)
         _write_settings(part, out, model, meta)
     return model

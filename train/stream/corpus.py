@@ -153,8 +153,11 @@ class Corpus:
         return self.sequence(int(places["sequence"][passage])).tokens[offset : offset + length]
 
     def text(self, passage: int, tokenizer: TextTokenizer) -> str:
-        """The text of a passage."""
-        return tokenizer.decode(self.tokens(passage)).strip()
+        """The text of a passage, without the tokens that begin it and end its document."""
+        tokens = self.tokens(passage)
+        if tokens[-1] == self.manifest.get("eos_id"):
+            tokens = tokens[:-1]
+        return tokenizer.decode(tokens).strip()
 
     def check_sizes(self) -> None:
         """Checks that every file is there and as long as it was written, without reading it.

@@ -7,7 +7,7 @@ as many stay as still fit, beginning with another one at each visit, so that non
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from headwater.train.artifacts import RunDir, fingerprint
 from headwater.train.facts.injection import Schedule, read_schedule
 from headwater.train.stream.corpus import PassageSet, open_passages
 from headwater.train.stream.order import SequenceOrder, hashed
+from headwater.train.stream.skipping import batch_of
 
 STEPS_AHEAD = 32
 """Steps whose shards are fetched from a remote before they are needed."""
@@ -49,6 +50,7 @@ class TrainingStream:
         seed: of the order of sequences.
         schedule: injections; its ids are looked up in `passages`.
         exclude: numbers of passages whose visits are dropped, as if never seen; no other visit changes.
+        skip: batches whose own sequences are left out, in order; injections stay at their steps.
 
     Raises:
         UserError: a step's injections do not fit into its batch.
@@ -63,6 +65,7 @@ class TrainingStream:
         seed: int,
         schedule: Schedule | None = None,
         exclude: Collection[int] = (),
+        skip: Sequence[range] = (),
     ) -> None:
         self.passages, self.global_batch, self.seed = passages, global_batch, seed
         self.base = passages.corpora[0]
@@ -70,15 +73,21 @@ class TrainingStream:
         self.window: int = self.base.manifest.get("window", 0)
         self.order = SequenceOrder(self.base.sources, seed, self.base.shards.starts, self.window)
         self.exclude = frozenset(int(number) for number in exclude)
+        self.skip = list(skip)
         self.schedule = schedule
         self._dealt = self._deal(schedule) if schedule is not None else {}
 
     @property
     def fingerprint(self) -> str:
         """Of everything that the sequences depend on."""
+        return self.fingerprint_with(self.skip)
+
+    def fingerprint_with(self, skip: Sequence[range]) -> str:
+        """The fingerprint that this stream would have if it left out these batches instead."""
         schedule = self.schedule.fingerprint if self.schedule is not None else None
         parts = [self.passages.fingerprint, self.global_batch, self.seed, schedule, sorted(self.exclude)]
-        return fingerprint([*parts, self.window] if self.window else parts)
+        skipped = [[each.start, each.stop] for each in skip]
+        return fingerprint([*parts, *([self.window] if self.window else []), *([{"skip": skipped}] if skip else [])])
 
     def epochs(self, steps: int) -> float:
         """Passes over the base corpus in so many steps."""
@@ -97,10 +106,11 @@ class TrainingStream:
         """Sequences start..stop-1 of the global batch of a step."""
         if not 0 <= start <= stop <= self.global_batch:
             raise IndexError(f"sequences {start}..{stop} of a batch of {self.global_batch}")
-        places = step * self.global_batch + np.arange(start, stop, dtype=np.int64)
+        places = batch_of(step, self.skip) * self.global_batch + np.arange(start, stop, dtype=np.int64)
         dealt = self._dealt.get(step)
         if self.base.shards.is_remote:
-            ahead = np.arange(step + 1, step + 1 + STEPS_AHEAD)[:, None] * self.global_batch + np.arange(start, stop)
+            later = [batch_of(step + 1 + turn, self.skip) for turn in range(STEPS_AHEAD)]
+            ahead = np.array(later)[:, None] * self.global_batch + np.arange(start, stop)
             self.base.shards.prefetch(self.order.sequences(ahead.ravel()))
         return [
             self._sequence(number, place, dealt[index] if dealt is not None else [])
@@ -178,7 +188,13 @@ def keep_what_fits(lengths: list[int], room: int, first: int) -> list[int]:
 
 
 def open_stream(
-    run: RunDir, *, global_batch: int, seed: int, exclude: str | None = None, injections: bool = True
+    run: RunDir,
+    *,
+    global_batch: int,
+    seed: int,
+    exclude: str | None = None,
+    skip: Sequence[range] = (),
+    injections: bool = True,
 ) -> TrainingStream:
     """The stream of a run directory whose corpus has been built.
 
@@ -187,6 +203,7 @@ def open_stream(
         global_batch: sequences of a step, over all ranks.
         seed: of the order of sequences.
         exclude: a file of passage ids, one a line, that the stream leaves out.
+        skip: batches that the stream leaves out (`skipping.read_ranges`).
         injections: False leaves the schedule out: the run beside which an injected one is held.
 
     Raises:
@@ -198,7 +215,7 @@ def open_stream(
     numbers: list[int] = []
     if exclude:
         numbers = [passages.number_of(line) for line in read_ids(exclude)]
-    return TrainingStream(passages, global_batch=global_batch, seed=seed, schedule=schedule, exclude=numbers)
+    return TrainingStream(passages, global_batch=global_batch, seed=seed, schedule=schedule, exclude=numbers, skip=skip)
 
 
 def read_ids(path: str) -> list[str]:

@@ -2,8 +2,8 @@
 
     python -m headwater.launch.studies.acquisition.continued runs/study/acquisition/seed-0/stage-300
 
-The run directory has been prepared by `process.py`. The base's checkpoint is taken over with its moments; its note
-of the stream is replaced, because what is injected makes this another stream.
+The run directory has been prepared by `process.py`. The base's checkpoint is taken over with its moments; its notes
+of stream and settings are replaced, because what is injected makes this another stream and another run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from headwater.configs.errors import UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_json
 from headwater.train.callbacks.probes import Probes
-from headwater.train.checkpoint import steps_in
-from headwater.train.run import INTERRUPTED, build_trainer, check_world
+from headwater.train.checkpoint import open_checkpoint, steps_in
+from headwater.train.preflight import check_world
+from headwater.train.resume import compared, saved_settings
+from headwater.train.run import INTERRUPTED, build_trainer
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.stream import open_stream
 
@@ -68,14 +70,16 @@ class StudyProbes(Probes):
 
 
 def take_over(settings: PretrainSettings, run: RunDir, base: RunDir, stage: int) -> None:
-    """Puts the base's checkpoint into the run, under the run's own stream; its files are linked, not copied."""
+    """Puts the base's checkpoint into the run, under the run's own stream and settings; files are linked."""
     stream = open_stream(run, global_batch=settings.train.global_batch, seed=settings.seed)
     source = base.checkpoint(stage)
     with atomic_path(run.checkpoint(stage)) as part:
         shutil.copytree(source, part, copy_function=_link)
         (part / "checkpoint.json").unlink()
-        meta = read_json(source / "checkpoint.json")
-        write_json(part / "checkpoint.json", {**meta, "stream": stream.fingerprint, "taken_from": str(source)})
+        checkpoint = open_checkpoint(source)
+        model = {key: value for key, value in saved_settings(checkpoint).items() if key.startswith("model.")}
+        ours = {"stream": stream.fingerprint, "settings": {**compared(settings), **model}, "taken_from": str(source)}
+        write_json(part / "checkpoint.json", {**checkpoint.meta, **ours})
 
 
 def _link(source: str, place: str) -> None:
