@@ -7,7 +7,6 @@ belong nowhere are not passed over, and a model's own code is never run.
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ import torch
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import read_json
 
-PREFIXES = re.compile(r"(^|\.)_orig_mod\.|^module\.")
-"""What torch.compile and data parallelism put into names."""
 _SAVE = "save the model again with save_pretrained, or download it again"
 
 
@@ -34,25 +31,26 @@ def open_causal_model(path: str | Path, dtype: torch.dtype) -> Any:
     """
     directory = Path(path)
     require_kind(directory, read_config(directory))
-    mapping = key_mapping(weight_names(directory))
+    wrapped = any(plain_name(name) != name for name in weight_names(directory))
     from headwater.train.compat import declare_torchvision_operators
 
     declare_torchvision_operators()
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     model: Any
     report: Any
     try:
         with quiet():  # what it warns of is refused below
-            options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            config = AutoConfig.from_pretrained(directory, **options)
+            files: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            config = AutoConfig.from_pretrained(directory, **files)
+            options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
             if getattr(config, "attn_logit_softcapping", None):
                 options["attn_implementation"] = "eager"  # the others leave the cap out
-            if mapping:
-                options["key_mapping"] = mapping
-            model, report = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                directory, config=config, dtype=dtype, output_loading_info=True, **options
-            )
+            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            if wrapped:
+                model, report = kind.from_pretrained(None, state_dict=unwrapped(directory), **options)
+            else:
+                model, report = kind.from_pretrained(directory, **files, **options)
     except Exception as error:  # whatever a file from the wild sets off in there
         raise as_user_error(directory, error) from error
     require_complete(directory, report)
@@ -127,25 +125,48 @@ def require_kind(directory: Path, config: dict[str, Any]) -> None:
         )
 
 
-def weight_names(directory: Path) -> list[str]:
-    """The names of the weights as saved.
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights, those that transformers would read.
 
     Raises:
-        MissingError, CorruptError: a file is not there, or not whole.
+        MissingError, CorruptError: there are none, or an index that names none.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (directory / name).exists():
-            return _names_in(directory / name)
+            return [directory / name]
         index = directory / f"{name}.index.json"
         if index.is_file():
             content = read_json(index, made_by="save_pretrained")
             places = content.get("weight_map") if isinstance(content, dict) else None
             if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
                 raise CorruptError(f"{index} lists no tensors", expected="a weight_map", fix=_SAVE)
-            return [found for file in sorted(set(places.values())) for found in _names_in(directory / file)]
+            return [directory / file for file in sorted(set(places.values()))]
     raise MissingError(
         f"{directory} has no weights", expected="model.safetensors or pytorch_model.bin, or an index of them", fix=_SAVE
     )
+
+
+def weight_names(directory: Path) -> list[str]:
+    """The names of the weights as saved.
+
+    Raises:
+        MissingError, CorruptError: a file is not there, or not whole.
+    """
+    return [name for path in weight_files(directory) for name in _names_in(path)]
+
+
+def unwrapped(directory: Path) -> dict[str, Any]:
+    """The weights under the names that they had before a wrapper renamed them."""
+    weights: dict[str, Any] = {}
+    for path in weight_files(directory):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        weights.update({plain_name(name): value for name, value in found.items()})
+    return weights
 
 
 def _names_in(path: Path) -> list[str]:
@@ -184,11 +205,12 @@ def _pickled_names(path: Path) -> list[str]:
         raise CorruptError(f"{path} is cut, or no file of weights", got=first_line(error), fix=_SAVE) from None
 
 
-def key_mapping(names: list[str]) -> dict[str, str]:
-    """What to replace in the names of weights that a wrapper has renamed; none if no name has a wrapper's prefix."""
-    if not any(PREFIXES.search(name) for name in names):
-        return {}
-    return {r"^(?:module\.|_orig_mod\.)+": "", r"\._orig_mod\.": "."}
+def plain_name(name: str) -> str:
+    """A weight's name without what wrappers put into it: `_orig_mod.` anywhere, `module.` in front."""
+    name = name.replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
 
 
 def require_complete(directory: Path, report: dict[str, Any]) -> None:
