@@ -9,11 +9,23 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from headwater.configs.errors import CorruptError, MismatchError, MissingError
+from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import fingerprint, write_bytes
 
 END_OF_TEXT = "<|endoftext|>"
 """Begins every passage of a tokenizer trained here; its id is 0."""
+
+_WITHOUT_SPACES = (
+    ("\u0e00", "\u0fff"),  # Thai, Lao, Tibetan
+    ("\u1000", "\u109f"),  # Burmese
+    ("\u1780", "\u17ff"),  # Khmer
+    ("\u2e80", "\u31ff"),  # Chinese radicals and punctuation, Japanese syllables
+    ("\u3400", "\u9fff"),  # Chinese characters
+    ("\uf900", "\ufaff"),
+    ("\uff00", "\uff9f"),  # full width forms, narrow Japanese syllables
+    ("\U00020000", "\U0003ffff"),
+)
+"""Ranges of characters of scripts that put no space between words."""
 
 BOS_CANDIDATES = (END_OF_TEXT, "<|begin_of_text|>", "<s>", "<bos>", "[CLS]")
 VOCABULARY_MULTIPLE = 64
@@ -23,7 +35,8 @@ class TextTokenizer:
     """A tokenizer and the token that begins a passage.
 
     Args:
-        tokenizer: a `tokenizers.Tokenizer`; its own post-processor is never applied.
+        tokenizer: a `tokenizers.Tokenizer`; its own post-processor is never applied, and control tokens that are
+            written in a text are text.
         bos: the token that begins a passage; empty takes the one that the tokenizer itself puts before a text, or the
             first of `BOS_CANDIDATES` that its vocabulary has.
 
@@ -33,6 +46,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, bos: str = "") -> None:
         self.tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True
         own = [tokenizer.id_to_token(number) for number in tokenizer.encode("").ids[:1]]
         candidates = [bos] if bos else [*own, *BOS_CANDIDATES]
         found = [token for token in candidates if tokenizer.token_to_id(token) is not None]
@@ -119,16 +133,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
 
 
 def encode_query(tokenizer: TextTokenizer, prompt: str, target: str) -> tuple[np.ndarray, int]:
-    """A prompt and what should follow it.
+    """A prompt and what should follow it, tokenized together, as they would stand in a document.
 
     Args:
-        prompt: text without trailing space.
-        target: the continuation, without leading space; one space is put between.
+        prompt: text.
+        target: the continuation. One space is put between, unless one of the two has whitespace there, the prompt is
+            empty, or either side of the boundary is written without spaces (Chinese, Japanese, Thai, ...).
 
     Returns:
         tokens: int64 [n], the beginning token, the prompt's tokens, the target's tokens.
-        target_start: place of the target's first token.
+        target_start: place of the target's first token: the first that holds a character of it, or of the space.
+
+    Raises:
+        UserError: the target is empty, or the tokenizer makes nothing of it.
     """
-    head, tail = tokenizer.encode(prompt), tokenizer.encode(" " + target)
-    tokens = np.concatenate([[tokenizer.bos_id], head, tail]).astype(np.int64)
-    return tokens, 1 + len(head)
+    text = prompt + (" " if needs_space(prompt, target) else "") + target
+    encoding = tokenizer.tokenizer.encode(text, add_special_tokens=False)
+    first = next((n for n, (_, end) in enumerate(encoding.offsets) if end > len(prompt)), len(encoding.ids))
+    if not target or first == len(encoding.ids):
+        raise UserError(
+            "the target of a query has no tokens", got=repr(target), expected="what should follow the prompt"
+        )
+    return np.array([tokenizer.bos_id, *encoding.ids], dtype=np.int64), 1 + first
+
+
+def needs_space(prompt: str, target: str) -> bool:
+    """Whether a space has to be put between a prompt and what follows it."""
+    if not prompt or not target or prompt[-1].isspace() or target[0].isspace():
+        return False
+    return not any(first <= char <= last for char in (prompt[-1], target[0]) for first, last in _WITHOUT_SPACES)

@@ -83,6 +83,9 @@ class Builder:
         self._kept: dict[int, Tensor] = {}
 
     def run(self) -> None:
+        if self.world.is_main:
+            left_out = f"; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
+            print(f"rows cover {self.collector.coverage:.0%} of the parameters{left_out}", file=sys.stderr)
         whitening = self._whitening()
         writer = IndexWriter(
             self.out,
@@ -125,6 +128,8 @@ class Builder:
             "sampled": asdict(self.settings.curvature),
             "model": self.model.description,
             "model_fingerprint": self.model.fingerprint,
+            "coverage": round(self.collector.coverage, 4),
+            "layers_left_out": list(self.model.left_out),
             "step": self.model.description.get("step"),
             "corpus": self.passages.fingerprint,
             "tokenizer": self.passages.tokenizer_fingerprint,

@@ -29,27 +29,85 @@ class Example:
 
 @dataclass(slots=True, eq=False)
 class Site:
-    """A linear layer, or the part of one that this rank holds.
+    """A linear layer, or a part of one: what this rank holds of it, or one expert of a stack. The parts of a layer
+    have its name, and their rows add up.
 
     Attributes:
         name: canonical name, without `.weight`.
-        module: the layer; its forward gives the output, or a tuple that begins with it.
+        module: the layer; its forward gives the output, or a tuple that begins with it. None: nothing but products with
+            the weight can be seen (products.py).
         shape: (O, I) of the whole layer.
         out_parts, in_parts: the ranges of outputs and inputs that are here, in the order in which they stand here.
-        shared: sites with one key read the same input.
+        shared: sites with one key have the same projection of their inputs, and may read the same input.
+        parameter: the weight; the module's own if not given.
+        turned: the weight is stored as [I, O].
+        piece, pieces: which of how many equal pieces of the weight, cut along its first dimension, this is.
+        routed: it sees some tokens only, in an order of its own.
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module | None
     shape: tuple[int, int]
     out_parts: list[tuple[int, int]] = field(default_factory=list)
     in_parts: list[tuple[int, int]] = field(default_factory=list)
     shared: str = ""
+    parameter: nn.Parameter | None = None
+    turned: bool = False
+    piece: int = 0
+    pieces: int = 1
+    routed: bool = False
 
     def __post_init__(self) -> None:
         self.out_parts = self.out_parts or [(0, self.shape[0])]
         self.in_parts = self.in_parts or [(0, self.shape[1])]
         self.shared = self.shared or self.name
+
+    @property
+    def weight(self) -> nn.Parameter:
+        if self.parameter is not None:
+            return self.parameter
+        assert self.module is not None
+        weight = self.module.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """Sites with one key may read the same input."""
+        return self.shared, self.piece
+
+    def matrix(self, stored: Tensor) -> Tensor:
+        """The part [O, I] that is here of what is stored as the weight is: itself, its gradient, its moments."""
+        if self.pieces > 1 or stored.ndim > 2:
+            stored = stored.reshape(self.pieces, -1, stored.shape[-1])[self.piece]
+        return stored.t() if self.turned else stored
+
+    def true_input(self, given: Tensor) -> Tensor:
+        """What the layer multiplies its weight with when it is handed `given` [..., I]: the same, but for a layer that
+        has a norm within (Transformer Engine's fused ones)."""
+        if self.module is None or getattr(self.module, "layer_norm_weight", None) is None:
+            return given
+        return fused_norm(self.module, given)
+
+
+def fused_norm(module: Any, given: Tensor) -> Tensor:
+    """The norm that Transformer Engine's `LayerNormLinear` applies to what it is handed, in its type.
+
+    Args:
+        module: has `layer_norm_weight`, `eps`, `normalization` (LayerNorm or RMSNorm), maybe `layer_norm_bias` and
+            `zero_centered_gamma` (the weight is stored less 1).
+    """
+    x, weight = given.float(), module.layer_norm_weight.float()
+    if getattr(module, "zero_centered_gamma", False):
+        weight = weight + 1
+    if getattr(module, "normalization", "LayerNorm") == "RMSNorm":
+        normed = nn.functional.rms_norm(x, x.shape[-1:], weight, module.eps)
+    else:
+        bias = getattr(module, "layer_norm_bias", None)
+        normed = nn.functional.layer_norm(
+            x, x.shape[-1:], weight, bias.float() if bias is not None else None, module.eps
+        )
+    return normed.to(given.dtype)
 
 
 class TracedModel(abc.ABC):
@@ -61,14 +119,26 @@ class TracedModel(abc.ABC):
         description: what an index notes of the model, enough to open it again.
         bounds: of the examples of the running batch in the flattened tokens that the sites see, rising.
         context: longest input, or None.
+        vocabulary: rows of the embedding, or None.
+        parameters: numbers of the whole model, a tied one counted once.
+        alone: one example at a time: with several, their tokens could not be told apart, or would change each other.
+        left_out: linear layers that the model has and never calls.
+        agreed: the layers whose rows have been held against autograd's gradients (rows/agreement.py).
     """
 
-    world: World | None = None
     bounds: list[int]
     fingerprint: str
     description: dict[str, Any]
+    world: World | None = None
     context: int | None = None
+    vocabulary: int | None = None
+    parameters: int = 0
+    alone: bool = False
+    left_out: Sequence[str] = ()
     device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.agreed: set[str] = set()
 
     @property
     @abc.abstractmethod
@@ -86,6 +156,10 @@ class TracedModel(abc.ABC):
 
         The weights are frozen: the caller has hooks that make what is to be differentiated require gradients.
         """
+
+    def own_backward(self, example: Example) -> None:
+        """Forward and backward over the cross entropy of one example as the model makes it by itself."""
+        self.backward([example], "cross_entropy")
 
     @abc.abstractmethod
     def second_moment(self, site: Site) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ class HeadwaterModel(TracedModel):
     """A checkpoint of a run, under the process groups of `world`."""
 
     def __init__(self, checkpoint: Checkpoint, world: World, precision: str = "fp32") -> None:
+        super().__init__()
         self.checkpoint, self.world, self.device = checkpoint, world, world.device
         settings = ModelSettings(**checkpoint.meta["model"])
         self.gpt = build_model(settings, TrainSettings(precision=precision), world, seed=0)
@@ -33,7 +35,8 @@ class HeadwaterModel(TracedModel):
             "step": checkpoint.step,
             "precision": precision,
         }
-        self._layers = settings.layers
+        self.vocabulary = settings.vocab_size
+        self.parameters = sum(math.prod(entry["shape"]) for entry in checkpoint.meta["tensors"]["weight"].values())
 
     @property
     def sites(self) -> list[Site]:

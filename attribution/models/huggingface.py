@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,40 +10,42 @@ import torch
 from torch import Tensor, nn
 
 from headwater.attribution.models.base import Example, Site, TracedModel, freeze
-from headwater.configs.errors import MissingError, UserError
+from headwater.attribution.models.finding import find_sites
+from headwater.attribution.models.heads import Head, hidden_states
+from headwater.attribution.models.observing import arguments, closeness, needs_cache, observe, relative
+from headwater.attribution.models.weights import open_causal_model
+from headwater.configs.errors import UserError
 from headwater.train.artifacts import fingerprint
-from headwater.train.losses import head_loss
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_STRETCHED = ("longrope", "dynamic", "su")
+"""Rotary embeddings whose angles at every place depend on the longest input of the batch."""
 
 
 class HuggingFaceModel(TracedModel):
-    """Any `AutoModelForCausalLM` directory: `nn.Linear` and `Conv1D` layers of its blocks.
+    """Any `AutoModelForCausalLM` directory: the linear layers of its body, experts included.
 
     Examples stand in the rows of a padded batch. Padding comes after the text and carries no loss, so causal attention
-    keeps it out of everything: its output gradients are zero.
+    keeps it out of everything: its output gradients are zero. Models with experts, which see some tokens only, and
+    those whose rotary angles depend on the longest input take one example at a time.
+
+    Raises:
+        UserError: naming what cannot be opened or traced (weights.py, observing.py, heads.py).
     """
 
     def __init__(self, path: str, precision: str = "fp32", optimizer_state: str = "") -> None:
-        from headwater.train.compat import declare_torchvision_operators
-
-        declare_torchvision_operators()
-        from transformers import AutoModelForCausalLM
-
-        if not (Path(path) / "config.json").exists():
-            raise MissingError(
-                f"{path} is not a Hugging Face model", expected="a directory with config.json and weights"
-            )
+        super().__init__()
         self.device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=PRECISIONS[precision], local_files_only=True)
-        self.model: Any = nn.Module.to(model, self.device).eval()
+        model = open_causal_model(path, PRECISIONS[precision])
+        self.model: Any = nn.Module.to(model, self.device)
         if self.device.type == "cpu":
             from headwater.attribution.models.huggingface_attention import use_fast_attention
 
             use_fast_attention(self.model)
-        self.base = self.model.base_model
         freeze(self.model)
-        self.context = getattr(self.model.config, "max_position_embeddings", None)
+        self.context = context_of(self.model.config)
+        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.fingerprint = fingerprint(
             {n: fingerprint(p.float().cpu().numpy().tobytes()) for n, p in model.named_parameters()}
         )
@@ -56,20 +57,31 @@ class HuggingFaceModel(TracedModel):
         }
         self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
-        self._sites = self._find_sites()
+        self._look_into()
 
-    def _find_sites(self) -> list[Site]:
-        from transformers.pytorch_utils import Conv1D
-
+    def _look_into(self) -> None:
+        """Finds body, head and sites in a forward pass over two short rows, and refuses a model that looks ahead."""
+        draw = torch.Generator().manual_seed(0)
+        length = min(7, self.context or 7)
+        ids_BL = torch.randint(0, self.vocabulary or 1, (2, length), generator=draw).to(self.device)
+        seen = observe(self.model, ids_BL)
+        self.cached = needs_cache(self.model, ids_BL, seen.logits)
+        if self.cached:
+            seen = observe(self.model, ids_BL, cached=True)
+        require_causal(self.model, ids_BL, seen.logits)
+        self.head = Head(self.model, seen)
+        self.base = seen.base
+        named = self.model.base_model if self.model.base_model is not self.model else seen.base
         head = self.model.get_output_embeddings()
-        sites = []
-        for name, module in self.base.named_modules():
-            if module is head or not isinstance(module, nn.Linear | Conv1D):
-                continue
-            weight = module.weight.t() if isinstance(module, Conv1D) else module.weight
-            outputs, inputs = weight.shape
-            sites.append(Site(name, module, (int(outputs), int(inputs)), shared=shared_input(name)))
-        return sites
+        self._sites, self.left_out = find_sites(named, head, seen, ids_BL.numel())
+        if not self._sites:
+            raise UserError(
+                f"{type(self.model).__name__} cannot be traced: no layer of it multiplies with a weight",
+                expected="linear layers",
+                fix="trace another model",
+            )
+        self._stretched = [module for module in self.model.modules() if stretched(module)]
+        self.alone = bool(self._stretched) or any(site.routed for site in self._sites)
 
     @property
     def sites(self) -> list[Site]:
@@ -83,18 +95,27 @@ class HuggingFaceModel(TracedModel):
         ids_BL, weights_BL = self.padded(examples)
         rows, length = ids_BL.shape
         self.bounds = [row * length for row in range(rows + 1)]
-        # Nothing is masked: padding stands after the text, where causal attention never looks. Saying so keeps
-        # transformers from looking for packed sequences, and from making masks for them.
-        states = self.base(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), use_cache=False).last_hidden_state
+        self._unstretch()
+        states = hidden_states(self.base(**arguments(self.base, ids_BL, self.cached)))
+        assert states is not None
         hidden = states.reshape(rows * length, -1)
         places_K = weights_BL.reshape(-1).nonzero().squeeze(1)
         labels_T = torch.roll(ids_BL.reshape(-1), -1)
-        head = self.model.get_output_embeddings()
-        if getattr(head, "bias", None) is not None:
-            raise UserError("the model's head has a bias", expected="a head without one")
         ones_K = torch.ones(len(places_K), device=self.device)
-        total, *_ = head_loss(hidden.index_select(0, places_K), head.weight, labels_T[places_K], ones_K, kind=loss)
-        total.backward()
+        self.head.backward(hidden.index_select(0, places_K), labels_T[places_K], ones_K, loss)
+
+    def own_backward(self, example: Example) -> None:
+        self._unstretch()
+        ids_1L = torch.from_numpy(np.asarray(example.tokens, dtype=np.int64))[None].to(self.device)
+        logits_TV = self.model(**arguments(self.model, ids_1L, self.cached)).logits[0].float()
+        losses_T = nn.functional.cross_entropy(logits_TV[:-1], ids_1L[0, 1:], reduction="none")
+        losses_T[example.target_start - 1 :].sum().backward()
+
+    def _unstretch(self) -> None:
+        """Rotary angles as they are before any input: transformers keeps those of the longest one so far."""
+        for module in self._stretched:
+            module.max_seq_len_cached = module.original_max_seq_len
+            module.register_buffer("inv_freq", module.original_inv_freq, persistent=False)
 
     def padded(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """The examples' tokens as the rows of a batch, int64 [B, L], and 1 where the next token counts, float32 [B, L].
@@ -111,6 +132,8 @@ class HuggingFaceModel(TracedModel):
                 fix="shorten the query, or lower corpus.max_tokens",
             )
         length = -(-longest // 16) * 16 if self.context is None or longest + 16 <= self.context else longest
+        if self.alone:
+            length = longest
         ids_BL = torch.zeros(len(examples), length, dtype=torch.int64)
         weights_BL = torch.zeros(len(examples), length)
         for row, example in enumerate(examples):
@@ -123,17 +146,34 @@ class HuggingFaceModel(TracedModel):
 
         if self._moments is None:
             self._moments = read_moments(self._optimizer_path, self.model)
-        from transformers.pytorch_utils import Conv1D
-
-        prefix = next(name for name, module in self.model.named_modules() if module is site.module)
-        moment = self._moments[f"{prefix}.weight"]
-        return moment.t() if isinstance(site.module, Conv1D) else moment
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        parts = {part.out_parts[0]: part for part in self._sites if part.name == site.name}
+        return torch.cat([part.matrix(self._moments[names[id(part.weight)]]) for _, part in sorted(parts.items())])
 
 
-def shared_input(name: str) -> str:
-    """Sites of one block that read one input: q, k and v; gate and up."""
-    for group in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
-        for part in group:
-            if name.endswith(part):
-                return name.removesuffix(part) + "/".join(group)
-    return name
+def context_of(config: Any) -> int | None:
+    """The longest input of a model, if it has one."""
+    for name in ("max_position_embeddings", "max_seq_len", "n_positions"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def stretched(module: Any) -> bool:
+    return getattr(module, "rope_type", None) in _STRETCHED and hasattr(module, "original_inv_freq")
+
+
+@torch.no_grad()
+def require_causal(model: Any, ids_BL: Tensor, logits_BLV: Tensor) -> None:
+    """Refuses a model whose logits at a place change with the tokens after it."""
+    changed_BL = ids_BL.clone()
+    changed_BL[:, -1] = (changed_BL[:, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+    again_BLV = model(input_ids=changed_BL).logits
+    if relative(again_BLV[:, :-1], logits_BLV[:, :-1]) > closeness(again_BLV.dtype):
+        raise UserError(
+            f"{type(model).__name__} is not a causal language model",
+            got="logits that change with a later token",
+            expected="logits that depend on the tokens before them alone",
+            fix="trace another model",
+        )

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from headwater.attribution.models.weights import quiet
 from headwater.train.attention import attend_causal
 
 NAME = "headwater_causal"
@@ -34,7 +35,8 @@ def attention(
     """What transformers calls, returns ([N, L, H, D], None); all but plain causal attention goes the usual way."""
     causal = attention_mask is None and is_causal is not False and getattr(module, "is_causal", True)
     length = query_NHLD.shape[2]
-    if not causal or dropout or length > LONGEST or length != key_NGLD.shape[2]:
+    one_width = query_NHLD.shape[-1] == value_NGLD.shape[-1]  # MLA's values may be narrower
+    if not causal or dropout or length > LONGEST or length != key_NGLD.shape[2] or not one_width:
         return sdpa_attention_forward(
             module,
             query_NHLD,
@@ -54,4 +56,5 @@ def use_fast_attention(model: Any) -> None:
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attention)
         AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+        with quiet():  # a family with attention classes of its own keeps what it has, and says so
+            model.set_attn_implementation(NAME)

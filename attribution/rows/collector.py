@@ -11,12 +11,14 @@ import fnmatch
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from headwater.attribution.models.base import Example, Site, TracedModel
-from headwater.attribution.rows.correction import correction_for
+from headwater.attribution.rows.agreement import require_agreement, some, watched_pass
+from headwater.attribution.rows.correction import part_of, whole_correction
 from headwater.attribution.rows.hooks import Target, Watcher
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.settings import ProjectionSettings
@@ -54,65 +56,103 @@ class GradientCollector:
     """Turns examples into rows.
 
     Args:
-        model: whose gradients.
+        model: whose gradients; held against its own autograd first, if that has not been done.
         projection: dimensions and seed.
         correction: none, adam or adafactor.
         loss: log_odds, cross_entropy or margin.
+
+    Raises:
+        UserError: the model's rows are not its gradients, a pattern of `projection` fits no module.
+        MismatchError: the moments are not the model's.
     """
 
     def __init__(self, model: TracedModel, projection: ProjectionSettings, correction: str, loss: str) -> None:
         self.model, self.loss = model, loss
         self.layout = row_layout(model, projection)
+        require_agreement(model, self.layout.names)
         self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
         self.spans = self.watcher.spans
+        # An expert that no token was sent to delivers nothing.
+        self._always = {site.name for site in self.watcher.sites if not site.routed}
+        whole: dict[str, Any] = {}
 
         def corrected(site: Site) -> Any:
-            return correction_for(correction, model.second_moment(site) if correction != "none" else None, site)
+            if site.name not in whole:  # the parts of a layer come one after the other
+                whole.clear()
+                moment = model.second_moment(site) if correction != "none" else None
+                whole[site.name] = whole_correction(correction, moment, site.name, site.shape)
+            return part_of(whole[site.name], site)
 
         self.watcher.correct(corrected)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the model's parameters whose gradients the rows hold, projected."""
+        shapes = self.model.all_shapes
+        return sum(shapes[name][0] * shapes[name][1] for name in self.layout.names) / max(self.model.parameters, 1)
 
     def rows(self, examples: Sequence[Example]) -> Tensor:
         """Raw rows of one batch of examples: float32 [len(examples), D], on the CPU.
 
         Raises:
-            UserError: an example has no token with a loss.
+            UserError: an example has no token with a loss, or one that the model does not know; a layer delivered
+                nothing.
         """
         for number, example in enumerate(examples):
-            if not 0 < example.target_start < len(example.tokens):
-                raise UserError(
-                    f"example {number} has no token to take a loss on",
-                    got=f"{len(example.tokens)} tokens, target from {example.target_start}",
-                    expected="at least one token before the target and one in it",
-                )
+            self._check(number, example)
+        if self.model.alone:
+            return torch.cat([self._rows([example], None) for example in examples])
         return self._rows(examples, None)
 
+    def _check(self, number: int, example: Example) -> None:
+        if not 0 < example.target_start < len(example.tokens):
+            raise UserError(
+                f"example {number} has no token to take a loss on",
+                got=f"{len(example.tokens)} tokens, target from {example.target_start}",
+                expected="at least one token before the target and one in it",
+            )
+        low, high = int(np.min(example.tokens)), int(np.max(example.tokens))
+        if low < 0 or (self.model.vocabulary is not None and high >= self.model.vocabulary):
+            raise UserError(
+                "a token is not in the model's vocabulary",
+                got=f"token {low if low < 0 else high}",
+                expected=f"0 to {(self.model.vocabulary or 0) - 1}",
+                fix="use the tokenizer that was saved with this model",
+            )
+
     def token_rows(self, example: Example) -> Tensor:
-        """What each place of one example adds to its raw row: float32 [T, D], on the CPU; the row is their sum."""
+        """What each place of one example adds to its raw row: float32 [T, D], on the CPU; the row is their sum.
+
+        Raises:
+            UserError: a layer sees some tokens only (experts): their places are not known.
+        """
         return self._rows([example], list(range(len(example.tokens) + 1)))
 
     def _rows(self, examples: Sequence[Example], bounds: list[int] | None) -> Tensor:
         """Rows of the segments between `bounds`, by default those of the examples, of one forward and backward pass."""
         count = len(examples) if bounds is None else len(bounds) - 1
-        rows_BD = torch.zeros(count, self.layout.dims)
-        target = Target(rows_BD, bounds or [])
+        target = Target(torch.zeros(count, self.layout.dims, device=self.model.device), bounds or [])
 
         def target_of(site: Site) -> Target:
             if bounds is None:
                 target.bounds = self.model.bounds  # known by the time the first layer runs
             return target
 
-        handles = self.watcher.attach(target_of)
-        try:
-            self.model.backward(examples, self.loss)
-        finally:
-            for handle in handles:
-                handle.remove()
+        watched_pass(self.watcher, target, target_of, lambda: self.model.backward(examples, self.loss))
+        silent = sorted(self._always - target.delivered)
+        if silent:
+            raise UserError(
+                f"{len(silent)} layers delivered no gradient",
+                got=some(silent),
+                expected="one for each use of every layer",
+                fix="leave them out (projection.modules={'NAME': 0}) if the model does not use them",
+            )
         if self.model.world is not None and self.model.world.tensor * self.model.world.pipeline > 1:
             from headwater.train import parallel
 
             # Every rank of a replica has projected its part of the layers: the row is their sum.
-            dist.all_reduce(rows_BD, group=parallel.replica_group())
-        return rows_BD
+            dist.all_reduce(target.rows_BD, group=parallel.replica_group())
+        return target.rows_BD.cpu()
 
 
 def batched(lengths: Sequence[int], batch_tokens: int, *, padded: bool = False) -> Iterator[list[int]]:

@@ -44,13 +44,12 @@ def read_queries(path: str | Path) -> list[Query]:
     if not path.is_file():
         raise MissingError(f"queries {path} are missing", fix="give a JSONL file with prompt and target")
     queries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            queries.append(as_query(record, number))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            queries.append(as_query(json.loads(line.decode("utf-8")), number))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CorruptError(
                 f"{path}, line {number} is not a query",
                 got=f"{type(error).__name__}: {error}",
@@ -66,10 +65,24 @@ def read_queries(path: str | Path) -> list[Query]:
 
 
 def as_query(record: dict[str, Any], number: int) -> Query:
+    """A query from a line of a file.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not one.
+    """
     prompt = record["prompt"] if "prompt" in record else record["prompt0"]
     target = record["target"] if "target" in record else record["entity1"]
     if not (isinstance(prompt, str) and isinstance(target, str) and target.strip()):
         raise TypeError("prompt and target must be text, and the target not empty")
     name = str(record.get("example_id", record.get("fact_id", number)))
-    against = str(record.get("against") or "")
-    return Query(name, prompt, target, tuple(record.get("gold") or ()), against, record)
+    against = record.get("against")
+    if against is not None and not isinstance(against, str):
+        raise TypeError("against must be one other target, as text")
+    if against and against.strip() == target.strip():
+        raise ValueError("against is the target itself")
+    gold = record.get("gold") or ()
+    if not isinstance(gold, list | tuple) or not all(isinstance(each, str) for each in gold):
+        raise TypeError("gold must be a list of ids")
+    for text in (prompt, target, name, against or "", *gold):
+        text.encode("utf-8")  # half of a surrogate pair is no text
+    return Query(name, prompt, target, tuple(gold), against or "", record)

@@ -30,20 +30,31 @@ def query_rows(
     """Raw rows of the queries' targets, float32 [Q, D]; of a contrastive query the difference of both targets' rows.
 
     Raises:
-        UserError: a query is longer than the model's context.
+        UserError: a query is longer than the model's context, its target is empty, or it is held against itself.
     """
-    rows_QD = collect(collector, examples_of(queries, tokenizer, collector.model.context), batch_tokens)
+    context = collector.model.context
+    asked = examples_of(queries, tokenizer, context)
     contrasted = [i for i, query in enumerate(queries) if query.against]
+    others = [Query(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
+    against = examples_of(others, tokenizer, context)
+    for i, other in zip(contrasted, against, strict=True):
+        if np.array_equal(asked[i].tokens, other.tokens):
+            raise UserError(
+                f"query {queries[i].example_id} is held against its own target",
+                got=queries[i].against,
+                expected="another target",
+                fix="leave `against` out, or name another answer",
+            )
+    rows_QD = collect(collector, asked, batch_tokens)
     if contrasted:
-        others = [Query(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
-        rows_QD[contrasted] -= collect(collector, examples_of(others, tokenizer, collector.model.context), batch_tokens)
+        rows_QD[contrasted] -= collect(collector, against, batch_tokens)
     return rows_QD
 
 
 def examples_of(queries: Sequence[Query], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
     examples = []
     for query in queries:
-        tokens, start = encode_query(tokenizer, query.prompt, query.target)
+        tokens, start = encoded(query, tokenizer)
         if context is not None and len(tokens) > context:
             raise UserError(
                 f"query {query.example_id} is longer than the model's context",
@@ -53,6 +64,21 @@ def examples_of(queries: Sequence[Query], tokenizer: TextTokenizer, context: int
             )
         examples.append(Example(np.asarray(tokens, dtype=np.int64), int(start)))
     return examples
+
+
+def encoded(query: Query, tokenizer: TextTokenizer) -> tuple[np.ndarray, int]:
+    """`encode_query`, with an error that names the query."""
+    try:
+        if not query.target.strip():
+            raise UserError("its target is empty")
+        return encode_query(tokenizer, query.prompt, query.target)
+    except (UserError, UnicodeEncodeError, TypeError) as error:
+        told = error.what if isinstance(error, UserError) else error
+        raise UserError(
+            f"query {query.example_id} cannot be asked: {told}",
+            got=ascii((query.prompt, query.target)),
+            expected="a prompt and a target, both text, the target not empty",
+        ) from None
 
 
 def captured_query_rows(
