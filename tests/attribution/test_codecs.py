@@ -35,10 +35,11 @@ def test_decoded_rows_are_within_the_codecs_error(name, layout):
     assert sum(value[0].nbytes for value in fields.values()) == codec.bytes_per_row
 
 
+@pytest.mark.parametrize("rotation", [1, 2])
 @pytest.mark.parametrize("name", list(CODECS))
-def test_products_in_the_codecs_own_coordinates_are_products(name):
+def test_products_in_the_codecs_own_coordinates_are_products(name, rotation):
     unit_ND, queries_QD = unit_rows(make_rows(ODD, 60)), make_rows(ODD, 5, rows_seed=9)
-    codec = make_codec(name, ODD)
+    codec = make_codec(name, ODD, rotation)
     fields = codec.encode(unit_ND)
     own = codec.block(fields, torch.float32) @ codec.rotate(queries_QD).T
     assert torch.allclose(own, codec.decode(fields) @ queries_QD.T, atol=1e-5 * float(queries_QD.norm(dim=1).max()))
@@ -54,6 +55,18 @@ def test_rows_are_coded_one_by_one(name):
         assert float(same.float().mean()) > 0.99  # a number on the edge of two codes may round either way
     assert torch.isfinite(codec.decode(codec.encode(torch.zeros(3, ODD.dims)))).all()
     assert not codec.decode(codec.encode(torch.zeros(3, ODD.dims))).any()
+
+
+def test_sign_rows_are_signs_with_the_mean_magnitude_of_their_module():
+    unit_ND = unit_rows(make_rows(ODD, 30))
+    codec = make_codec("sign", ODD)
+    got_ND = codec.decode(codec.encode(unit_ND))
+    for span in ODD:
+        part_Nd = unit_ND[:, span.slice]
+        gain_N1 = part_Nd.abs().mean(dim=1, keepdim=True)
+        torch.testing.assert_close(
+            got_ND[:, span.slice], torch.where(part_Nd >= 0, gain_N1, -gain_N1), rtol=4e-3, atol=0
+        )
 
 
 def test_outliers_do_not_drown_the_rest():
