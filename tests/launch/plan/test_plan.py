@@ -310,6 +310,4 @@ def test_json_output_and_no_torch(capsys: pytest.CaptureFixture[str]):
     assert "checkpoint" in capsys.readouterr().out
     code = "import sys; from headwater.launch.plan.report import run_plan; run_plan(None, ['gpus=1'])"
     code += "; assert 'torch' not in sys.modules"
-    start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=os.environ)
-    assert time.monotonic() - start < 5
