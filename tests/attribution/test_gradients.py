@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,6 +246,37 @@ def test_optimizer_states_of_others_are_refused(tmp_path: Path) -> None:
     torch.save(model, tmp_path / "pickled.pt")
     with pytest.raises(CorruptError, match="not a torch optimizer state"):
         read_moments(str(tmp_path / "pickled.pt"), model)
+
+
+def test_the_trainers_two_groups_are_known_by_its_order(tmp_path: Path) -> None:
+    path = make_hf_model("gpt2", tmp_path / "model")
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(path)
+    named = dict(model.named_parameters())
+    decayed = [name for name in named if not re.search(r"\.bias$|\.ln_", name)]
+    rest = [name for name in named if name not in decayed]
+    groups = [{"params": [named[name] for name in part]} for part in (decayed, rest)]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.5))
+    tokens = torch.arange(9)[None]
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    moments = read_moments(str(tmp_path / "optimizer.pt"), model)
+    for name, parameter in named.items():
+        assert parameter.grad is not None
+        torch.testing.assert_close(moments[name], parameter.grad.square(), atol=1e-6, rtol=1e-5)
+    # Groups that nobody knows are refused, unless they say what is in them.
+    third = torch.optim.AdamW([{"params": [named[n]]} for n in named], betas=(0.9, 0.5))
+    third.step()
+    torch.save(third.state_dict(), tmp_path / "optimizer.pt")
+    with pytest.raises(MismatchError, match="groups are not known"):
+        read_moments(str(tmp_path / "optimizer.pt"), model)
+    state = third.state_dict()
+    for group, name in zip(state["param_groups"], named, strict=True):
+        group["param_names"] = [name]
+    torch.save(state, tmp_path / "optimizer.pt")
+    assert read_moments(str(tmp_path / "optimizer.pt"), model).keys() == named.keys()
 
 
 def test_examples_without_a_target_are_refused(headwater_model: HeadwaterModel) -> None:
