@@ -21,7 +21,7 @@ from torch import Tensor
 
 from headwater.attribution.curvature.accumulator import CurvatureAccumulator
 from headwater.attribution.curvature.whitening import Whitening
-from headwater.attribution.index.writer import IndexWriter, default_shard_rows
+from headwater.attribution.index.writer import IndexWriter, default_shard_rows, require_index_directory
 from headwater.attribution.models.base import Example, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
@@ -29,6 +29,7 @@ from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
+from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
 from headwater.train.stream.corpus import PassageSet, open_passages
@@ -50,8 +51,10 @@ def build_index(settings: IndexSettings) -> Path:
             use_onednn()
         model = open_model(settings.model, world)
         out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
-        passages = passages_of(settings, model, out, world)
-        Builder(settings, model, passages, out, world).run()
+        on_main(world, lambda: require_index_directory(out))
+        with sole_writer(out, "build", lambda action: on_main(world, action)):
+            passages = passages_of(settings, model, out, world)
+            Builder(settings, model, passages, out, world).run()
     finally:
         parallel.stop()
     return out
