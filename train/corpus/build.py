@@ -162,7 +162,7 @@ def ensure_base(
             "the corpus has no text",
             got=f"{passages.documents} documents with {len(passages)} passages",
             expected="at least one passage",
-            fix="check corpus.sources: their paths, kinds and text_field",
+            fix="check path, kind and text_field of each source",
         )
     undo.clear()  # the documents are as they should be: an upload that fails, say, does not cost the work so far
     progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
@@ -237,19 +237,19 @@ def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int,
 def check_documents(passages: Gathered) -> None:
     """Refuses two documents of one id: their passages could not be told apart."""
     # Hashes, since the ids of a large corpus do not fit into memory; two that share a hash are compared.
-    hashes = np.array(
-        [xxhash.xxh3_64_intdigest(part.document(k)) for part in passages.parts for k in range(part.documents)],
-        np.uint64,
-    )
-    values, counts = np.unique(hashes, return_counts=True)
+    hashes = [
+        np.array([xxhash.xxh3_64_intdigest(part.document(k)) for k in range(part.documents)], np.uint64)
+        for part in passages.opened()
+    ]
+    values, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]), return_counts=True)
     suspects = set(values[counts > 1].tolist())
     if not suspects:
         return
     seen: set[str] = set()
-    for part in passages.parts:
+    for part in passages.opened():
         for document in map(part.document, range(part.documents)):
             if document in seen:
-                fix = "make ids unique, or set corpus.sources[].id_field to a field that is"
+                fix = "make ids unique, or set the source's id_field to a field that is"
                 raise UserError(f"two documents have the id {document!r}", expected="an id for each", fix=fix)
             if xxhash.xxh3_64_intdigest(document) in suspects:
                 seen.add(document)
