@@ -21,7 +21,7 @@ from torch import Tensor
 
 from headwater.attribution.curvature.accumulator import CurvatureAccumulator
 from headwater.attribution.curvature.whitening import Whitening
-from headwater.attribution.index.writer import IndexWriter, default_shard_rows, require_index_directory
+from headwater.attribution.index.writer import IndexWriter, default_shard_rows
 from headwater.attribution.models.base import Example, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
@@ -51,7 +51,6 @@ def build_index(settings: IndexSettings) -> Path:
             use_onednn()
         model = open_model(settings.model, world)
         out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
-        on_main(world, lambda: require_index_directory(out))
         with sole_writer(out, "build", lambda action: on_main(world, action)):
             passages = passages_of(settings, model, out, world)
             Builder(settings, model, passages, out, world).run()

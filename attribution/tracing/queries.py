@@ -44,7 +44,7 @@ def read_queries(path: str | Path) -> list[Query]:
     if not path.is_file():
         raise MissingError(f"queries {path} are missing", fix="give a JSONL file with prompt and target")
     queries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
