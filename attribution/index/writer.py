@@ -143,8 +143,8 @@ class IndexWriter:
             remove(part)
         if not curvature.exists() or (theirs is None and not self.whitening.fingerprint):
             self.whitening.save(curvature)
-        elif not self.whitening.fingerprint:  # another build has begun here since this one looked
-            self.whitening = Whitening.load(curvature, self.layout)
+        elif not self.whitening.fingerprint:  # another build of these settings has begun here since this one looked
+            self.whitening.fingerprint = fingerprint_file(curvature)
         if theirs is None:
             write_json(target, self.manifest())
             return
