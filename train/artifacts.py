@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -104,6 +104,28 @@ def require_directory(path: Path) -> None:
             return
 
 
+def require_own(directory: Path, names: Iterable[str], mark: str) -> None:
+    """Refuses a directory in which something stands where a stage would write, and that stage has left no mark there.
+
+    Args:
+        names: what the stage writes, or removes, in the directory.
+        mark: the file that it writes there before anything else.
+
+    Raises:
+        UserError: naming what stands in the way; it is left as it is.
+    """
+    if (directory / mark).exists():
+        return
+    foreign = [name for name in names if os.path.lexists(directory / name)]
+    if foreign:
+        raise UserError(
+            f"{directory} holds {', '.join(foreign)}, which was not written by this stage",
+            got=f"no {mark} beside it",
+            expected="an empty or new directory, or one that this stage has begun",
+            fix="choose another `out`",
+        )
+
+
 def require_empty(out: Path) -> None:
     """Refuses a directory that holds anything already."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -149,7 +171,7 @@ def undone_on_error(*paths: Path) -> Iterator[list[Path]]:
     Yields:
         The paths that would be removed; emptied, the list lets them stay.
     """
-    absent = [path for path in paths if not path.exists()]
+    absent = [path for path in paths if not os.path.lexists(path)]
     made = [each for path in absent for each in missing_directories(path.parent)]
     try:
         yield absent

@@ -1,22 +1,44 @@
-"""Locks beside files, which the kernel releases when their holder dies."""
+"""Locks beside files, which name their holder and which the kernel releases when it dies."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from headwater.configs.errors import UserError
 from headwater.train.artifacts import make_directories, remove_if_empty
+
+POLL_S = 0.1
+
+PATIENCE_S = 10.0
+"""How long a process that was killed may take to be gone, before its work is begun by another."""
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Holds a lock beside `path` that the kernel releases when its holder dies; its file goes when it is given back."""
+def file_lock(
+    path: Path, *, patience: float | None = None, say: Callable[[str], None] = lambda line: None
+) -> Iterator[None]:
+    """Holds a lock beside `path` that the kernel releases when its holder dies; its file goes when it is given back.
+
+    Args:
+        path: what is locked; the lock's file has `.lock` appended.
+        patience: seconds to wait for another holder; None waits for ever.
+        say: told, once, whom it waits for.
+
+    Raises:
+        UserError: another process holds it, who is named.
+    """
     name = path.with_name(path.name + ".lock")
-    lock, made = take_lock(name)
+    lock, made = take_lock(name, patience, say)
     with lock:
         try:
             yield
@@ -26,19 +48,80 @@ def file_lock(path: Path) -> Iterator[None]:
             remove_if_empty(made)
 
 
-def take_lock(name: Path) -> tuple[IO[str], list[Path]]:
+@contextmanager
+def sole_writer(directory: Path, what: str, on_main: Callable[[Callable[[], object]], object]) -> Iterator[None]:
+    """While this job writes into a directory, no other job does: one of its processes holds the lock.
+
+    Args:
+        what: name of the lock's file in the directory.
+        on_main: runs something on the job's first process and raises its error on all.
+
+    Raises:
+        UserError: another job holds the lock; it is named.
+    """
+    with ExitStack() as held:
+        on_main(lambda: held.enter_context(file_lock(directory / what, patience=PATIENCE_S)) and None)
+        yield
+
+
+def take_lock(
+    name: Path, patience: float | None = None, say: Callable[[str], None] = lambda line: None
+) -> tuple[IO[str], list[Path]]:
     """A file that this process alone has locked, and the directories that were made for it."""
     made: list[Path] = []
+    began, told = time.monotonic(), False
     while True:
-        made += make_directories(name.parent)
         try:
-            lock = open(name, "w")  # noqa: SIM115 (kept open while it is held)
+            made += make_directories(name.parent)
+            lock = open(name, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (kept open while it is held)
         except FileNotFoundError:
             continue  # the one before removed the directory that it had made
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_file_at(lock.fileno(), name):
-            return lock, made
-        lock.close()  # the one before removed it while this process waited
+        except OSError as error:
+            remove_if_empty(made)
+            raise UserError(
+                f"{name.parent} cannot be written to", got=error, fix="choose another directory, or mend its rights"
+            ) from None
+        if try_lock(lock):
+            if is_file_at(lock.fileno(), name):
+                note_holder(lock)
+                return lock, made
+            lock.close()  # the one before removed it while this process waited
+            continue
+        holder = holder_of(lock)
+        lock.close()
+        if patience is not None and time.monotonic() - began > patience:
+            raise UserError(
+                f"{name.parent} is being written by another process",
+                got=holder,
+                expected="nobody who writes there",
+                fix="wait until it is done or end it, or choose another directory",
+            )
+        if not told:
+            say(f"waiting for {holder}, which writes {name.parent}")
+            told = True
+        time.sleep(POLL_S)
+
+
+def try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def note_holder(lock: IO[str]) -> None:
+    """Writes into a lock's file who holds it. It is for people to read: a full disk does not stop the holder."""
+    command = shlex.join(sys.argv)
+    with contextlib.suppress(OSError):
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')} ({command})\n")
+        lock.flush()
+
+
+def holder_of(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read(1000).strip() or "a process that has just taken it"
 
 
 def is_file_at(descriptor: int, path: Path) -> bool:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import RunDir
+from headwater.train.artifacts import RunDir, require_own
 from headwater.train.callbacks.base import Callback
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.engine import MOMENTS
@@ -31,6 +31,8 @@ def check_world(settings: PretrainSettings, world: World) -> None:
 
 def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
     """Looks at the files and callbacks that the settings name, and at the run's records, before anything is made."""
+    written = (run.config, run.metrics, run.probes, run.ledger, run.checkpoints, run.tensorboard)
+    require_own(run.path, [path.name for path in written], run.provenance.name)
     if settings.model.init_from:
         start = open_checkpoint(settings.model.init_from)
         names = SHAPE if settings.model.vocab_size else SHAPE[:-1]

@@ -31,7 +31,7 @@ FREE = (
     "parallel", "zero", "train.micro_batch", "train.recompute", "train.threads",  # layouts give the same updates
     "train.hard_stop", "train.max_skips",  # when to stop
     "checkpoint", "callbacks.metrics", "callbacks.probes", "callbacks.extra",  # they look on
-    "callbacks.capture.damping", "callbacks.capture.codecs",  # read when all is captured
+    "callbacks.capture.curvature", "callbacks.capture.damping", "callbacks.capture.codecs",  # read when all is captured
     "model.init_from", "model.init_std", "optimizer.keep_moments",  # read at the very start alone
     "resume",
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater.configs import save_config
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, remove_parts, write_provenance
+from headwater.train.artifacts import RunDir, remove_parts, require_directory, write_provenance
 from headwater.train.callbacks.base import Callback
 from headwater.train.callbacks.checkpoints import Checkpoints, restore
 from headwater.train.callbacks.ledger import Ledger
@@ -16,6 +16,7 @@ from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
 from headwater.train.checkpoint import load_engine, load_weights, open_checkpoint
 from headwater.train.engine import Engine
+from headwater.train.locks import sole_writer
 from headwater.train.model import build_model
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
@@ -45,11 +46,13 @@ def pretrain_run(settings: PretrainSettings) -> int:
         tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline, threads=settings.train.threads
     )
     try:
-        prepare(settings, run, world)
-        trainer, step = build_trainer(settings, run, world)
-        # What can be wrong has been looked at: only now is anything written into a run that is there already.
-        parallel.on_main(world, lambda: note_start(settings, run, world, trainer.origin))
-        trainer.run(step)
+        parallel.on_main(world, lambda: require_directory(run.path))
+        with sole_writer(run.path, "train", lambda action: parallel.on_main(world, action)):
+            prepare(settings, run, world)
+            trainer, step = build_trainer(settings, run, world)
+            # What can be wrong has been looked at: only now is anything written into a run that is there already.
+            parallel.on_main(world, lambda: note_start(settings, run, world, trainer.origin))
+            trainer.run(step)
         return INTERRUPTED if trainer.stop_signal == signal.SIGINT else 0
     finally:
         parallel.stop()
@@ -72,8 +75,8 @@ def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
 def note_start(settings: PretrainSettings, run: RunDir, world: World, origin: dict[str, Any]) -> None:
     """Removes what a killed run left, and notes the resolved config, how this run was started and from where."""
     remove_leftovers(run)
+    write_provenance(run, world_size=world.size, origin=origin)  # first: it marks the directory as a run's
     save_config(settings, run.config)
-    write_provenance(run, world_size=world.size, origin=origin)
 
 
 def remove_leftovers(run: RunDir) -> None:

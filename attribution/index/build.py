@@ -31,6 +31,7 @@ from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
+from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
 from headwater.train.stream.corpus import PassageSet, open_passages
@@ -52,8 +53,9 @@ def build_index(settings: IndexSettings) -> Path:
             use_onednn()
         model = open_model(settings.model, world)
         out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
-        passages = passages_of(settings, model, out, world)
-        Builder(settings, model, passages, out, world).run()
+        with sole_writer(out, "build", lambda action: on_main(world, action)):
+            passages = passages_of(settings, model, out, world)
+            Builder(settings, model, passages, out, world).run()
     finally:
         parallel.stop()
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headwater.attribution.index.writer import require_index_directory
 from headwater.attribution.models.base import TracedModel
 from headwater.attribution.settings import IndexSettings
 from headwater.configs.errors import MissingError, UserError
@@ -48,5 +49,10 @@ def passages_of_documents(settings: IndexSettings, model: TracedModel, out: Path
         ),
         facts=FactsSettings(people=0, distractors=0),
     )
-    on_main(world, lambda: build_corpus(wanted))
+
+    def build() -> None:
+        require_index_directory(out)
+        build_corpus(wanted)
+
+    on_main(world, build)
     return open_passages(RunDir.at(out))

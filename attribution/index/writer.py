@@ -35,11 +35,36 @@ from headwater.train.artifacts import (
     read_json,
     remove,
     remove_parts,
+    require_directory,
     write_json,
 )
 
 SHARD_BYTES = 64 << 20
 """Target size of one shard's rows in float32: what a rank holds in memory."""
+
+
+WRITTEN = ("index.json", "curvature.safetensors", "ids.parquet")
+"""What an index is made of besides its rows."""
+
+
+def require_index_directory(path: Path) -> None:
+    """Refuses a directory that holds anything and in which no index, nor the corpus of one, has been begun.
+
+    Raises:
+        UserError: naming something that is there; it is left as it is.
+    """
+    begun = read_json(path / "index.json") if (path / "index.json").exists() else None
+    if (isinstance(begun, dict) and "format" in begun) or (path / "corpus" / "origin.json").exists():
+        return
+    require_directory(path)
+    ours = ("curvature.safetensors", "*.part", ".tmp*", "*.lock", "corpus")
+    found = [] if not path.is_dir() else [each for each in path.iterdir() if not any(map(each.match, ours))]
+    if found:
+        raise UserError(
+            f"{path} holds {min(each.name for each in found)}, and no index",
+            expected="an empty or new directory, or one in which an index was begun",
+            fix="choose another `out`",
+        )
 
 
 def default_shard_rows(dims: int) -> int:
@@ -108,30 +133,44 @@ class IndexWriter:
         Raises:
             MismatchError: the directory holds an index made from something else.
         """
+        require_index_directory(self.path)
+        target, curvature = self.path / "index.json", self.path / "curvature.safetensors"
+        theirs = read_json(target) if target.exists() else None
+        if theirs is not None:
+            self._require_same(theirs)
         self.path.mkdir(parents=True, exist_ok=True)
-        remove_parts(self.path)
+        for name in (*WRITTEN, "rows-*"):
+            remove_parts(self.path, f"{name}.*")
         for part in self.path.glob(".tmp*"):  # safetensors' own
             remove(part)
-        curvature = self.path / "curvature.safetensors"
-        if not self.whitening.fingerprint or not curvature.exists():
+        if not curvature.exists() or (theirs is None and not self.whitening.fingerprint):
             self.whitening.save(curvature)
-        mine, target = self.manifest(), self.path / "index.json"
-        if not target.exists():
-            write_json(target, mine)
+        elif not self.whitening.fingerprint:  # another build of these settings has begun here since this one looked
+            self.whitening.fingerprint = fingerprint_file(curvature)
+        if theirs is None:
+            write_json(target, self.manifest())
             return
-        theirs = read_json(target)
-        if theirs.get("fingerprint") != mine["fingerprint"]:
-            changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-            raise MismatchError(
-                f"{self.path} holds an index made from something else",
-                got=f"another {', '.join(key for key in changed if key not in ('fingerprint', 'complete', 'codecs'))}",
-                expected="the same settings, model and corpus",
-                fix="choose another directory, or remove that one",
-            )
+        self._require_same(theirs)
         if theirs["complete"]:
             self._reopen(theirs)
         else:
             self._drop_broken_records()
+
+    def _require_same(self, theirs: dict[str, Any]) -> None:
+        """Refuses an index of something else. A curvature that has not been saved yet has no hash to be compared."""
+        mine = self.manifest()
+        if not self.whitening.fingerprint:
+            hashed = {"fingerprint": theirs.get("curvature", {}).get("fingerprint", "")}
+            mine |= {"fingerprint": theirs.get("fingerprint"), "curvature": {**mine["curvature"], **hashed}}
+        changed = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
+        changed -= NOT_MADE_FROM - {"fingerprint"}
+        if changed:
+            raise MismatchError(
+                f"{self.path} holds an index made from something else",
+                got=f"another {', '.join(sorted(changed - {'fingerprint'}))}",
+                expected="the same settings, model and corpus",
+                fix="choose another directory, or remove that one",
+            )
 
     def _reopen(self, manifest: dict[str, Any]) -> None:
         """A finished index with missing or shortened shards becomes an unfinished one without them."""

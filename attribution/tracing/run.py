@@ -7,13 +7,14 @@ headwater trace configs/trace/default.yaml index=runs/demo/index/headwater --pro
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from headwater.attribution.settings import TraceSettings
 from headwater.attribution.tracing.attributor import Asked, Attributor
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.results import write_results
-from headwater.configs.errors import MissingError
+from headwater.configs.errors import MissingError, UserError
 
 
 def run_trace(
@@ -28,6 +29,8 @@ def run_trace(
     if prompt is not None and target is not None:
         queries = [Query("query", prompt, target, against=against or "")]
     elif settings.queries:
+        if settings.out and Path(settings.out).exists() and os.path.samefile(settings.out, settings.queries):
+            raise UserError("the results would overwrite the queries", got=f"out={settings.out}", fix="change `out`")
         queries = read_queries(settings.queries)
     else:
         raise MissingError("there are no queries", fix="set queries=FILE.jsonl, or give --prompt and --target")

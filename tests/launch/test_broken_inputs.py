@@ -174,7 +174,7 @@ SOURCES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "no text field": ("a.jsonl", '{"content": "x"}\n', ["a.jsonl:1 has no text under 'text'", "content", "text_field"]),
     "text is a number": ("a.jsonl", LINE + '{"text": 7}\n', ["a.jsonl:2 has no text", "int"]),
     "not UTF-8": ("a.jsonl", LINE.encode() + b'{"text": "\xff"}\n', ["a.jsonl is not UTF-8", "convert it"]),
-    "nothing in it": ("a.jsonl", "", ["the corpus has no text", "0 documents", "check corpus.sources"]),
+    "nothing in it": ("a.jsonl", "", ["the corpus has no text", "0 documents", "check path, kind and text_field"]),
     "only blanks": ("a.jsonl", '{"text": " "}\n', ["the corpus has no text"]),
     "one id twice": ("a.jsonl", LINE * 2, ["two documents have the id 'a'", "id_field"]),
     "cut gzip": ("a.jsonl.gz", gzip.compress(LINE.encode() * 99)[:-12], ["a.jsonl.gz cannot be read"]),

@@ -11,6 +11,7 @@ refused. The result does not depend on `corpus.workers`.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,14 @@ from headwater.train.artifacts import (
     remove_parts,
     require_directory,
     require_match,
+    require_own,
     undone_on_error,
     write_bytes,
     write_json,
 )
 from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.injected import check_lengths, ensure_facts
-from headwater.train.corpus.origin import check_origin, describe_corpus
+from headwater.train.corpus.origin import ORIGIN, check_origin, describe_corpus, note_made
 from headwater.train.corpus.parts import Gathered, batches, chosen_documents, gathered, write_part
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.pools import run_jobs
@@ -70,20 +72,27 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
     """
     run = RunDir.at(cfg.out)
     require_directory(run.path)
-    made = ("base", "base.parts", "base.shards", "injected", "injected.shards", "origin.json")
+    made = ("base", "base.parts", "base.shards", "injected", "injected.shards", "origin.json", "made.json")
     with (
-        file_lock(run.corpus / "build"),
+        file_lock(run.corpus / "build", say=progress),
         undone_on_error(*(run.corpus / name for name in made), run.tokenizer, run.facts) as undo,
     ):
+        require_own(run.path, names_at_stake(run), ORIGIN)
         facts = make_facts(cfg.facts, cfg.seed)
         origin = describe_corpus(cfg.corpus, facts)
         check_origin(run, origin)
-        remove_parts(run.path, f"{run.tokenizer.name}.*")
+        remove_parts(run.corpus, "tokenizer.*")
         remove_parts(run.facts)
         tokenizer = ensure_tokenizer(run, cfg.corpus, facts, progress)
         check_lengths(facts.passages, tokenizer, cfg.corpus.max_tokens, end_of(tokenizer, cfg.corpus))
         ensure_base(run, cfg.corpus, tokenizer, origin["base"], progress, undo)
         ensure_facts(run, cfg, facts, tokenizer, progress)
+
+
+def names_at_stake(run: RunDir) -> list[str]:
+    """What a build may write or take away in a run directory, and whatever else stands beside it in corpus/."""
+    there = [each.name for each in run.corpus.iterdir() if not each.name.startswith("build.")]
+    return [run.tokenizer.name, run.facts.name, *(f"{run.corpus.name}/{name}" for name in sorted(there))]
 
 
 def ensure_tokenizer(run: RunDir, corpus: CorpusSettings, facts: FactSet, progress: Progress) -> TextTokenizer:
@@ -98,7 +107,10 @@ def ensure_tokenizer(run: RunDir, corpus: CorpusSettings, facts: FactSet, progre
         else:
             progress(f"training a tokenizer of {settings.vocab_size} tokens")
             tokenizer = train_tokenizer(tokenizer_texts(corpus, facts), settings.vocab_size)
-        tokenizer.save(run.tokenizer)
+        work = run.corpus / f"tokenizer.{os.getpid()}.part"
+        tokenizer.save(work)
+        note_made(run, work)
+        os.replace(work, run.tokenizer)
     return TextTokenizer.from_file(run.tokenizer)
 
 
@@ -150,7 +162,7 @@ def ensure_base(
             "the corpus has no text",
             got=f"{passages.documents} documents with {len(passages)} passages",
             expected="at least one passage",
-            fix="check corpus.sources: their paths, kinds and text_field",
+            fix="check path, kind and text_field of each source",
         )
     undo.clear()  # the documents are as they should be: an upload that fails, say, does not cost the work so far
     progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
@@ -225,19 +237,19 @@ def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int,
 def check_documents(passages: Gathered) -> None:
     """Refuses two documents of one id: their passages could not be told apart."""
     # Hashes, since the ids of a large corpus do not fit into memory; two that share a hash are compared.
-    hashes = np.array(
-        [xxhash.xxh3_64_intdigest(part.document(k)) for part in passages.parts for k in range(part.documents)],
-        np.uint64,
-    )
-    values, counts = np.unique(hashes, return_counts=True)
+    hashes = [
+        np.array([xxhash.xxh3_64_intdigest(part.document(k)) for k in range(part.documents)], np.uint64)
+        for part in passages.opened()
+    ]
+    values, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]), return_counts=True)
     suspects = set(values[counts > 1].tolist())
     if not suspects:
         return
     seen: set[str] = set()
-    for part in passages.parts:
+    for part in passages.opened():
         for document in map(part.document, range(part.documents)):
             if document in seen:
-                fix = "make ids unique, or set corpus.sources[].id_field to a field that is"
+                fix = "make ids unique, or set the source's id_field to a field that is"
                 raise UserError(f"two documents have the id {document!r}", expected="an id for each", fix=fix)
             if xxhash.xxh3_64_intdigest(document) in suspects:
                 seen.add(document)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,23 +68,55 @@ def sampled(path: Path) -> tuple[int, str]:
 
 
 def source_files(source: SourceSettings) -> list[Path]:
-    """The files of a source, sorted by path."""
+    """The files of a source, sorted by path.
+
+    Raises:
+        MissingError: there are none.
+        UserError: one is named in bytes that are not UTF-8, or looks like documents in another form: it would be passed
+            over.
+    """
     root = Path(source.path)
     suffixes = SUFFIXES[source.kind]
     if root.is_file():
         return [root]
-    files = (
-        sorted(path for path in root.rglob("*") if path.is_file() and path.name.endswith(suffixes))
-        if root.is_dir()
-        else []
-    )
+    there = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
+    files = [path for path in there if path.name.endswith(suffixes)]
     if not files:
         raise MissingError(
             f"corpus source {source.path!r} ({source.kind}) has no files",
             expected=f"a file, or a directory with files ending in {' or '.join(suffixes)}",
-            fix="correct corpus.sources[].path (or its kind)",
+            fix="correct the source's path (or its kind)",
+        )
+    for path in files:
+        if not is_unicode(str(path.relative_to(root))):
+            what = f"a file of corpus source {source.path!r} has a name that is not UTF-8"
+            raise UserError(what, got=os.fsencode(path.name), fix="rename it")
+    missed = [path for path in there if is_document_in_another_form(path, source.kind)]
+    if missed:
+        name = missed[0].relative_to(root)
+        raise UserError(
+            f"corpus source {source.path!r} ({source.kind}) also holds {name}, which is not read",
+            got=f"{len(missed)} such files" if len(missed) > 1 else None,
+            expected=f"files ending in {' or '.join(suffixes)}",
+            fix="convert or rename it, or take it out of the directory (documents of one file: give its path)",
         )
     return files
+
+
+def is_document_in_another_form(path: Path, kind: str) -> bool:
+    """Whether a file that a kind of source does not read was probably meant to be read."""
+    if path.name.endswith(SUFFIXES[kind]) or path.name.startswith((".", "_")):
+        return False
+    return path.suffix in COMPRESSED or path.suffix in RELATIVES.get(kind, ())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no surrogate without its other half."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def factbook_documents(source: SourceSettings) -> Iterator[Document]:
@@ -93,7 +126,7 @@ def factbook_documents(source: SourceSettings) -> Iterator[Document]:
 
 
 def jsonl_documents(source: SourceSettings) -> Iterator[Document]:
-    """One JSON object a line; files plain or compressed by their name (.gz, .zst)."""
+    """One JSON object a line; files plain or compressed by their name (.gz, .bz2, .zst)."""
     import pyarrow as pa
 
     for path in source_files(source):
@@ -114,7 +147,7 @@ def jsonl_documents(source: SourceSettings) -> Iterator[Document]:
 def parsed(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not JSON; an integer of thousands of digits; nested too deeply
         raise CorruptError(f"{path}:{number} is not JSON", got=error, fix="correct or remove the line") from None
     if not isinstance(record, dict):
         raise CorruptError(f"{path}:{number} is not a JSON object", got=type(record).__name__, expected="{...}")
@@ -128,14 +161,22 @@ def record_document(source: SourceSettings, record: dict[str, Any], path: Path, 
         raise UserError(
             f"{path}:{number} has no text under {source.text_field!r}",
             got=f"{type(text).__name__}; the record has {sorted(record)}",
-            fix="set corpus.sources[].text_field",
+            fix="set text_field to the field that holds it",
         )
     identity = record.get(source.id_field)
     if identity is None or identity == "":
         root = Path(source.path)
         name = path.relative_to(root).as_posix() if path != root else path.name
-        return Document(f"{name}:{number}", text)
-    return Document(str(identity), text)
+        identity = f"{name}:{number}"
+    document = Document(str(identity), text)
+    for what, each in (("id", document.id), ("text", text)):
+        if not is_unicode(each):
+            raise CorruptError(
+                f"the {what} at {path}:{number} is no Unicode text",
+                got="half of a surrogate pair (\\ud800 to \\udfff)",
+                fix="correct or remove the record",
+            )
+    return document
 
 
 def parquet_documents(source: SourceSettings) -> Iterator[Document]:
@@ -146,7 +187,7 @@ def parquet_documents(source: SourceSettings) -> Iterator[Document]:
     for path in source_files(source):
         try:
             with pq.ParquetFile(path) as file:
-                columns = [name for name in (source.text_field, source.id_field) if name in file.schema_arrow.names]
+                columns = columns_of(source, file.schema_arrow, path)
                 yield from batch_documents(source, file.iter_batches(1024, columns=columns), path)
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(
@@ -170,7 +211,7 @@ def huggingface_documents(source: SourceSettings) -> Iterator[Document]:
         raise MissingError(
             f"{root} is not a dataset saved by save_to_disk: it has no state.json",
             expected="the directory that save_to_disk wrote, or one split of a DatasetDict",
-            fix=fix or "correct corpus.sources[].path",
+            fix=fix or "correct the source's path",
         )
     for path in arrow_files(state):
         if not path.is_file():
@@ -195,13 +236,64 @@ def arrow_files(state: Path) -> list[Path]:
         ) from None
 
 
+def columns_of(source: SourceSettings, schema: Any, path: Path) -> list[str]:
+    """The columns that are read of a file.
+
+    Raises:
+        UserError: there is none for the text, or one of a name twice.
+    """
+    names = list(schema.names)
+    if source.text_field not in names:
+        raise UserError(
+            f"{path} has no column {source.text_field!r}",
+            got=f"the columns {names}",
+            fix="set text_field to the one with the text",
+        )
+    wanted = [name for name in dict.fromkeys((source.text_field, source.id_field)) if name in names]
+    twice = [name for name in wanted if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has the column {twice[0]!r} {names.count(twice[0])} times", fix="rename one of them")
+    return wanted
+
+
 def batch_documents(source: SourceSettings, batches: Iterable[Any], path: Path) -> Iterator[Document]:
     number = 0
     for batch in batches:
-        names = [name for name in (source.text_field, source.id_field) if name in batch.schema.names]
-        for record in batch.select(names).to_pylist():
+        part = batch.select(columns_of(source, batch.schema, path))
+        columns = {name: values_of(part.column(name), path, name, number) for name in part.schema.names}
+        for row in range(part.num_rows):
             number += 1
-            yield record_document(source, record, path, number)
+            yield record_document(source, {name: values[row] for name, values in columns.items()}, path, number)
+
+
+def values_of(column: Any, path: Path, name: str, before: int) -> list[Any]:
+    """The values of a column as Python's; of a kind that Python has not (a time in nanoseconds), as text.
+
+    Raises:
+        CorruptError: bytes that are not UTF-8, with the row.
+    """
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        row, error = next((row, error) for row in range(len(column)) if (error := undecodable(column[row])))
+        what = f"{path}:{before + row + 1} has bytes in {name!r} that are not UTF-8"
+        raise CorruptError(what, got=error, fix="correct or remove the row") from None
+    except (ValueError, ImportError, pa.ArrowException):
+        try:
+            return column.cast(pa.string()).to_pylist()
+        except pa.ArrowException as error:
+            what = f"column {name!r} of {path} cannot be read as text"
+            raise UserError(what, got=f"{column.type}: {error}", fix="convert it to strings") from None
+
+
+def undecodable(value: Any) -> UnicodeDecodeError | None:
+    try:
+        value.as_py()
+    except UnicodeDecodeError as error:
+        return error
+    return None
 
 
 def text_documents(source: SourceSettings) -> Iterator[Document]:
@@ -225,8 +317,15 @@ READERS: dict[str, Callable[[SourceSettings], Iterator[Document]]] = {
     "text": text_documents,
 }
 SUFFIXES: dict[str, tuple[str, ...]] = {
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst"),
     "parquet": (".parquet",),
     "huggingface": (".arrow",),
     "text": (".txt", ".md"),
 }
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".7z")
+RELATIVES: dict[str, tuple[str, ...]] = {
+    "jsonl": (".json", ".ndjson", ".jsonlines"),
+    "parquet": (".pq", ".parq"),
+    "text": (".text", ".markdown"),
+}
+"""How files end that are probably documents of a source, in a form that it does not read."""

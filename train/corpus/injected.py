@@ -10,6 +10,7 @@ from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, read_json, remove, write_json
 from headwater.train.corpus.encoding import encode_documents, end_of
 from headwater.train.corpus.origin import VERSION
+from headwater.train.corpus.parts import Piece
 from headwater.train.corpus.settings import BuildSettings, CorpusSettings
 from headwater.train.corpus.writing import (
     Progress,
@@ -33,14 +34,8 @@ class FactPassages:
         self.encoded = encode_documents(tokenizer, [passage.text for passage in passages], end)
         self.lengths = np.array([len(tokens) for tokens in self.encoded], dtype=np.int32)
 
-    def length(self, passage: int) -> int:
-        return len(self.encoded[passage])
-
-    def tokens(self, passage: int) -> np.ndarray:
-        return self.encoded[passage]
-
-    def identity(self, passage: int) -> tuple[str, str]:
-        return self.passages[passage].document, self.passages[passage].id
+    def gather(self, numbers: np.ndarray) -> list[Piece]:
+        return [Piece(self.passages[n].document, self.passages[n].id, self.encoded[n]) for n in numbers.tolist()]
 
 
 def check_lengths(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headwater.configs.errors import MismatchError
+from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, read_json, remove, write_json
 from headwater.train.corpus.documents import describe_source
 from headwater.train.corpus.settings import CorpusSettings
@@ -14,6 +14,35 @@ from headwater.train.facts.types import FactSet
 
 VERSION = 1
 """Raised when the same configuration would give other bytes."""
+
+ORIGIN = "corpus/origin.json"
+"""What a run's corpus is made from: the first file that a build writes."""
+
+MADE = "corpus/made.json"
+"""The fingerprint of the tokenizer.json that a build has written, so that it never takes away another."""
+
+
+def note_made(run: RunDir, tokenizer: Path) -> None:
+    """Notes the tokenizer that is about to become the run's."""
+    write_json(run.path / MADE, {"tokenizer.json": fingerprint_file(tokenizer)})
+
+
+def remove_made(run: RunDir) -> None:
+    """Takes away the tokenizer that an unfinished build of another configuration has made.
+
+    Raises:
+        UserError: it is not the one that was made here.
+    """
+    if not run.tokenizer.exists():
+        return
+    made = read_json(run.path / MADE).get("tokenizer.json") if (run.path / MADE).exists() else None
+    if run.tokenizer.is_symlink() or fingerprint_file(run.tokenizer) != made:
+        raise UserError(
+            f"{run.tokenizer} was not made by the build that stopped here",
+            expected="the tokenizer of another configuration, which would be made again",
+            fix="choose another `out`, or move the file away",
+        )
+    remove(run.tokenizer)
 
 
 def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
@@ -46,12 +75,12 @@ def check_origin(run: RunDir, origin: dict[str, Any]) -> None:
     Raises:
         MismatchError: naming what differs.
     """
-    path = run.corpus / "origin.json"
+    path = run.path / ORIGIN
     recorded = read_json(path) if path.exists() else None
     if recorded == origin:
         return
     if recorded is None or not (run.corpus / "base" / "manifest.json").exists():
-        remove(run.tokenizer)
+        remove_made(run)
         write_json(path, origin)
         return
     differing = differences(

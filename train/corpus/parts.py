@@ -28,6 +28,15 @@ PART_CHARACTERS = 16_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A passage to be packed: its document, its id, and its tokens without the beginning token, uint32 [n]."""
+
+    document: str
+    id: str
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A part, its arrays memory-mapped."""
 
@@ -49,6 +58,12 @@ class Part:
     def document(self, number: int) -> str:
         """The id of a document."""
         return bytes(self.ids[self.id_ends[number] : self.id_ends[number + 1]]).decode()
+
+    def piece(self, number: int) -> Piece:
+        """A passage, copied out of the part."""
+        document = self.document(int(self.owners[number]))
+        tokens = np.array(self.tokens[self.ends[number] : self.ends[number + 1]])
+        return Piece(document, f"{document}#{self.ordinals[number]}", tokens)
 
 
 def chosen_documents(source: SourceSettings, seed: int, limit: int | None = None) -> Iterator[Document]:
@@ -108,45 +123,46 @@ def ends_of(lengths: np.ndarray) -> np.ndarray:
 
 
 class Gathered:
-    """All passages of several parts under one numbering (part by part, document by document), read by random access."""
+    """All passages of several parts under one numbering (part by part, document by document).
+
+    One part is open at a time: a memory map keeps a descriptor, and there may be more parts than a process may have.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.parts = [Part.open(path) for path in paths]
-        self.starts = ends_of(np.array([len(part.owners) for part in self.parts], dtype=np.int64))
-        self.documents = sum(part.documents for part in self.parts)
+        self.paths = list(paths)
+        counts = [(len(part.owners), part.documents) for part in self.opened()]
+        self.starts = ends_of(np.array([passages for passages, _ in counts], dtype=np.int64))
+        self.documents = sum(documents for _, documents in counts)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def opened(self) -> Iterator[Part]:
+        """The parts, one after the other; what is kept of one must be copied."""
+        return map(Part.open, self.paths)
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of every passage, without the beginning token: int32 [passages]."""
-        return np.concatenate([np.zeros(0, dtype=np.int32), *(np.diff(part.ends) for part in self.parts)]).astype(
-            np.int32
-        )
+        lengths = np.empty(len(self), dtype=np.int32)
+        for start, part in zip(self.starts.tolist(), self.opened(), strict=False):
+            lengths[start : start + len(part.owners)] = np.diff(part.ends)
+        return lengths
 
-    def locate(self, passage: int) -> tuple[Part, int]:
-        """The part that holds a passage, and the passage's number there."""
-        place = int(np.searchsorted(self.starts, passage, side="right")) - 1
-        return self.parts[place], passage - int(self.starts[place])
-
-    def length(self, passage: int) -> int:
-        part, local = self.locate(passage)
-        return int(part.ends[local + 1] - part.ends[local])
-
-    def tokens(self, passage: int) -> np.ndarray:
-        """Tokens of a passage without the beginning token: uint32 [n]."""
-        part, local = self.locate(passage)
-        return part.tokens[part.ends[local] : part.ends[local + 1]]
-
-    def identity(self, passage: int) -> tuple[str, str]:
-        """The document of a passage, and the passage's id `document#k`."""
-        part, local = self.locate(passage)
-        document = part.document(int(part.owners[local]))
-        return document, f"{document}#{part.ordinals[local]}"
+    def gather(self, numbers: np.ndarray) -> list[Piece]:
+        """Passages by number, in that order; read part by part."""
+        found: list[Piece | None] = [None] * len(numbers)
+        places = np.searchsorted(self.starts, numbers, side="right") - 1
+        by_part = np.argsort(places, kind="stable")
+        bounds = np.searchsorted(places[by_part], np.arange(len(self.paths) + 1))
+        for number in np.unique(places).tolist():
+            part = Part.open(self.paths[number])
+            for place in by_part[bounds[number] : bounds[number + 1]].tolist():
+                found[place] = part.piece(int(numbers[place] - self.starts[number]))
+        return [piece for piece in found if piece is not None]
 
 
 @lru_cache(maxsize=1)
 def gathered(paths: tuple[Path, ...]) -> Gathered:
-    """The parts, opened once per process."""
+    """The parts, counted once per process."""
     return Gathered(paths)

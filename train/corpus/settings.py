@@ -26,9 +26,7 @@ class SourceSettings:
         "id", "The field or column with the document's id; file and line number where it is absent."
     )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
-    weight: float = setting(
-        1.0, "How often a sequence of this source is seen, relative to the other sources.", minimum=0
-    )
+    weight: float = setting(1.0, "How often a sequence of this source is seen, relative to the other sources.", above=0)
 
     def problems(self) -> Iterator[Problem]:
         if self.kind != "factbook" and not self.path:

@@ -12,6 +12,7 @@ import numpy as np
 from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, remove_parts, write_json
 from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.packing import pack
+from headwater.train.corpus.parts import Piece
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.mosaic import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
 from headwater.train.stream.corpus import FORMAT
@@ -22,13 +23,11 @@ Progress = Callable[[str], None]
 
 
 class Passages(Protocol):
-    """Passages to be written, by number."""
+    """Passages to be written."""
 
-    def length(self, passage: int) -> int: ...
-
-    def tokens(self, passage: int) -> np.ndarray: ...
-
-    def identity(self, passage: int) -> tuple[str, str]: ...
+    def gather(self, numbers: np.ndarray) -> list[Piece]:
+        """Passages by number, in that order."""
+        ...
 
 
 def manifest_head(corpus: CorpusSettings, tokenizer: TextTokenizer) -> dict[str, Any]:
@@ -91,17 +90,17 @@ def build_shard(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    named = [passages.identity(number) for number in plan.order.tolist()]
-    lengths = np.array([passages.length(number) + 1 for number in plan.order.tolist()], dtype=np.int32)
-    packed = pack(lengths, seq_len, [document for document, _ in named] if apart else None)
+    held = passages.gather(plan.order)
+    lengths = np.array([len(piece.tokens) + 1 for piece in held], dtype=np.int32)
+    packed = pack(lengths, seq_len, [piece.document for piece in held] if apart else None)
     places = [place for sequence in packed for place in sequence]
 
     def sequences() -> Iterator[tuple[PackedSequence, list[str]]]:
         first = plan.first_passage
         for members in packed:
-            pieces = [piece for place in members for piece in ([bos_id], passages.tokens(int(plan.order[place])))]
+            pieces = [piece for place in members for piece in ([bos_id], held[place].tokens)]
             tokens = np.concatenate(pieces).astype(np.uint32)
-            yield PackedSequence(tokens, lengths[members], first), [named[place][1] for place in members]
+            yield PackedSequence(tokens, lengths[members], first), [held[place].id for place in members]
             first += len(members)
 
     write_shard(directory, sequences())
@@ -109,8 +108,8 @@ def build_shard(
     table = pa.table(
         {
             "passage": pa.array(plan.first_passage + np.arange(len(places)), pa.int64()),
-            "id": pa.array([named[place][1] for place in places], pa.string()),
-            "document": pa.array([named[place][0] for place in places], pa.string()),
+            "id": pa.array([held[place].id for place in places], pa.string()),
+            "document": pa.array([held[place].document for place in places], pa.string()),
             "sequence": pa.array(np.repeat(np.arange(len(packed)), [len(members) for members in packed]), pa.int64()),
             "offset": pa.array(offsets, pa.int32()),
             "length": pa.array(lengths[places], pa.int32()),

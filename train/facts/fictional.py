@@ -61,9 +61,8 @@ def read_records(path: str | Path) -> list[Record]:
         raise MissingError(f"{path} is missing", fix="give a JSON file of fictional records as facts=")
     text = path.read_text(encoding="utf-8")
     try:
-        entries = (
-            json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
-        )
+        lines = (line for line in text.split("\n") if line.strip())
+        entries = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise CorruptError(f"{path} is not JSON", got=str(error), expected="a list of records") from None
     if not isinstance(entries, list) or not entries:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,31 +84,58 @@ def spread(groups: Mapping[str, Sequence[str]], count: int, steps: range, seed: 
 def separate(order: np.ndarray, owner: np.ndarray, step_of: np.ndarray) -> None:
     """Swaps visits, in place, until no step has two of one owner; visits for which no swap helps stay.
 
+    A visit is swapped with the first later one that helps; those before its step have been settled and are taken only
+    when nothing later helps. Steps that have the visit's owner already are passed over whole, and where all have it
+    nothing is looked for, so the work is that of the swaps that are made, for few owners as for many.
+
     Args:
         order: int64 [visits], passages.
         owner: int64 [passages].
         step_of: int64 [visits], never falling.
     """
-    bounds = np.searchsorted(step_of, np.arange(int(step_of[-1]) + 2))
-    owners = owner[order].tolist()
-    members = [owners[bounds[step] : bounds[step + 1]] for step in range(len(bounds) - 1)]
-    steps = step_of.tolist()
-    visits = len(order)
-    for visit in range(visits):
-        step, mine = steps[visit], owners[visit]
-        if members[step].count(mine) < 2:
+    bounds = np.searchsorted(step_of, np.arange(int(step_of[-1]) + 2)).tolist()
+    owners, steps = owner[order].tolist(), step_of.tolist()
+    members = [Counter(owners[begin:end]) for begin, end in itertools.pairwise(bounds)]
+    lacking = Counter({each: sum(map(bool, members)) for each in set(owners)})
+    for met in members:
+        lacking.subtract(met.keys())
+    for visit, step in enumerate(steps):
+        mine = owners[visit]
+        if members[step][mine] < 2 or not lacking[mine]:
             continue
-        for distance in range(1, visits):
-            # Later visits first; those before the step have been settled and are swapped only when nothing later helps.
-            other = (visit + distance) % visits
-            there, theirs = steps[other], owners[other]
-            if there == step or theirs in members[step] or mine in members[there]:
-                continue
-            order[visit], order[other] = order[other], order[visit]
-            owners[visit], owners[other] = theirs, mine
-            members[step][members[step].index(mine)] = theirs
-            members[there][members[there].index(theirs)] = mine
+        other = find_swap(mine, step, lacking[mine], members, owners, bounds)
+        if other is None:
+            continue
+        there, theirs = steps[other], owners[other]
+        order[visit], order[other] = order[other], order[visit]
+        owners[visit], owners[other] = theirs, mine
+        for place, gone, come in ((step, mine, theirs), (there, theirs, mine)):
+            members[place][gone] -= 1
+            if not members[place][gone]:
+                del members[place][gone]
+                lacking[gone] += 1
+            members[place][come] += 1
+            lacking[come] -= members[place][come] == 1
+
+
+def find_swap(
+    mine: int, step: int, lacking: int, members: list[Counter[int]], owners: list[int], bounds: list[int]
+) -> int | None:
+    """The first visit after `step`, then before it, whose owner that step has not, at a step that has not `mine`.
+
+    Args:
+        lacking: so many steps have not `mine`; once they have been seen, no other helps.
+    """
+    for there in itertools.chain(range(step + 1, len(members)), range(step)):
+        if mine in members[there] or not members[there]:
+            continue
+        for other in range(bounds[there], bounds[there + 1]):
+            if owners[other] not in members[step]:
+                return other
+        lacking -= 1
+        if not lacking:
             break
+    return None
 
 
 def write_schedule(schedule: Schedule, path: Path) -> None:

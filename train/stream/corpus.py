@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import RunDir, fingerprint, read_json
 from headwater.train.mosaic import PackedSequence
-from headwater.train.stream.shards import ShardSet, check_file, check_size
+from headwater.train.stream.shards import ShardSet, check_file, check_once, check_size
 from headwater.train.tokenizer import TextTokenizer
 
 FORMAT = "headwater-corpus-1"
@@ -76,7 +76,7 @@ class Corpus:
         import pyarrow.parquet as pq
 
         entry = self.manifest["table"]
-        check_file(self.path / entry["file"], entry)
+        check_once(self.path / entry["file"], entry)
         try:
             table = pq.ParquetFile(self.path / entry["file"])
         except (pa.ArrowException, OSError) as error:
@@ -90,6 +90,37 @@ class Corpus:
     def lengths(self) -> np.ndarray:
         """Tokens of every passage, the beginning token included: int32 [passages]."""
         return self._places["length"]
+
+    def lengths_of(self, passages: np.ndarray) -> np.ndarray:
+        """Tokens of some passages, the beginning token included: int32 [n]; only the row groups that hold them are
+        read."""
+        groups = np.searchsorted(self._group_starts_of(), passages, side="right") - 1
+        lengths = np.empty(len(passages), dtype=np.int32)
+        for group in np.unique(groups).tolist():
+            mine = groups == group
+            column = self._table.read_row_group(group, columns=["length"])["length"].to_numpy()
+            lengths[mine] = column[passages[mine] - self._group_starts[group]]
+        return lengths
+
+    def _group_starts_of(self) -> np.ndarray:
+        """The first passage of each row group of passages.parquet, then their number."""
+        _ = self._table
+        return self._group_starts
+
+    def find(self, ids: Collection[str]) -> dict[str, int]:
+        """The numbers of those of the ids that are here; one row group is in memory at a time."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pa.array(sorted(ids), pa.string())
+        found: dict[str, int] = {}
+        for group, start in enumerate(self._group_starts_of()[:-1].tolist()):
+            if len(found) == len(wanted):
+                break
+            column = self._table.read_row_group(group, columns=["id"])["id"].combine_chunks()
+            places = np.flatnonzero(pc.is_in(column, value_set=wanted).to_numpy(zero_copy_only=False))
+            found |= {column[place].as_py(): start + place for place in places.tolist()}
+        return found
 
     @property
     def sequence_of(self) -> np.ndarray:
@@ -270,6 +301,15 @@ class PassageSet:
         """Tokens of every passage: int32 [passages]."""
         return np.concatenate([corpus.lengths for corpus in self.corpora])
 
+    def lengths_of(self, passages: np.ndarray) -> np.ndarray:
+        """Tokens of some passages: int32 [n]; no table is read whole for them."""
+        lengths = np.empty(len(passages), dtype=np.int32)
+        owners = np.searchsorted(self.starts, passages, side="right") - 1
+        for place in np.unique(owners).tolist():
+            mine = owners == place
+            lengths[mine] = self.corpora[place].lengths_of(passages[mine] - self.starts[place])
+        return lengths
+
     def locate(self, passage: int) -> tuple[Corpus, int]:
         """The corpus that holds a passage, and the passage's number there."""
         if not 0 <= passage < self.passages:
@@ -311,6 +351,20 @@ class PassageSet:
                 return start + number
         return None
 
+    def numbers_of(self, ids: Sequence[str]) -> np.ndarray:
+        """The numbers of passages by id: int64 [n]. The memory it takes goes with the ids that are asked for.
+
+        Raises:
+            MissingError: no passage has one of the ids.
+        """
+        left, found = set(ids), dict[str, int]()
+        for corpus, start in zip(self.corpora[::-1], self.starts[-2::-1].tolist(), strict=True):
+            found |= {name: start + number for name, number in (corpus.find(left) if left else {}).items()}
+            left -= found.keys()
+        if left:
+            raise self._unknown(min(left))
+        return np.array([found[name] for name in ids], dtype=np.int64)
+
     def number_of(self, passage_id: str) -> int:
         """The number of a passage.
 
@@ -320,7 +374,10 @@ class PassageSet:
         number = self.find(passage_id)
         if number is not None:
             return number
-        raise MissingError(
+        raise self._unknown(passage_id)
+
+    def _unknown(self, passage_id: str) -> MissingError:
+        return MissingError(
             f"no passage has the id {passage_id!r}",
             expected=f"an id such as {self.ids(0, 1)[0]!r}",
             fix="`headwater corpus inspect` lists them",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from headwater.configs.errors import CorruptError, MissingError
 from headwater.train.artifacts import fingerprint_file, read_json
 from headwater.train.locks import file_lock
 from headwater.train.mosaic import PackedSequence, fetch, open_reader
+from headwater.train.stream.verified import once_a_machine
 
 
 class ShardSet:
@@ -85,14 +87,18 @@ class ShardSet:
         Raises:
             CorruptError, MissingError: naming the first bad file.
         """
-        for shard in range(len(self.shards)):
-            self._local_file(shard)
+        for shard, entry in enumerate(self.shards):
+            check_file(self._local_file(shard), entry)
+
+    @cached_property
+    def _index(self) -> Any:
+        """index.json, which describes every shard: parsed once."""
+        return read_json(self.directory / "index.json", made_by="headwater corpus CONFIG")
 
     def _open(self, shard: int) -> Any:
         path, index = self._local_file(shard), self.directory / "index.json"
-        content = read_json(index, made_by="headwater corpus CONFIG")
         try:
-            reader = open_reader(path, content["shards"][shard])
+            reader = open_reader(path, self._index["shards"][shard])
             if reader.size != self.shards[shard]["sequences"]:
                 raise ValueError(f"{reader.size} sequences in shard {shard}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -105,19 +111,19 @@ class ShardSet:
         return reader
 
     def _local_file(self, shard: int) -> Path:
-        """The shard's file, fetched if need be, whose bytes have been checked."""
+        """The shard's file, fetched if need be, whose bytes have been checked on this machine."""
         entry = self.shards[shard]
         if not self.is_remote:
             local = Path(self.remote or self.directory) / entry["file"]
-            check_file(local, entry)
+            check_once(local, entry)
             return local
         fetched = self.cache / entry["file"]
         with file_lock(fetched):
             try:
-                check_file(fetched, entry)
+                check_once(fetched, entry)
             except (MissingError, CorruptError):  # not fetched yet, or damaged since
                 fetch(f"{self.remote.rstrip('/')}/{entry['file']}", fetched)
-                check_file(fetched, entry)
+                check_once(fetched, entry)
         return fetched
 
 
@@ -134,6 +140,12 @@ def check_file(path: Path, entry: dict[str, Any]) -> None:
     found = fingerprint_file(path)
     if found != entry["xxh3"]:
         raise CorruptError(f"shard {path} is corrupt", got=f"xxh3 {found}", expected=f"xxh3 {entry['xxh3']}", fix=MEND)
+
+
+def check_once(path: Path, entry: dict[str, Any]) -> None:
+    """`check_file`, whose bytes are read only where no process of this machine has compared them."""
+    check_size(path, entry)
+    once_a_machine(path, entry["xxh3"], lambda: check_file(path, entry))
 
 
 def check_size(path: Path, entry: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ as many stay as still fit, beginning with another one at each visit, so that non
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,27 @@ class TrainingSequence:
     passages: np.ndarray
     injected: np.ndarray
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """Injections by step, then by batch index, then as they were dealt: int [injections] each."""
+
+    steps: np.ndarray
+    indexes: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def none(cls) -> Dealt:
+        return cls(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
+
+    def at(self, step: int) -> dict[int, list[int]]:
+        """The passages that are injected at a step, by batch index."""
+        found: dict[int, list[int]] = {}
+        low, high = np.searchsorted(self.steps, [step, step + 1]).tolist()
+        for index, number in zip(self.indexes[low:high].tolist(), self.numbers[low:high].tolist(), strict=True):
+            found.setdefault(index, []).append(number)
+        return found
 
 
 class TrainingStream:
@@ -75,7 +97,7 @@ class TrainingStream:
         self.exclude = frozenset(int(number) for number in exclude)
         self.skip = list(skip)
         self.schedule = schedule
-        self._dealt = self._deal(schedule) if schedule is not None else {}
+        self._dealt = self._deal(schedule) if schedule is not None and len(schedule) else Dealt.none()
 
     @property
     def fingerprint(self) -> str:
@@ -95,25 +117,27 @@ class TrainingStream:
 
     def injections(self, step: int) -> list[int]:
         """Numbers of the passages injected at a step, by batch index."""
-        return [number for injected in self._dealt.get(step, []) for number in injected if number not in self.exclude]
+        dealt = self._dealt.at(step)
+        return [number for injected in dealt.values() for number in injected if number not in self.exclude]
 
     @property
     def injection_steps(self) -> list[int]:
         """Steps with at least one injection, in order."""
-        return sorted(step for step in self._dealt if self.injections(step))
+        steps = np.unique(self._dealt.steps).tolist()
+        return [step for step in steps if not self.exclude or self.injections(step)]
 
     def sequences(self, step: int, start: int, stop: int) -> list[TrainingSequence]:
         """Sequences start..stop-1 of the global batch of a step."""
         if not 0 <= start <= stop <= self.global_batch:
             raise IndexError(f"sequences {start}..{stop} of a batch of {self.global_batch}")
         places = batch_of(step, self.skip) * self.global_batch + np.arange(start, stop, dtype=np.int64)
-        dealt = self._dealt.get(step)
+        dealt = self._dealt.at(step)
         if self.base.shards.is_remote:
             later = [batch_of(step + 1 + turn, self.skip) for turn in range(STEPS_AHEAD)]
             ahead = np.array(later)[:, None] * self.global_batch + np.arange(start, stop)
             self.base.shards.prefetch(self.order.sequences(ahead.ravel()))
         return [
-            self._sequence(number, place, dealt[index] if dealt is not None else [])
+            self._sequence(number, place, dealt.get(index, []))
             for index, place, number in zip(
                 range(start, stop), places.tolist(), self.order.sequences(places).tolist(), strict=True
             )
@@ -147,33 +171,33 @@ class TrainingStream:
             number,
         )
 
-    def _deal(self, schedule: Schedule) -> dict[int, list[list[int]]]:
+    def _deal(self, schedule: Schedule) -> Dealt:
         """Of each step: the passages at the head of each sequence, dealt in turn from a place that changes with it."""
-        dealt: dict[int, list[list[int]]] = {}
-        room: dict[int, list[int]] = {}
-        lengths, turns = self.passages.lengths, {}
-        for step, passage_id in zip(schedule.steps.tolist(), schedule.passage_ids, strict=True):
-            number = self.passages.number_of(passage_id)
-            if step not in dealt:
-                dealt[step] = [[] for _ in range(self.global_batch)]
-                room[step] = [self.seq_len] * self.global_batch
-                turns[step] = int(hashed(self.seed, 0xDEA1, step)) % self.global_batch
-            length = int(lengths[number])
-            for attempt in range(self.global_batch):
-                index = (turns[step] + attempt) % self.global_batch
-                if room[step][index] >= length:
-                    break
-            else:
-                raise UserError(
-                    f"the injections of step {step} do not fit into its sequences",
-                    got=f"{sum(1 for each in schedule.steps.tolist() if each == step)} passages",
-                    expected=f"at most what {self.global_batch} sequences of {self.seq_len} tokens hold",
-                    fix="raise train.global_batch or corpus.seq_len, or spread the schedule over more steps",
-                )
-            dealt[step][index].append(number)
-            room[step][index] -= length
-            turns[step] = (index + 1) % self.global_batch
-        return dealt
+        numbers = self.passages.numbers_of(schedule.passage_ids)
+        lengths = self.passages.lengths_of(numbers).tolist()
+        indexes = np.empty(len(numbers), dtype=np.int32)
+        begins = np.flatnonzero(np.diff(schedule.steps, prepend=-1)).tolist()
+        for begin, end in itertools.pairwise([*begins, len(numbers)]):
+            step = int(schedule.steps[begin])
+            room = [self.seq_len] * self.global_batch
+            turn = int(hashed(self.seed, 0xDEA1, step)) % self.global_batch
+            for visit in range(begin, end):
+                for attempt in range(self.global_batch):
+                    index = (turn + attempt) % self.global_batch
+                    if room[index] >= lengths[visit]:
+                        break
+                else:
+                    raise UserError(
+                        f"the injections of step {step} do not fit into its sequences",
+                        got=f"{end - begin} passages",
+                        expected=f"at most what {self.global_batch} sequences of {self.seq_len} tokens hold",
+                        fix="raise train.global_batch or corpus.seq_len, or spread the schedule over more steps",
+                    )
+                indexes[visit] = index
+                room[index] -= lengths[visit]
+                turn = (index + 1) % self.global_batch
+        order = np.lexsort((indexes, schedule.steps))
+        return Dealt(schedule.steps[order], indexes[order], numbers[order])
 
 
 def keep_what_fits(lengths: list[int], room: int, first: int) -> list[int]:
@@ -212,9 +236,7 @@ def open_stream(
     passages = open_passages(run)
     path = run.facts / "schedule.parquet"
     schedule = read_schedule(path) if injections and len(passages.corpora) > 1 else None
-    numbers: list[int] = []
-    if exclude:
-        numbers = [passages.number_of(line) for line in read_ids(exclude)]
+    numbers = passages.numbers_of(read_ids(exclude)).tolist() if exclude else []
     return TrainingStream(passages, global_batch=global_batch, seed=seed, schedule=schedule, exclude=numbers, skip=skip)
 
 

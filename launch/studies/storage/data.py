@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headwater.train.artifacts import read_json, remove, write_bytes
+from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.injected import FactPassages
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.corpus.writing import build_shard, join_corpus, manifest_head, plan_shards, publish_corpus
@@ -113,7 +114,7 @@ def write_corpus(
     share: float,
     seed: int,
 ) -> None:
-    passages = FactPassages([each for _, members in sources for each in members], tokenizer)
+    passages = FactPassages([each for _, members in sources for each in members], tokenizer, end_of(tokenizer, corpus))
     work = out.with_name(f"{out.name}.shards")
     remove(work)
     work.mkdir(parents=True)

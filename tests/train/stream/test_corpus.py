@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
-from headwater.train.artifacts import fingerprint
+from headwater.train.artifacts import fingerprint, read_json
 from headwater.train.corpus.documents import read_documents
 from headwater.train.mosaic import streaming
 from headwater.train.stream.corpus import UNMARKED, PassageSet, open_corpus, open_passages
+from headwater.train.stream.verified import notes_directory
 from headwater.train.tokenizer import TextTokenizer
 
 
@@ -185,3 +186,59 @@ def test_the_table_has_the_promised_columns(run):
         "offset": "int32",
         "length": "int32",
     }
+
+
+def test_some_passages_are_looked_up_by_row_group(copied, run, monkeypatch):
+    """In a table of many small row groups, as a large corpus has."""
+    table = pq.read_table(copied / "passages.parquet")
+    pq.write_table(table, copied / "passages.parquet", row_group_size=7)
+    monkeypatch.setattr("headwater.train.stream.corpus.check_once", lambda path, entry: None)
+    many, injected = open_corpus(copied), open_corpus(run.corpus / "injected")
+    passages, whole = PassageSet([many, injected]), open_passages(run)
+    numbers = np.random.default_rng(0).permutation(len(passages))[:60]
+    numbers = np.concatenate([numbers, [0, len(many) - 1, len(many), len(passages) - 1, 0]])
+    assert passages.lengths_of(numbers).tolist() == whole.lengths[numbers].tolist()
+    names = [whole.id_of(int(number)) for number in numbers]
+    assert passages.numbers_of(names).tolist() == numbers.tolist()
+    assert many.find({*names, "nobody#0"}) == {name: n for name, n in zip(names, numbers, strict=True) if n < len(many)}
+    assert passages.numbers_of([]).tolist() == []
+    assert passages.lengths_of(np.zeros(0, dtype=np.int64)).tolist() == []
+    assert not {"_places", "numbers"} & vars(many).keys()
+    with pytest.raises(MissingError, match="nobody#0"):
+        passages.numbers_of([names[0], "nobody#0"])
+
+
+def test_shards_are_described_once_and_compared_once_a_machine(copied, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "machine"))
+    (tmp_path / "machine").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    parsed, hashed = [], []
+    from headwater.train.stream import shards
+
+    monkeypatch.setattr(shards, "read_json", lambda path, **given: parsed.append(path) or read_json(path, **given))
+    read = shards.fingerprint_file
+    monkeypatch.setattr(shards, "fingerprint_file", lambda path: hashed.append(path.parent.name) or read(path))
+    for _ in range(2):  # another process of this machine would find what the first has noted
+        corpus = open_corpus(copied)
+        for number in range(corpus.sequences):
+            corpus.sequence(number)
+    names = [f"{number:05d}" for number in range(len(corpus.shards.shards))]
+    assert len(names) > 2
+    assert hashed == names
+    assert len(parsed) == 2
+    corpus.shards.verify()  # asked for, every byte is read
+    assert hashed == names * 2
+    shard = copied / "00001" / "shard.00000.mds"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(bytes(data))
+    again = open_corpus(copied)
+    with pytest.raises(CorruptError, match=f"{shard} is corrupt"):
+        again.sequence(again.manifest["shards"][0]["sequences"])
+
+
+def test_nothing_is_noted_where_nothing_can_be(copied, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    assert notes_directory() is None
+    assert len(open_corpus(copied).sequence(0).tokens) > 0

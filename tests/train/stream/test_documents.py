@@ -1,6 +1,9 @@
+import bz2
 import gzip
 import json
+import os
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,3 +139,95 @@ def test_the_factbook_is_whole_and_clean():
     assert sum(map(len, texts.values())) > 6_000_000
     assert not [each for each, text in texts.items() if re.search(r"</?[a-z]+[ >]|&[a-z]+;", text)]
     assert texts["algeria/geography"].startswith("Algeria: Geography. Location: Northern Africa")
+
+
+def test_other_compressions_and_forms_are_read_or_named(tmp_path):
+    """What looks like documents and is not read is not passed over without a word."""
+    (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(jsonl_bytes(RECORDS)))
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / ".gitattributes").write_text("")
+    (tmp_path / ".cache.json").write_text("{}")
+    assert read("jsonl", tmp_path) == EXPECTED
+    for name in ("b.json", "b.jsonl.xz", "b.ndjson", "b.bz2", "deep/b.json.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"{}")
+        with pytest.raises(UserError, match=f"also holds {re.escape(name)}, which is not read"):
+            read("jsonl", tmp_path)
+        path.unlink()
+    assert read("jsonl", tmp_path) == EXPECTED
+
+
+def test_half_of_a_surrogate_pair_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for record, what in ((r'{"id": "a", "text": "b\ud800"}', "text"), (r'{"id": "\udc00", "text": "b"}', "id")):
+        path.write_text('{"text": "whole \\ud83d\\ude00"}\n' + record + "\n")
+        with pytest.raises(CorruptError, match=rf"the {what} at .*a\.jsonl:2 is no Unicode text") as error:
+            read("jsonl", path)
+        str(error.value).encode()
+    path.write_text('{"text": "whole \\ud83d\\ude00"}\n')
+    assert read("jsonl", path) == [Document("a.jsonl:1", "whole \N{GRINNING FACE}")]
+
+
+LINES = {"deep": '{"text": ' + "[" * 100_000, "digits": '{"id": ' + "7" * 5000 + "}", "rest": '{"text": "a"}x'}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_json_that_python_cannot_hold_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(CorruptError, match=r"a\.jsonl:2 is not JSON"):
+        read("jsonl", tmp_path)
+
+
+def test_line_separators_inside_texts_separate_no_records(tmp_path):
+    text = "one\u2028two\x85three\x0bfour\x1cfive"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": text, "text": text}, ensure_ascii=False) + "\r\n")
+    assert read("jsonl", tmp_path) == [Document(text, text)]
+
+
+def test_parquet_with_bytes_that_are_not_utf8(tmp_path):
+    good = pa.array([b"fine"] * 1500 + [b"bad \xff"] + [b"fine"], pa.binary())
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), len(good), good.buffers())})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(CorruptError, match=r"x\.parquet:1501 has bytes in 'text' that are not UTF-8"):
+        read("parquet", tmp_path)
+
+
+def test_parquet_lists_the_columns_that_it_has(tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "content": ["b"], "url": ["c"]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="no column 'text'") as error:
+        read("parquet", tmp_path)
+    assert error.value.got == "the columns ['id', 'content', 'url']"
+    assert "text_field" in error.value.fix
+    assert "corpus." not in error.value.fix  # the key's section differs from command to command
+
+
+def test_a_column_twice_is_named(tmp_path):
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["text", "id", "id"])
+    pq.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="the column 'id' 2 times"):
+        read("parquet", tmp_path)
+    assert read("parquet", tmp_path, id_field="none") == [Document("x.parquet:1", "a")]
+
+
+def test_ids_of_any_type(tmp_path):
+    nanoseconds = pa.array([1, 1_600_000_000_123_456_789], pa.timestamp("ns"))
+    columns = {
+        "time": (nanoseconds, None),
+        "second": (pa.array([0, 1], pa.timestamp("s")), ["1970-01-01 00:00:00", "1970-01-01 00:00:01"]),
+        "number": (pa.array([2**63 - 1, -1]), [str(2**63 - 1), "-1"]),
+        "word": (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+    }
+    for name, (column, expected) in columns.items():
+        pq.write_table(pa.table({"text": ["x", "y"], "id": column}), tmp_path / "x.parquet")
+        found = [document.id for document in read("parquet", tmp_path)]
+        assert found == (expected or found), name
+        assert len(set(found)) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
+    with pytest.raises(UserError, match="a name that is not UTF-8") as error:
+        read("text", tmp_path)
+    str(error.value).encode()

@@ -4,6 +4,7 @@ import pytest
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.facts.injection import Schedule, read_schedule
 from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.order import hashed
 from headwater.train.stream.stream import TrainingStream, keep_what_fits, open_stream
 
 BATCH, STEPS = 3, 40
@@ -135,3 +136,49 @@ def test_what_fits_is_kept_whole():
 def test_sequences_outside_the_batch_are_an_error(stream):
     with pytest.raises(IndexError):
         stream.sequences(0, 2, 4)
+
+
+def dealt_one_by_one(stream: TrainingStream) -> dict[int, list[list[int]]]:
+    """What is at the head of each sequence, by lists of every batch index, as the words of `_deal` say."""
+    dealt: dict[int, list[list[int]]] = {}
+    for step, name in zip(stream.schedule.steps.tolist(), stream.schedule.passage_ids, strict=True):
+        if step not in dealt:
+            dealt[step] = [[] for _ in range(stream.global_batch)]
+            turn = int(hashed(stream.seed, 0xDEA1, step)) % stream.global_batch
+        number = stream.passages.number_of(name)
+        lengths = [int(stream.passages.lengths[each].sum()) for each in dealt[step]]
+        while lengths[turn] + int(stream.passages.lengths[number]) > stream.seq_len:
+            turn = (turn + 1) % stream.global_batch
+        dealt[step][turn].append(number)
+        turn = (turn + 1) % stream.global_batch
+    return dealt
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_injections_are_dealt_in_turn(run, batch):
+    schedule = read_schedule(run.facts / "schedule.parquet")
+    if batch == 1:  # as many as one sequence holds
+        keep = np.unique(schedule.steps, return_index=True)[1]
+        schedule = Schedule(schedule.steps[keep], [schedule.passage_ids[place] for place in keep])
+    stream = TrainingStream(open_passages(run), global_batch=batch, seed=5, schedule=schedule)
+    expected = dealt_one_by_one(stream)
+    assert stream.injection_steps == sorted(expected)
+    for step in range(STEPS):
+        heads = [each.passages[each.injected].tolist() for each in stream.sequences(step, 0, batch)]
+        assert heads == expected.get(step, [[]] * batch)
+        assert stream.injections(step) == [number for head in heads for number in head]
+    without = TrainingStream(
+        stream.passages, global_batch=batch, seed=5, schedule=schedule, exclude=stream.injections(sorted(expected)[0])
+    )
+    assert without.injection_steps == [step for step in sorted(expected) if without.injections(step)]
+
+
+def test_the_table_of_all_passages_is_not_read_for_some(run, tmp_path):
+    """A stream of a large corpus looks up what is injected and left out, and holds no table of the rest."""
+    (tmp_path / "out.txt").write_text(open_passages(run).id_of(2) + "\n")
+    stream = open_stream(run, global_batch=BATCH, seed=0, exclude=str(tmp_path / "out.txt"))
+    for step in range(STEPS):
+        stream.sequences(step, 0, BATCH)
+    assert stream.exclude == {2}
+    assert not {"_places", "numbers"} & vars(stream.base).keys()
+    assert "lengths" not in vars(stream.passages)
