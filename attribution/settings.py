@@ -39,6 +39,8 @@ class TracedModelSettings:
     path: str = setting("", "Instead of a run: the directory of a Hugging Face causal language model.")
     optimizer_state: str = setting("", "For a Hugging Face model: a saved torch optimizer state with Adam's moments.")
     precision: str = setting("fp32", "Number format of forward and backward pass.", choices=("fp32", "bf16"))
+    base: str = setting("", "If `path` is a LoRA adapter: the directory of its base model; empty: the one it names.")
+    rows_of: str = setting("adapter", "Of a LoRA adapter: whose layers have rows.", choices=("adapter", "base"))
 
     def problems(self) -> Iterator[Problem]:
         if bool(self.run) == bool(self.path):

@@ -21,10 +21,24 @@ from headwater.train.parallel import World
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Tokens, int64 [n], with a loss on those from `target_start` on: for a passage on every token but the first."""
+    """Tokens, int64 [n], with a loss on those from `target_start` on: for a passage on every token but the first.
+
+    Attributes:
+        weights: what each token's loss counts, float32 [n], 0 for none (what others than the assistant say in a chat);
+            all 1 if not given.
+    """
 
     tokens: np.ndarray
     target_start: int = 1
+    weights: np.ndarray | None = None
+
+    @property
+    def loss_weights(self) -> np.ndarray:
+        """What the loss of each token but the first counts, float32 [n - 1]."""
+        weights = np.ones(len(self.tokens), dtype=np.float32) if self.weights is None else self.weights
+        counted = np.array(weights[1:], dtype=np.float32)
+        counted[: self.target_start - 1] = 0
+        return counted
 
 
 @dataclass(slots=True, eq=False)

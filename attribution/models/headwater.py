@@ -123,4 +123,6 @@ def pack(examples: Sequence[Example], multiple: int = 32) -> tuple[Batch, list[i
     batch = Batch.from_lengths(torch.from_numpy(tokens), torch.tensor(lengths), torch.tensor(counted))
     for example, start in zip(examples, bounds[:-1].tolist(), strict=True):
         batch.weights_T[start : start + example.target_start - 1] = 0
+        if example.weights is not None:
+            batch.weights_T[start : start + len(example.tokens) - 1] = torch.from_numpy(example.loss_weights)
     return batch, bounds.tolist()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headwater.attribution.models.adapters import is_adapter, open_adapted
 from headwater.attribution.models.base import Example, Site, TracedModel, freeze
-from headwater.attribution.models.finding import find_sites
+from headwater.attribution.models.finding import find_sites, shared_input
 from headwater.attribution.models.heads import Head, hidden_states
 from headwater.attribution.models.observing import arguments, closeness, needs_cache, observe, relative
 from headwater.attribution.models.weights import open_causal_model
@@ -29,14 +32,27 @@ class HuggingFaceModel(TracedModel):
     keeps it out of everything: its output gradients are zero. Models with experts, which see some tokens only, and
     those whose rotary angles depend on the longest input take one example at a time.
 
+    Args:
+        path: its directory, or that of a LoRA adapter.
+        precision: fp32 or bf16.
+        optimizer_state: a saved torch optimizer state; needed for `second_moment` alone.
+        base: of an adapter: the directory of its base model; empty: the one that it names.
+        rows_of: of an adapter: whose linear layers, adapter or base.
+
     Raises:
-        UserError: naming what cannot be opened or traced (weights.py, observing.py, heads.py).
+        UserError: naming what cannot be opened or traced (weights.py, adapters.py, observing.py, heads.py).
     """
 
-    def __init__(self, path: str, precision: str = "fp32", optimizer_state: str = "") -> None:
+    def __init__(
+        self, path: str, precision: str = "fp32", optimizer_state: str = "", base: str = "", rows_of: str = "adapter"
+    ) -> None:
         super().__init__()
         self.device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
-        model = open_causal_model(path, PRECISIONS[precision])
+        adapted = is_adapter(Path(path))
+        if adapted:
+            model = open_adapted(Path(path), base, PRECISIONS[precision])
+        else:
+            model = open_causal_model(path, PRECISIONS[precision])
         self.model: Any = nn.Module.to(model, self.device)
         if self.device.type == "cpu":
             from headwater.attribution.models.huggingface_attention import use_fast_attention
@@ -58,6 +74,9 @@ class HuggingFaceModel(TracedModel):
         self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
         self._look_into()
+        if adapted:
+            self.description |= {"base": base, "rows_of": rows_of}
+            self._sites = [each for each in map(of_adapter if rows_of == "adapter" else of_base, self._sites) if each]
 
     def _look_into(self) -> None:
         """Finds body, head and sites in a forward pass over two short rows, and refuses a model that looks ahead."""
@@ -101,15 +120,15 @@ class HuggingFaceModel(TracedModel):
         hidden = states.reshape(rows * length, -1)
         places_K = weights_BL.reshape(-1).nonzero().squeeze(1)
         labels_T = torch.roll(ids_BL.reshape(-1), -1)
-        ones_K = torch.ones(len(places_K), device=self.device)
-        self.head.backward(hidden.index_select(0, places_K), labels_T[places_K], ones_K, loss)
+        weights_K = weights_BL.reshape(-1)[places_K]
+        self.head.backward(hidden.index_select(0, places_K), labels_T[places_K], weights_K, loss)
 
     def own_backward(self, example: Example) -> None:
         self._unstretch()
         ids_1L = torch.from_numpy(np.asarray(example.tokens, dtype=np.int64))[None].to(self.device)
         logits_TV = self.model(**arguments(self.model, ids_1L, self.cached)).logits[0].float()
         losses_T = nn.functional.cross_entropy(logits_TV[:-1], ids_1L[0, 1:], reduction="none")
-        losses_T[example.target_start - 1 :].sum().backward()
+        (losses_T * torch.from_numpy(example.loss_weights).to(losses_T)).sum().backward()
 
     def _unstretch(self) -> None:
         """Rotary angles as they are before any input: transformers keeps those of the longest one so far."""
@@ -118,7 +137,7 @@ class HuggingFaceModel(TracedModel):
             module.register_buffer("inv_freq", module.original_inv_freq, persistent=False)
 
     def padded(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """The examples' tokens as the rows of a batch, int64 [B, L], and 1 where the next token counts, float32 [B, L].
+        """The examples' tokens as the rows of a batch, int64 [B, L], and what the next token's loss counts, float32.
 
         Raises:
             UserError: an example is longer than the model's context.
@@ -138,7 +157,7 @@ class HuggingFaceModel(TracedModel):
         weights_BL = torch.zeros(len(examples), length)
         for row, example in enumerate(examples):
             ids_BL[row, : len(example.tokens)] = torch.from_numpy(np.asarray(example.tokens, dtype=np.int64))
-            weights_BL[row, example.target_start - 1 : len(example.tokens) - 1] = 1
+            weights_BL[row, : len(example.tokens) - 1] = torch.from_numpy(example.loss_weights)
         return ids_BL.to(self.device), weights_BL.to(self.device)
 
     def second_moment(self, site: Site) -> Tensor:
@@ -149,6 +168,19 @@ class HuggingFaceModel(TracedModel):
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         parts = {part.out_parts[0]: part for part in self._sites if part.name == site.name}
         return torch.cat([part.matrix(self._moments[names[id(part.weight)]]) for _, part in sorted(parts.items())])
+
+
+def of_adapter(site: Site) -> Site | None:
+    """The site if it is an adapter's."""
+    return site if ".lora_" in site.name else None
+
+
+def of_base(site: Site) -> Site | None:
+    """The site, named as in the base model, if it is no adapter's."""
+    if ".lora_" in site.name:
+        return None
+    name = site.name.removesuffix(".base_layer")
+    return replace(site, name=name, shared=shared_input(name)) if name != site.name else site
 
 
 def context_of(config: Any) -> int | None:

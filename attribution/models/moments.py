@@ -74,7 +74,8 @@ def names_of_groups(path: str, groups: list[dict[str, Any]], model: nn.Module) -
         return [list(group["param_names"]) for group in groups]
     every = list(dict(model.named_parameters()))
     counts = [len(group["params"]) for group in groups]
-    for names in ([every], trainer_groups(model)):
+    adapters = [name for name in every if ".lora_" in name]
+    for names in ([every], trainer_groups(model), *([[adapters], [adapters, []]] if adapters else [])):
         if [len(part) for part in names] == counts:
             return names
     raise MismatchError(

@@ -22,7 +22,9 @@ def open_model(settings: TracedModelSettings, world: World | None = None) -> Tra
     if settings.path:
         from headwater.attribution.models.huggingface import HuggingFaceModel
 
-        return HuggingFaceModel(settings.path, settings.precision, settings.optimizer_state)
+        return HuggingFaceModel(
+            settings.path, settings.precision, settings.optimizer_state, settings.base, settings.rows_of
+        )
     if world is None:
         raise ValueError("a Headwater checkpoint needs process groups: call parallel.start first")
     run = RunDir.at(settings.run)
@@ -43,4 +45,6 @@ def model_settings_of(description: dict[str, Any]) -> TracedModelSettings:
         path=description["path"],
         precision=description["precision"],
         optimizer_state=description.get("optimizer_state", ""),
+        base=description.get("base", ""),
+        rows_of=description.get("rows_of", "adapter"),
     )

@@ -48,7 +48,7 @@ def open_causal_model(path: str | Path, dtype: torch.dtype) -> Any:
                 options["attn_implementation"] = "eager"  # the others leave the cap out
             kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             if wrapped:
-                model, report = kind.from_pretrained(None, state_dict=unwrapped(directory), **options)
+                model, report = kind.from_pretrained(None, state_dict=weights_of(directory), **options)
             else:
                 model, report = kind.from_pretrained(directory, **files, **options)
     except Exception as error:  # whatever a file from the wild sets off in there
@@ -125,13 +125,13 @@ def require_kind(directory: Path, config: dict[str, Any]) -> None:
         )
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights, those that transformers would read.
+def weight_files(directory: Path, stem: str = "") -> list[Path]:
+    """The files that hold the weights, those that transformers would read; of an adapter with its `stem`.
 
     Raises:
         MissingError, CorruptError: there are none, or an index that names none.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in (f"{stem}.safetensors", f"{stem}.bin") if stem else ("model.safetensors", "pytorch_model.bin"):
         if (directory / name).exists():
             return [directory / name]
         index = directory / f"{name}.index.json"
@@ -142,7 +142,9 @@ def weight_files(directory: Path) -> list[Path]:
                 raise CorruptError(f"{index} lists no tensors", expected="a weight_map", fix=_SAVE)
             return [directory / file for file in sorted(set(places.values()))]
     raise MissingError(
-        f"{directory} has no weights", expected="model.safetensors or pytorch_model.bin, or an index of them", fix=_SAVE
+        f"{directory} has no weights",
+        expected=f"{stem or 'model'}.safetensors or {stem or 'pytorch_model'}.bin, or an index of them",
+        fix=_SAVE,
     )
 
 
@@ -155,10 +157,15 @@ def weight_names(directory: Path) -> list[str]:
     return [name for path in weight_files(directory) for name in _names_in(path)]
 
 
-def unwrapped(directory: Path) -> dict[str, Any]:
-    """The weights under the names that they had before a wrapper renamed them."""
+def weights_of(directory: Path, stem: str = "") -> dict[str, torch.Tensor]:
+    """The weights under the names that they had before a wrapper renamed them.
+
+    Raises:
+        MissingError, CorruptError: a file is not there, or not whole.
+    """
     weights: dict[str, Any] = {}
-    for path in weight_files(directory):
+    for path in weight_files(directory, stem):
+        _names_in(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

@@ -111,6 +111,12 @@ class GradientCollector:
                 got=f"{len(example.tokens)} tokens, target from {example.target_start}",
                 expected="at least one token before the target and one in it",
             )
+        if example.weights is not None and not usable(example):
+            raise UserError(
+                f"example {number} has weights that cannot be taken",
+                got=f"{np.shape(example.weights)} weights for {len(example.tokens)} tokens",
+                expected="one finite number a token, not all 0 from the target on",
+            )
         low, high = int(np.min(example.tokens)), int(np.max(example.tokens))
         if low < 0 or (self.model.vocabulary is not None and high >= self.model.vocabulary):
             raise UserError(
@@ -153,6 +159,13 @@ class GradientCollector:
             # Every rank of a replica has projected its part of the layers: the row is their sum.
             dist.all_reduce(target.rows_BD, group=parallel.replica_group())
         return target.rows_BD.cpu()
+
+
+def usable(example: Example) -> bool:
+    """Whether an example's weights are one for each token, finite, and leave a loss."""
+    weights = np.asarray(example.weights)
+    fits = weights.shape == (len(example.tokens),) and bool(np.isfinite(weights).all())
+    return fits and bool(example.loss_weights.any())
 
 
 def batched(lengths: Sequence[int], batch_tokens: int, *, padded: bool = False) -> Iterator[list[int]]:

@@ -71,7 +71,9 @@ def make_hf_model(family: str, path: Path) -> Path:
 def examples(vocabulary: int, lengths: tuple[int, ...] = LENGTHS) -> list[Example]:
     generator = np.random.default_rng(3)
     made = [Example(generator.integers(1, vocabulary, size=length)) for length in lengths]
-    # One is a query: its loss is on its last tokens alone.
+    # One is a query: its loss is on its last tokens alone; of another the tokens count unequally, some not at all.
+    weights = np.where(np.arange(17) % 3 == 1, 0, np.arange(17) / 4).astype(np.float32)
+    made[1] = Example(made[1].tokens, weights=weights) if len(made[1].tokens) == 17 else made[1]
     return [*made[:-1], Example(made[-1].tokens, target_start=6)]
 
 
@@ -105,6 +107,8 @@ def gradients_by_autograd(model: TracedModel, example: Example, kind: str) -> di
     else:
         logits = module(input_ids=tokens[None], use_cache=False).logits[0]
     losses = token_losses(logits[:-1], tokens[1:], kind)
+    if example.weights is not None:
+        losses = losses * torch.from_numpy(example.weights[1:])
     losses[example.target_start - 1 :].sum().backward()
     found = {}
     for site in model.sites:
@@ -285,3 +289,6 @@ def test_examples_without_a_target_are_refused(headwater_model: HeadwaterModel) 
         collector.rows([Example(np.array([1]))])
     with pytest.raises(UserError, match="no token to take a loss on"):
         collector.rows([Example(np.array([1, 2]), target_start=2)])
+    for weights in ([1.0, 1.0], [1.0, 0.0, 0.0], [1.0, np.nan, 1.0], [[1.0, 1.0, 1.0]]):
+        with pytest.raises(UserError, match="weights that cannot be taken"):
+            collector.rows([Example(np.array([1, 2, 3]), weights=np.array(weights, dtype=np.float32))])
