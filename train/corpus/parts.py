@@ -1,8 +1,8 @@
 """Tokenised documents on disk: the first half of a build, in parts that do not depend on how many processes made them.
 
-A part is a directory with `tokens.npy` (uint32, the documents one after the other, no beginning tokens),
-`lengths.npy` (int32, tokens of each passage), `owners.npy` (int32, the document of each passage, counted in the part)
-and `documents.json` (their ids).
+A part is a directory with `tokens.npy` (uint32, the documents one after the other, no beginning tokens), `ends.npy`
+(int64, where passages begin and end), `owners.npy` and `ordinals.npy` (int32, the document of each passage, counted in
+the part, and its place among that document's passages), `ids.npy` and `id_ends.npy` (the documents' ids, UTF-8).
 """
 
 from __future__ import annotations
