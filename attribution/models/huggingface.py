@@ -43,6 +43,8 @@ class HuggingFaceModel(TracedModel):
         UserError: naming what cannot be opened or traced (weights.py, adapters.py, observing.py, heads.py).
     """
 
+    _sites: list[Site]
+
     def __init__(
         self, path: str, precision: str = "fp32", optimizer_state: str = "", base: str = "", rows_of: str = "adapter"
     ) -> None:
