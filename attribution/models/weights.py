@@ -46,7 +46,7 @@ def open_causal_model(path: str | Path, dtype: torch.dtype) -> Any:
             options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
             if getattr(config, "attn_logit_softcapping", None):
                 options["attn_implementation"] = "eager"  # the others leave the cap out
-            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             if wrapped:
                 model, report = kind.from_pretrained(None, state_dict=weights_of(directory), **options)
             else:
