@@ -75,6 +75,7 @@ class HuggingFaceModel(TracedModel):
         }
         self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
+        self._sites: list[Site] = []
         self._look_into()
         if adapted:
             self.description |= {"base": base, "rows_of": rows_of}
