@@ -1,7 +1,7 @@
 """What anybody needs to be measured on the trainings of a study, and the scores that somebody else has made of it.
 
 OUT/outsider/model/            the whole corpus's model: a Llama directory of Hugging Face, with its tokenizer
-OUT/outsider/passages.jsonl    id, text, tokens (with the beginning token), in the order of all arrays; score the tokens:
+OUT/outsider/passages.jsonl    id, text, tokens (with the beginning token), in the order of all arrays: score tokens;
                               a passage from a document's middle begins with a space that its text has lost
 OUT/outsider/queries.jsonl     example_id, kind, prompt, target, gold
 OUT/outsider/halves.npy        bool [models, passages]: what each model was trained on
