@@ -198,7 +198,7 @@ def test_other_sources(here: Path):
     def build(kind: str, path: str, *named: str) -> None:
         refused(here, [*BUILD, f"corpus.sources=[{{kind: {kind}, path: {path}}}]"], list(named))
 
-    build("jsonl", "nowhere.jsonl", "corpus source 'nowhere.jsonl' (jsonl) has no files", "correct corpus.sources")
+    build("jsonl", "nowhere.jsonl", "corpus source 'nowhere.jsonl' (jsonl) has no files", "correct the source's path")
     (here / "folder").mkdir()
     build("parquet", "folder", "corpus source 'folder' (parquet) has no files", "ending in .parquet")
     build("huggingface", "folder", "no files", ".arrow")
@@ -209,7 +209,7 @@ def test_other_sources(here: Path):
     (here / "folder" / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}, {"filename": "b.arrow"}]}')
     build("huggingface", "folder", "a.arrow is not an Arrow stream")
     pq.write_table(pa.table({"body": ["x"]}), here / "a.parquet")
-    build("parquet", "a.parquet", "a.parquet:1 has no text under 'text'", "text_field")
+    build("parquet", "a.parquet", "a.parquet has no column 'text'", "the columns ['body']", "text_field")
 
 
 def test_tokenizers(here: Path):

@@ -34,7 +34,7 @@ UNTIED = "model.tie_embeddings=false"
 PRESETS = ("train.precision=bf16", "zero.stage=1", UNTIED)
 """What the presets for GPUs have in common: a number of eight bits moves a loss by some 1e-3 of itself."""
 ONE = {"one": (), "untied": (UNTIED,), "clipped": ("optimizer.clip=0.1",), "presets": PRESETS}
-BF16 = 6e-3
+BF16 = 1e-2
 
 LAYOUTS = [
     Layout("zero0", 1, ("zero.stage=0",)),
