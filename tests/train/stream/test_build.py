@@ -171,7 +171,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(built, tmp_path):
         if (out / "corpus/base.shards").exists():
             (out / "corpus/base.shards/00099.1.part").mkdir(exist_ok=True)  # as if killed while writing a shard
         (out / "facts").mkdir(exist_ok=True)
-        for name in ("tokenizer.json", "facts/facts.jsonl"):  # or one of these
+        for name in ("corpus/tokenizer", "facts/facts.jsonl"):  # or one of these
             (out / f"{name}.1.part").touch()
     assert call(build, *arguments, ranks=1, log=log) == 0, log.read_text()
     assert content(out) == content(built.out)
