@@ -199,6 +199,14 @@ class Corpus:
         check_size(self.path / self.manifest["table"]["file"], self.manifest["table"])
         self.shards.check_sizes()
 
+    def check_table(self) -> None:
+        """Compares the bytes of passages.parquet with the manifest, once a machine.
+
+        Raises:
+            CorruptError, MissingError: it is another file.
+        """
+        check_once(self.path / self.manifest["table"]["file"], self.manifest["table"])
+
     def verify(self) -> None:
         """Checks every file of the corpus against the manifest.
 

@@ -232,8 +232,11 @@ def open_stream(
 
     Raises:
         MissingError: the corpus is not there, or a file names a passage that does not exist.
+        CorruptError: a table of passages is not as it was written.
     """
     passages = open_passages(run)
+    for corpus in passages.corpora:
+        corpus.check_table()  # a step does not need it, but its ledger is worth nothing without it
     path = run.facts / "schedule.parquet"
     schedule = read_schedule(path) if injections and len(passages.corpora) > 1 else None
     numbers = passages.numbers_of(read_ids(exclude)).tolist() if exclude else []
