@@ -20,10 +20,15 @@ def exact_norms(rows_ND: Tensor) -> Tensor:
     rest_N = torch.linalg.vector_norm(rows_ND[:, whole:], dim=1).double()
     norms_N = (parts_NC.square().sum(dim=1) + rest_N.square()).sqrt()
     # Squares of float32 gradients below 1e-19 would vanish.
-    odd_N = ~((norms_N > SAFE[0]) & (norms_N < SAFE[1]))
+    odd_N = unsafe(norms_N)
     if bool(odd_N.any()):
         norms_N[odd_N] = torch.linalg.vector_norm(rows_ND[odd_N], dim=1, dtype=torch.float64)
     return norms_N
+
+
+def unsafe(norms_N: Tensor) -> Tensor:
+    """Which norms lie outside of `SAFE`, or are no numbers: bool [n]."""
+    return ~((norms_N > SAFE[0]) & (norms_N < SAFE[1]))
 
 
 def row_norms(rows_ND: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ def unit_rows(rows_ND: Tensor) -> Tensor:
     """Each row divided by its Euclidean norm, float32 [n, D]; a row of zeros stays zero."""
     norms_N = exact_norms(rows_ND)
     rows_ND = rows_ND.float()
-    odd_N = ~((norms_N > SAFE[0]) & (norms_N < SAFE[1]))
+    odd_N = unsafe(norms_N)
     unit_ND = rows_ND / norms_N.float().clamp_min(torch.finfo(torch.float32).tiny)[:, None]
     if bool(odd_N.any()):  # a norm that float32 cannot hold, or not as exactly
         tiny = torch.finfo(torch.float64).tiny

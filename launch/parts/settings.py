@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headwater.configs import save_config
 from headwater.configs.errors import MismatchError
-from headwater.train.artifacts import read_json, require_match, write_json
+from headwater.train.artifacts import fingerprint, read_json, require_match, write_json
 
 MADE_WITH = "made_with"
 NAMED = 6
@@ -38,6 +39,36 @@ def keep_settings(
         else:
             require_match(what, kept["fingerprint"], mark, fix)
     write_json(path, {**(note or {}), "fingerprint": mark, MADE_WITH: settings})
+
+
+def keep_study(
+    out: Path,
+    settings: Any,
+    given: Mapping[str, Any],
+    *,
+    mark: str = "",
+    note: Mapping[str, Any] | None = None,
+    config: str = "config.yaml",
+) -> None:
+    """Keeps what a study was made with in OUT/study.json, or refuses another; then writes its configuration.
+
+    Args:
+        settings: the whole configuration.
+        given: of it, what must stay the same.
+        mark: as of `keep_settings`; by default the fingerprint of what is given.
+
+    Raises:
+        MismatchError: naming the keys that differ; nothing is written.
+    """
+    keep_settings(
+        out / "study.json",
+        given,
+        mark=mark or fingerprint(given),
+        what=f"{out} holds a study of other settings",
+        fix="choose another out=, or remove that directory",
+        note=note,
+    )
+    save_config(settings, out / config)
 
 
 def require_same(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, fix: str) -> None:

@@ -16,10 +16,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from headwater.configs import UserError, load_config, save_config
+from headwater.configs import UserError, load_config
 from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_settings
+from headwater.launch.parts.settings import keep_study
 from headwater.launch.studies.acquisition.parts import BasePart, ContinuedPart, StudyPart
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.train.artifacts import fingerprint
@@ -107,15 +107,13 @@ class Acquisition:
 
     def _check_same(self) -> None:
         same = replace(self.settings, resamples=0, parallel=1)
-        keep_settings(
-            self.out / "study.json",
+        keep_study(
+            self.out,
+            self.settings,
             {"pretraining": asdict(self.base_settings), **asdict(same)},
             mark=fingerprint([asdict(self.base_settings), asdict(same)]),
-            what=f"{self.out} holds a study of other settings",
-            fix="choose another out=, or remove that directory",
             note={"settings": asdict(self.settings)},
         )
-        save_config(self.settings, self.out / "config.yaml")
 
 
 def base_settings(settings: AcquisitionSettings) -> PretrainSettings:

@@ -24,11 +24,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headwater.configs import ConfigError, Problem, load_config, save_config
+from headwater.configs import ConfigError, Problem, load_config
 from headwater.configs.errors import MissingError
 from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_settings
+from headwater.launch.parts.settings import keep_study
 from headwater.launch.studies.lds.outputs import CALLBACK
 from headwater.launch.studies.lds.outsider import keep_scores, write_outsider
 from headwater.launch.studies.lds.parts import MethodPart, TrainingPart
@@ -40,7 +40,6 @@ from headwater.launch.studies.lds.settings import (
     pretraining,
     scores_file,
 )
-from headwater.train.artifacts import fingerprint
 
 GROWING = ("out", "parallel", "models", "again", "methods", "scores", "name")
 """Settings that a study may be gone on with others of."""
@@ -123,14 +122,7 @@ class Lds:
 
     def _check_same(self) -> None:
         given = {name: value for name, value in asdict(self.settings).items() if name not in GROWING}
-        keep_settings(
-            self.out / "study.json",
-            given,
-            mark=fingerprint(given),
-            what=f"{self.out} holds a study of other settings",
-            fix="choose another out=, or remove that directory",
-        )
-        save_config(self.settings, self.out / "config.yaml")
+        keep_study(self.out, self.settings, given)
 
 
 def add_outsider(settings: LdsSettings) -> dict[str, Any]:

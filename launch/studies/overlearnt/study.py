@@ -24,13 +24,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.configs import ConfigError, Problem, load_config, save_config
+from headwater.configs import ConfigError, Problem, load_config
 from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_settings
+from headwater.launch.parts.settings import keep_study
 from headwater.launch.studies.overlearnt.parts import TrainingPart
 from headwater.launch.studies.overlearnt.settings import LABELS, OverlearntSettings, pretraining, saved_steps
-from headwater.train.artifacts import fingerprint
 from headwater.train.settings import PretrainSettings
 
 if TYPE_CHECKING:
@@ -118,14 +117,7 @@ class Overlearnt:
 
     def _check_same(self) -> None:
         given = {name: value for name, value in asdict(self.settings).items() if name not in ("out", "parallel")}
-        keep_settings(
-            self.out / "study.json",
-            given,
-            mark=fingerprint(given),
-            what=f"{self.out} holds a study of other settings",
-            fix="choose another out=, or remove that directory",
-        )
-        save_config(self.settings, self.out / "config.yaml")
+        keep_study(self.out, self.settings, given)
 
 
 def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:

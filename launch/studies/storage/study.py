@@ -16,9 +16,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from headwater.configs import load_config, save_config
+from headwater.configs import load_config
 from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_settings
+from headwater.launch.parts.settings import keep_study
 from headwater.launch.studies.storage.data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
 from headwater.launch.studies.storage.parts import StoragePart
 from headwater.launch.studies.storage.settings import StorageSettings
@@ -82,14 +82,13 @@ class Storage:
 
     def _check_same(self) -> None:
         same = replace(self.settings, resamples=0, parallel=1, out="")
-        keep_settings(
-            self.out / "study.json",
+        keep_study(
+            self.out,
+            self.settings,
             {"pretraining": asdict(self.base), **asdict(same)},
             mark=fingerprint([asdict(self.base), asdict(same)]),
-            what=f"{self.out} holds a study of other settings",
-            fix="choose another out=, or remove that directory",
+            config="study.yaml",
         )
-        save_config(self.settings, self.out / "study.yaml")
 
     def _prepare(self, part: StoragePart) -> None:
         """The tokenizer of the seed, the corpora of the part, and its note."""
