@@ -100,6 +100,8 @@ class Engine:
                 "stage": 0 if self.plain else settings.zero.stage,
                 "overlap_comm": False,
                 "round_robin_gradients": False,
+                # It would replace F.linear for the whole process, and no layer of Megatron calls that.
+                "memory_efficient_linear": False,
                 # DeepSpeed allocates the bucket whole, whatever the model's size.
                 "reduce_bucket_size": min(REDUCE_BUCKET, sum(p.numel() for p in self.model.parameters())),
             },
