@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from headwater.configs.errors import UserError
 from headwater.train.compat import functions_left_plain
+from headwater.train.gloo import share_devices
 
 with functions_left_plain():
     from megatron.core import parallel_state
@@ -68,6 +69,7 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
     if not dist.is_initialized():
         alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        share_devices()
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **alone)
     if cuda:
         torch.cuda.set_device(local_rank)
