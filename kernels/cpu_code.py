@@ -53,14 +53,19 @@ def generate(name: str, width: int, dtype: torch.dtype) -> str:
 @cache
 def compiled(name: str, width: int, dtype: torch.dtype) -> Callable[..., None]:
     """A function for tiles of one width and inputs of one type; it takes addresses and numbers: see _emit_..."""
-    module = binding.parse_assembly(generate(name, width, dtype))
+    address, arguments = execute(generate(name, width, dtype), name)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+
+
+def execute(source: str, name: str) -> tuple[int, int]:
+    """Compiles LLVM IR for this CPU; returns the address of a function of it, and how many arguments it takes."""
+    module = binding.parse_assembly(source)
     module.verify()
     # LLVM's optimiser would find nothing more to do, and take longer than all the rest.
     engine = binding.create_mcjit_compiler(module, _target())
     engine.finalize_object()
     _engines.append(engine)
-    arguments = len(list(module.get_function(name).arguments))
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(engine.get_function_address(name))
+    return engine.get_function_address(name), len(list(module.get_function(name).arguments))
 
 
 _engines: list[binding.ExecutionEngine] = []
@@ -77,16 +82,16 @@ def _target() -> binding.TargetMachine:
     return target.create_target_machine(binding.get_host_cpu_name(), features, opt=3)
 
 
-def _at(build: ir.IRBuilder, base: ir.Value, distance: ir.Value) -> ir.Value:
+def at(build: ir.IRBuilder, base: ir.Value, distance: ir.Value) -> ir.Value:
     """The address that many bytes from a base."""
     return build.gep(base, [distance], source_etype=ir.IntType(8))
 
 
-def _loop(
+def loop(
     build: ir.IRBuilder,
     start: ir.Value,
     stop: ir.Value,
-    step: int,
+    step: int | ir.Value,
     carried: _Carried,
     body: Callable[[ir.Value, _Carried], _Carried],
 ) -> _Carried:
@@ -100,7 +105,7 @@ def _loop(
     build.cbranch(build.icmp_signed("<", index, stop), inside, after)
     build.position_at_end(inside)
     results = body(index, values)
-    following = build.add(index, _INT(step))
+    following = build.add(index, _INT(step) if isinstance(step, int) else step)
     last = build.block
     build.branch(head)
     for phi, first, then in zip([index, *values], [start, *carried], [following, *results], strict=True):
@@ -110,7 +115,7 @@ def _loop(
     return values
 
 
-def _declare(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+def declare(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
     return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
@@ -120,7 +125,7 @@ class _Float32:
     entry, operand, number, per_step = _FLOAT, _SUMS, _FLOAT, 1
 
     def __init__(self, module: ir.Module) -> None:
-        self.fma = _declare(module, f"llvm.fma.v{LANES}f32", _SUMS, [_SUMS] * 3)
+        self.fma = declare(module, f"llvm.fma.v{LANES}f32", _SUMS, [_SUMS] * 3)
 
     def add(self, build: ir.IRBuilder, spread: ir.Value, factor: ir.Value, sums: ir.Value) -> ir.Value:
         return build.call(self.fma, [spread, factor, sums])
@@ -136,7 +141,7 @@ class _Bf16Pairs:
     entry, operand, number, per_step = _INT32, ir.VectorType(_Bfloat(), 2 * LANES), ir.IntType(16), 2
 
     def __init__(self, module: ir.Module) -> None:
-        self.dot = _declare(module, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, [_SUMS, self.operand, self.operand])
+        self.dot = declare(module, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, [_SUMS, self.operand, self.operand])
 
     def add(self, build: ir.IRBuilder, spread: ir.Value, factor: ir.Value, sums: ir.Value) -> ir.Value:
         return build.call(self.dot, [sums, build.bitcast(spread, self.operand), factor])
@@ -148,13 +153,13 @@ class _Tile:
     def __init__(self, build: ir.IRBuilder, numbers: type[_Float32] | type[_Bf16Pairs], vectors: int) -> None:
         self.build, self.vectors = build, vectors
         self.numbers = numbers(build.module)
-        self.prefetch = _declare(build.module, "llvm.prefetch.p0", ir.VoidType(), [_POINTER, *[_INT32] * 3])
+        self.prefetch = declare(build.module, "llvm.prefetch.p0", ir.VoidType(), [_POINTER, *[_INT32] * 3])
         self.zero = ir.Constant(_SUMS, [0.0] * LANES)
         self.everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
         self.empty = ir.Constant(ir.VectorType(numbers.entry, LANES), ir.Undefined)
 
     def column(self, base: ir.Value, number: int) -> ir.Value:
-        return _at(self.build, base, _INT(number * LANES * ENTRY))
+        return at(self.build, base, _INT(number * LANES * ENTRY))
 
     def sums(
         self,
@@ -170,12 +175,12 @@ class _Tile:
         zeros = [self.zero] * (len(lines) * self.vectors)
 
         def one(step: ir.Value, sums: _Carried) -> _Carried:
-            columns = _at(build, f, build.mul(step, f_step))
+            columns = at(build, f, build.mul(step, f_step))
             operand = self.numbers.operand
             factors = [build.load(self.column(columns, v), align=ENTRY, typ=operand) for v in range(self.vectors)]
             results: _Carried = []
             for line in lines:
-                entry = build.load(_at(build, line, build.mul(step, x_step)), align=2, typ=self.numbers.entry)
+                entry = build.load(at(build, line, build.mul(step, x_step)), align=2, typ=self.numbers.entry)
                 single = build.insert_element(self.empty, entry, _INT32(0))
                 spread = build.shuffle_vector(single, self.empty, self.everywhere)
                 results += [
@@ -185,7 +190,7 @@ class _Tile:
 
         def unrolled(step: ir.Value, sums: _Carried) -> _Carried:
             for line in lines if below is not None else ():
-                ahead = _at(build, line, build.add(build.mul(step, x_step), below))
+                ahead = at(build, line, build.add(build.mul(step, x_step), below))
                 build.call(self.prefetch, [ahead, *map(_INT32, (0, 2, 1))])  # to read, to the second cache
             for u in range(UNROLL):
                 sums = one(build.add(step, _INT(u)), sums)
@@ -195,11 +200,11 @@ class _Tile:
             stop = build.add(start, _INT(CHUNK))
             stop = build.select(build.icmp_signed("<", stop, steps), stop, steps)
             whole = build.add(start, build.and_(build.sub(stop, start), _INT(-UNROLL)))
-            sums = _loop(build, start, whole, UNROLL, zeros, unrolled)
-            sums = _loop(build, whole, stop, 1, sums, one)
+            sums = loop(build, start, whole, UNROLL, zeros, unrolled)
+            sums = loop(build, whole, stop, 1, sums, one)
             return [build.fadd(total, sum) for total, sum in zip(totals, sums, strict=True)]
 
-        return _loop(build, _INT(0), steps, CHUNK, zeros, chunk)
+        return loop(build, _INT(0), steps, CHUNK, zeros, chunk)
 
 
 def _blocks(build: ir.IRBuilder, rows: ir.Value, block: Callable[[ir.Value, int], None]) -> None:
@@ -214,8 +219,8 @@ def _blocks(build: ir.IRBuilder, rows: ir.Value, block: Callable[[ir.Value, int]
 
     together, _ = tile()
     whole = build.and_(rows, _INT(-together))
-    _loop(build, _INT(0), whole, together, [], body(together))
-    _loop(build, whole, rows, 1, [], body(1))
+    loop(build, _INT(0), whole, together, [], body(together))
+    loop(build, whole, rows, 1, [], body(1))
 
 
 def _emit_product(module: ir.Module, vectors: int, numbers: type[_Float32] | type[_Bf16Pairs]) -> ir.Function:
@@ -232,10 +237,10 @@ def _emit_product(module: ir.Module, vectors: int, numbers: type[_Float32] | typ
     inner = _Tile(build, numbers, vectors)
 
     def block(first: ir.Value, count: int) -> None:
-        lines = [_at(build, x, build.mul(build.add(first, _INT(r)), x_row)) for r in range(count)]
+        lines = [at(build, x, build.mul(build.add(first, _INT(r)), x_row)) for r in range(count)]
         sums = inner.sums(lines, x_step, f, f_step, steps, build.mul(x_row, _INT(count)))
         for r in range(count):
-            target = _at(build, out, build.mul(build.add(first, _INT(r)), out_row))
+            target = at(build, out, build.mul(build.add(first, _INT(r)), out_row))
             for v in range(vectors):
                 build.store(sums[r * vectors + v], inner.column(target, v), align=ENTRY)
 
@@ -255,14 +260,14 @@ def _emit_segments(module: ir.Module, product: ir.Function) -> None:
     build = ir.IRBuilder(function.append_basic_block())
 
     def segment(b: ir.Value, _: _Carried) -> _Carried:
-        bound = _at(build, bounds, build.mul(b, _INT(8)))
-        start, stop = (build.load(_at(build, bound, _INT(8 * i)), typ=_INT) for i in (0, 1))
-        target = _at(build, out, build.mul(b, build.mul(kO, out_row)))
-        y_b, z_b = (_at(build, base, build.mul(start, row)) for base, row in ((y, y_move), (z, z_row)))
+        bound = at(build, bounds, build.mul(b, _INT(8)))
+        start, stop = (build.load(at(build, bound, _INT(8 * i)), typ=_INT) for i in (0, 1))
+        target = at(build, out, build.mul(b, build.mul(kO, out_row)))
+        y_b, z_b = (at(build, base, build.mul(start, row)) for base, row in ((y, y_move), (z, z_row)))
         build.call(product, [y_b, _INT(ENTRY), y_row, z_b, z_row, target, out_row, kO, build.sub(stop, start)])
         return []
 
-    _loop(build, _INT(0), count, 1, [], segment)
+    loop(build, _INT(0), count, 1, [], segment)
     build.ret_void()
 
 
@@ -280,32 +285,32 @@ def _emit_pack(module: ir.Module, numbers: type[_Float32] | type[_Bf16Pairs], wi
     interleaved = ir.Constant(ir.VectorType(_INT32, len(order)), order)
 
     def row(token: ir.Value, column: ir.Value) -> ir.Value:
-        return _at(build, _at(build, x, build.mul(token, x_row)), build.mul(column, _INT(size)))
+        return at(build, at(build, x, build.mul(token, x_row)), build.mul(column, _INT(size)))
 
     def copy(step: ir.Value, _: _Carried) -> _Carried:
         first = build.mul(step, _INT(per_step))
         rows = [row(build.add(first, _INT(r)), _INT(0)) for r in range(per_step)]
         values = [build.load(address, align=size, typ=ir.VectorType(number, width)) for address in rows]
         both = build.shuffle_vector(values[0], values[-1], interleaved) if per_step == 2 else values[0]
-        build.store(both, _at(build, out, build.mul(step, _INT(width * ENTRY))), align=ENTRY)
+        build.store(both, at(build, out, build.mul(step, _INT(width * ENTRY))), align=ENTRY)
         return []
 
     def one_by_one(token: ir.Value, _: _Carried) -> _Carried:
         step, place = build.sdiv(token, _INT(per_step)), build.srem(token, _INT(per_step))
-        target = _at(build, _at(build, out, build.mul(step, _INT(width * ENTRY))), build.mul(place, _INT(size)))
+        target = at(build, at(build, out, build.mul(step, _INT(width * ENTRY))), build.mul(place, _INT(size)))
         there = build.icmp_signed("<", token, tokens)
         until = build.select(there, build.select(whole, _INT(width), columns), _INT(0))
 
         def put(value: Callable[[ir.Value], ir.Value]) -> Callable[[ir.Value, _Carried], _Carried]:
-            return lambda c, _: build.store(value(c), _at(build, target, build.mul(c, _INT(ENTRY))), align=size) and []
+            return lambda c, _: build.store(value(c), at(build, target, build.mul(c, _INT(ENTRY))), align=size) and []
 
-        _loop(build, _INT(0), until, 1, [], put(lambda c: build.load(row(token, c), align=size, typ=number)))
-        _loop(build, until, _INT(width), 1, [], put(lambda c: ir.Constant(number, 0)))
+        loop(build, _INT(0), until, 1, [], put(lambda c: build.load(row(token, c), align=size, typ=number)))
+        loop(build, until, _INT(width), 1, [], put(lambda c: ir.Constant(number, 0)))
         return []
 
-    _loop(build, _INT(0), vectors, 1, [], copy)
+    loop(build, _INT(0), vectors, 1, [], copy)
     last = build.mul(_times(build, tokens, per_step), _INT(per_step))
-    _loop(build, build.mul(vectors, _INT(per_step)), last, 1, [], one_by_one)
+    loop(build, build.mul(vectors, _INT(per_step)), last, 1, [], one_by_one)
     build.ret_void()
     return function
 
@@ -333,48 +338,48 @@ def _emit_gradient(module: ir.Module, vectors: int, numbers: type[_Float32] | ty
     size = ENTRY // numbers.per_step
     steps = _times(build, tokens, numbers.per_step)
     strips, panels = _times(build, outputs, rows), _times(build, inputs, width)
-    a_packed = _at(build, scratch, _INT(rows * width * ENTRY))
-    delta_packed = _at(build, a_packed, build.mul(steps, _INT(width * ENTRY)))
+    a_packed = at(build, scratch, _INT(rows * width * ENTRY))
+    delta_packed = at(build, a_packed, build.mul(steps, _INT(width * ENTRY)))
     strip_bytes = build.mul(steps, _INT(rows * ENTRY))
     half_row = build.mul(columns, _INT(ENTRY))
 
     def pack_strip(number: ir.Value, _: _Carried) -> _Carried:
         first = build.mul(number, _INT(rows))
-        source = _at(build, delta, build.mul(first, _INT(size)))
-        target = _at(build, delta_packed, build.mul(number, strip_bytes))
+        source = at(build, delta, build.mul(first, _INT(size)))
+        target = at(build, delta_packed, build.mul(number, strip_bytes))
         build.call(pack_delta, [source, delta_row, tokens, build.sub(outputs, first), target])
         return []
 
     def panel(number: ir.Value, _: _Carried) -> _Carried:
         first = build.mul(number, _INT(width))
-        source = _at(build, a, build.mul(first, _INT(size)))
+        source = at(build, a, build.mul(first, _INT(size)))
         build.call(pack_a, [source, a_row, tokens, build.sub(inputs, first), a_packed])
-        right_here = _at(build, right, build.mul(first, half_row))
-        w_tiles = _at(build, w, build.mul(number, w_panel))
+        right_here = at(build, right, build.mul(first, half_row))
+        w_tiles = at(build, w, build.mul(number, w_panel))
 
         def strip(number: ir.Value, _: _Carried) -> _Carried:
-            delta_here = _at(build, delta_packed, build.mul(number, strip_bytes))
-            w_here = _at(build, w_tiles, build.mul(number, _INT(rows * width * ENTRY)))
-            lines = [_at(build, delta_here, _INT(r * ENTRY)) for r in range(rows)]
+            delta_here = at(build, delta_packed, build.mul(number, strip_bytes))
+            w_here = at(build, w_tiles, build.mul(number, _INT(rows * width * ENTRY)))
+            lines = [at(build, delta_here, _INT(r * ENTRY)) for r in range(rows)]
             sums = inner.sums(lines, _INT(rows * ENTRY), a_packed, _INT(width * ENTRY), steps)
             for v, value in enumerate(sums):
                 factor = build.load(inner.column(w_here, v), align=ENTRY, typ=_SUMS)
                 build.store(build.fmul(value, factor), inner.column(scratch, v), align=ENTRY)
-            lines = [_at(build, scratch, _INT(r * width * ENTRY)) for r in range(rows)]
-            half_here = _at(build, half, build.mul(build.mul(number, _INT(rows)), half_row))
+            lines = [at(build, scratch, _INT(r * width * ENTRY)) for r in range(rows)]
+            half_here = at(build, half, build.mul(build.mul(number, _INT(rows)), half_row))
 
             def contract(column: ir.Value, _: _Carried) -> _Carried:
                 distance = build.mul(column, _INT(ENTRY))
-                parts = outer.sums(lines, _INT(ENTRY), _at(build, right_here, distance), half_row, _INT(width))
+                parts = outer.sums(lines, _INT(ENTRY), at(build, right_here, distance), half_row, _INT(width))
                 for r, part in enumerate(parts):
-                    target = _at(build, half_here, build.add(build.mul(half_row, _INT(r)), distance))
+                    target = at(build, half_here, build.add(build.mul(half_row, _INT(r)), distance))
                     build.store(build.fadd(build.load(target, align=ENTRY, typ=_SUMS), part), target, align=ENTRY)
                 return []
 
-            return _loop(build, _INT(0), columns, LANES, [], contract)
+            return loop(build, _INT(0), columns, LANES, [], contract)
 
-        return _loop(build, _INT(0), strips, 1, [], strip)
+        return loop(build, _INT(0), strips, 1, [], strip)
 
-    _loop(build, _INT(0), strips, 1, [], pack_strip)
-    _loop(build, _INT(0), panels, 1, [], panel)
+    loop(build, _INT(0), strips, 1, [], pack_strip)
+    loop(build, _INT(0), panels, 1, [], panel)
     build.ret_void()

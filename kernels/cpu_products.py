@@ -28,7 +28,7 @@ from torch.nn.functional import pad
 from . import cpu_code
 from .cpu_code import ENTRY, LANES
 
-__all__ = ["LANES", "pack", "product", "segment_products", "tiles", "weighted_gradients"]
+__all__ = ["LANES", "pack", "product", "segment_products", "share_out", "tiles", "weighted_gradients"]
 
 THREAD_WORK = 1 << 21
 """Least multiplications that are worth a thread."""
@@ -65,7 +65,7 @@ def product(x_TK: Tensor, packed: Tensor) -> Tensor:
             out = result_Tk.data_ptr() + (start * columns + first) * ENTRY
             run(x, x_row, ENTRY, factor, columns * ENTRY, out, columns * ENTRY, stop - start, steps)
 
-        _share_out(tokens, steps * width, rows)
+        share_out(tokens, steps * width, rows)
     return result_Tk
 
 
@@ -89,7 +89,7 @@ def segment_products(y_Tk: Tensor, z_Tk: Tensor, bounds: list[int], *, one_y: bo
             out = rows_Bkk.data_ptr() + (start * kO * kI + first) * ENTRY
             run(y_Tk.data_ptr(), y_row, y_move, z, z_row, where, stop - start, out, kO, kI * ENTRY)
 
-        _share_out(segments, tokens * kO * width, some)
+        share_out(segments, tokens * kO * width, some)
     return rows_Bkk
 
 
@@ -148,7 +148,7 @@ def _weighted_gradient(
                 *(w, strips * tile_bytes, right_Ik.data_ptr(), half, columns, scratch.data_ptr()),
             )
 
-    _share_out(strips, rows * tokens * inputs, some)
+    share_out(strips, rows * tokens * inputs, some)
 
 
 def _multiplied_as(dtype: torch.dtype) -> torch.dtype:
@@ -171,7 +171,7 @@ def _pieces(columns: int) -> list[tuple[int, int]]:
     return [(first, min(widest, columns - first)) for first in range(0, columns, widest)]
 
 
-def _share_out(count: int, work: int, run: Callable[[int, int], None]) -> None:
+def share_out(count: int, work: int, run: Callable[[int, int], None]) -> None:
     """Calls run(start, stop) for parts of 0..count, each of `work` multiplications, in threads if that pays."""
     threads = min(torch.get_num_threads(), max(1, count * work // THREAD_WORK))
     if threads == 1:

@@ -21,7 +21,7 @@ def share_devices() -> None:
     The names are those of torch 2.13; `GLOO_SOCKET_IFNAME` is honoured as PyTorch does.
     """
     original: Any = getattr(c10d, "ProcessGroupGloo", None)
-    options_class = getattr(original, "_Options", None)
+    options_class: Any = getattr(original, "_Options", None)
     if options_class is None or not hasattr(options_class(), "_devices"):
         return
 

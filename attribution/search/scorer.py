@@ -16,8 +16,9 @@ from headwater.attribution.index.codecs.base import Codec, Fields
 from headwater.attribution.index.reader import Index
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.norms import unit_rows
-from headwater.attribution.search.products import IntegerVectors, integer_products_work, products
+from headwater.attribution.search.products import products
 from headwater.configs.errors import UserError
+from headwater.kernels.coded import CodedVectors
 
 CURVATURES = ("task", "train", "none")
 
@@ -114,18 +115,17 @@ class BlockScorer:
     Args:
         prepared: the queries.
         codec: what the blocks are stored in.
-        integer: use integer products where the codec and the processor allow it.
+        integer: multiply rows that are stored as integers as such, not as float32.
     """
 
     def __init__(self, prepared: PreparedQueries, codec: Codec, *, integer: bool = True) -> None:
         self.prepared, self.codec = prepared, codec
         self._queries_QD = codec.rotate(prepared.queries_QD).contiguous()
         self._directions = self._rotated(prepared.directions)
-        self._integer: list[IntegerVectors] = []
-        if integer and codec.planes and integer_products_work():
-            for m, span in enumerate(codec.layout):
-                both_Kd = torch.cat([self._queries_QD[:, span.slice], self._directions[m]])
-                self._integer.append(IntegerVectors.split(both_Kd, codec.planes))
+        self._coded: CodedVectors | None = None
+        if integer and codec.form is not None:
+            queries = [self._queries_QD[:, span.slice] for span in codec.layout]
+            self._coded = CodedVectors(codec.form, queries, self._directions, codec.planes)
 
     def _rotated(self, directions: dict[str, Tensor]) -> list[Tensor]:
         """Per module its directions in the codec's coordinates, float32 [r_m, d]."""
@@ -139,7 +139,10 @@ class BlockScorer:
 
     def scores(self, fields: Fields) -> Tensor:
         """Scores of a block's passages (rows) with the queries (columns), float32 [n, Q]."""
-        products_NQ, along_N = self._integer_parts(fields) if self._integer else self._float_parts(fields)
+        if self._coded is not None:
+            products_NQ, along_N = self._coded.products(fields["code"], fields["scale"])
+        else:
+            products_NQ, along_N = self._float_parts(fields)
         return products_NQ.mul_(self._factor(along_N, fields)[:, None])
 
     def factors(self, fields: Fields) -> Tensor:
@@ -154,17 +157,6 @@ class BlockScorer:
             if len(part_rd):
                 along_N += products(rows_ND[:, span.slice], part_rd).square_().sum(dim=1)
         return products(rows_ND, self._queries_QD), along_N
-
-    def _integer_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
-        scale_NM, queries = fields["scale"].float(), len(self._queries_QD)
-        total_NQ, along_N = torch.zeros(len(scale_NM), queries), torch.zeros(len(scale_NM))
-        for m, vectors in enumerate(self._integer):
-            scale_N1 = scale_NM[:, m : m + 1]
-            part_NK = vectors.products(self.codec.codes(fields, m), self.codec.gain, self.codec.offset)
-            total_NQ.addcmul_(part_NK[:, :queries], scale_N1)
-            if part_NK.shape[1] > queries:
-                along_N += part_NK[:, queries:].square().sum(dim=1).mul_(scale_N1[:, 0].square())
-        return total_NQ, along_N
 
     def _factor(self, along_N: Tensor, fields: Fields) -> Tensor:
         """What a passage's inner products are multiplied with, float32 [n]."""

@@ -121,19 +121,21 @@ def rates(path: Path, queries: int, rounds: int) -> list[dict[str, Any]]:
             if flat is not None:
                 work["faiss"] = partial(flat.search, white_QD, 10)
             seconds = interleaved(work, rounds)
-            row = {"codec": codec, "queries": count, "bytes_per_row": size / index.passages}
-            for name in ("train", "task"):
-                best = statistics.median(seconds[name])
-                row |= {
-                    f"{name}_rows_per_s": index.passages / best,
-                    f"{name}_bytes_per_s": size / best,
-                    f"{name}_against_read": ratio(seconds, "read", name),
+            for curvature in ("train", "task"):
+                best = statistics.median(seconds[curvature])
+                line = {
+                    "codec": codec,
+                    "queries": count,
+                    "curvature": curvature,
+                    "bytes_per_row": size / index.passages,
+                    "rows_per_s": index.passages / best,
+                    "bytes_per_s": size / best,
+                    "of_plain_read": ratio(seconds, "read", curvature),
+                    "of_faiss": None if flat is None else ratio(seconds, "faiss", curvature),
+                    "read_bytes_per_s": size / statistics.median(seconds["read"]),
                 }
-                if flat is not None:
-                    row[f"{name}_against_faiss"] = ratio(seconds, "faiss", name)
-            row["read_bytes_per_s"] = size / statistics.median(seconds["read"])
-            table.append(row)
-            print_row(row)
+                table.append(line)
+                print_line(line)
     return table
 
 
@@ -153,16 +155,14 @@ def faiss_flat(index: Any) -> Any:
     return flat
 
 
-def print_row(row: dict[str, Any]) -> None:
-    """One line: size, plain read, scan with the corpus's curvature, scan with the task's as well."""
-    line = f"{row['codec']:5s} {row['queries']:4d} queries {row['bytes_per_row']:7.0f} B/row"
-    line += f"  plain read {row['read_bytes_per_s'] / 1e9:5.2f} GB/s"
-    for name in ("train", "task"):
-        line += f" | {name} {row[f'{name}_rows_per_s']:9.0f} rows/s {row[f'{name}_bytes_per_s'] / 1e9:5.2f} GB/s"
-        line += f" = read x{row[f'{name}_against_read']:.2f}"
-        if f"{name}_against_faiss" in row:
-            line += f", faiss x{row[f'{name}_against_faiss']:.2f}"
-    print(line, flush=True)
+def print_line(line: dict[str, Any]) -> None:
+    """Size, plain read, and the scan with the corpus's curvature alone or the task's as well."""
+    text = f"{line['codec']:5s} {line['queries']:4d} queries {line['curvature']:5s} {line['bytes_per_row']:7.0f} B/row"
+    text += f"  {line['rows_per_s']:9.0f} rows/s {line['bytes_per_s'] / 1e9:5.2f} GB/s"
+    text += f"  plain read {line['read_bytes_per_s'] / 1e9:5.2f} GB/s: x{line['of_plain_read']:.2f}"
+    if line["of_faiss"] is not None:
+        text += f"  faiss: x{line['of_faiss']:.2f}"
+    print(text, flush=True)
 
 
 def memory_of(rows: int, dims: int, queries: int, codecs: Sequence[str]) -> dict[str, Any]:

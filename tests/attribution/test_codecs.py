@@ -8,7 +8,6 @@ from headwater.attribution.index.codecs.registry import CODECS, make_codec
 from headwater.attribution.index.codecs.rotation import rotate, rotate_back
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.rows.norms import unit_rows
-from headwater.attribution.search.products import integer_products_work
 from headwater.attribution.search.scorer import BlockScorer, PreparedQueries, Scoring
 from headwater.configs.errors import UserError
 
@@ -136,7 +135,7 @@ def test_an_unknown_codec_is_refused():
 @pytest.mark.parametrize("name", ["int8", "int4", "sign"])
 @pytest.mark.parametrize("rank", [None, 0])
 def test_integer_products_are_those_of_the_decoded_rows(name, rank):
-    """Two planes of int8 leave 2^-15 of the largest number, one 2^-8: what an int4 row may well bear."""
+    """What splitting the queries into bytes costs is far below what the codec costs."""
     curvature = AutocorrelationSums(ODD)
     rows_ND = make_rows(ODD, 150)
     curvature.add(rows_ND)
@@ -145,8 +144,10 @@ def test_integer_products_are_those_of_the_decoded_rows(name, rank):
     task = TaskCurvature.from_queries(whitening, make_rows(ODD, 20, rows_seed=9), 0.25)
     prepared = PreparedQueries(Scoring(), unit_rows(queries_QD), task.scaled_directions(rank), 1 / 0.75, 0.01, 0.25)
     codec = make_codec(name, ODD)
-    fields = codec.encode(unit_rows(whitening.apply(rows_ND))) | {"norm": torch.ones(150)}
+    unit_ND, norms = unit_rows(whitening.apply(rows_ND)), {"norm": torch.ones(150)}
+    plain = make_codec("fp32", ODD)
+    fields = codec.encode(unit_ND) | norms
     exact, whole = (BlockScorer(prepared, codec, integer=integer).scores(fields) for integer in (False, True))
-    assert integer_products_work()
-    assert float((exact - whole).abs().max()) < (1e-4 if codec.planes == 2 else 1e-2) * float(exact.abs().max())
+    true = BlockScorer(prepared, plain).scores(plain.encode(unit_ND) | norms)
+    assert float((whole - exact).square().mean().sqrt()) < 0.1 * float((exact - true).square().mean().sqrt())
     assert not torch.equal(exact, whole)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.rows.layout import RowLayout
+from headwater.kernels.coded import Format
 
 Fields = Mapping[str, Tensor]
 """The stored tensors of a block of rows, first axis N."""
@@ -26,11 +27,8 @@ class Codec(ABC):
     """
 
     name: str
-    #: int8 planes that queries are split into for integer products; 0 for rows that are not stored as integers
     planes: int = 0
-    #: a stored number is (gain * code - offset) * scale
-    gain: int = 1
-    offset: int = 0
+    """Bytes of a query's number in integer products; 0 for rows that are not stored as integers."""
 
     def __init__(self, layout: RowLayout) -> None:
         self.layout = layout
@@ -48,9 +46,10 @@ class Codec(ABC):
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         """Rows of about unit norm in the codec's own coordinates, dtype [N, D]."""
 
-    def codes(self, fields: Fields, m: int) -> Tensor:
-        """Codes of module m in the codec's own coordinates, int8 [N, d]; for codecs that have planes."""
-        raise NotImplementedError(f"{self.name} rows are not stored as integers")
+    @property
+    def form(self) -> Format | None:
+        """How `code` and `scale` hold a row's integers; None for rows that are not stored as integers."""
+        return None
 
     def rotate(self, vectors_ND: Tensor) -> Tensor:
         """Takes true vectors [n, D] into the codec's own coordinates."""
@@ -62,8 +61,8 @@ class Codec(ABC):
 
     @property
     def working_bytes(self) -> int:
-        """Bytes per row of a block while it is compared."""
-        return self.layout.dims * (1 if self.planes else 4)
+        """Bytes per row of a block while it is compared: integers are decoded on the way."""
+        return self.bytes_per_row if self.planes else 4 * self.layout.dims
 
     @property
     def bytes_per_row(self) -> int:

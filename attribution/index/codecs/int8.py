@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.codecs.base import Codec, Fields
+from headwater.kernels.coded import Format
 
 
 class Int8Codec(Codec):
@@ -28,8 +29,9 @@ class Int8Codec(Codec):
             code_ND[:, span.slice] = (part_Nd / step_N1.clamp_min(1e-30)).round_().clamp_(-127, 127).to(torch.int8)
         return {"code": code_ND, "scale": scale_NM}
 
-    def codes(self, fields: Fields, m: int) -> Tensor:
-        return fields["code"][:, self.layout.spans[m].slice]
+    @property
+    def form(self) -> Format:
+        return Format(8, 1, 0, tuple(span.dims for span in self.layout))
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         code_ND, scale_NM = fields["code"], fields["scale"].to(dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 from headwater.attribution.index.codecs.base import Codec, Fields
 from headwater.attribution.index.codecs.rotation import VERSION, rotate, rotate_back
 from headwater.attribution.rows.layout import RowLayout
+from headwater.kernels.coded import Format
 
 STEPS = {1: 1.5958, 2: 0.9957, 4: 0.3352}
 """Step of the uniform quantiser with the least squared error on a unit Gaussian (J. Max, 1960), by bits."""
@@ -29,7 +30,7 @@ class PackedCodec(Codec):
     """
 
     bits: int
-    planes, gain = 1, 2
+    planes = 1
 
     def __init__(self, layout: RowLayout, rotation: int = VERSION) -> None:
         super().__init__(layout)
@@ -41,7 +42,7 @@ class PackedCodec(Codec):
             self._places.append(slice(at, at + width))
             at += width
         self._bytes = at
-        self.offset = (1 << self.bits) - 1
+        self.top = (1 << self.bits) - 1
 
     @property
     def fields(self) -> dict[str, tuple[torch.dtype, int]]:
@@ -67,7 +68,7 @@ class PackedCodec(Codec):
         rotated_ND = self.rotate(unit_ND)
         code_NB = torch.zeros(len(unit_ND), self._bytes, dtype=torch.uint8)
         scale_NM = torch.zeros(len(unit_ND), len(self.layout), dtype=torch.bfloat16)
-        top = self.offset
+        top = self.top
         for m, (span, place) in enumerate(zip(self.layout, self._places, strict=True)):
             part_Nd = rotated_ND[:, span.slice]
             rms_N1 = part_Nd.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-30)
@@ -87,21 +88,26 @@ class PackedCodec(Codec):
             out_NB |= padded[:, place * width : (place + 1) * width] << (place * self.bits)
         return out_NB
 
+    @property
+    def form(self) -> Format:
+        return Format(self.bits, 2, self.top, tuple(span.dims for span in self.layout))
+
     def codes(self, fields: Fields, m: int) -> Tensor:
+        """Codes of module m in the codec's own coordinates, int8 [N, d]."""
         byte_NB, span = fields["code"][:, self._places[m]], self.layout.spans[m]
         width = byte_NB.shape[1]
         out_Nd = torch.empty(len(byte_NB), 8 // self.bits * width, dtype=torch.uint8)
         for place in range(8 // self.bits):
             part = out_Nd[:, place * width : (place + 1) * width]
             torch.bitwise_right_shift(byte_NB, place * self.bits, out=part)
-            part &= self.offset
+            part &= self.top
         return out_Nd.view(torch.int8)[:, : span.dims]
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         out_ND = torch.empty(len(fields["code"]), self.layout.dims, dtype=dtype)
         for m, span in enumerate(self.layout):
             scale_N1 = fields["scale"][:, m : m + 1].float()
-            out_ND[:, span.slice] = self.codes(fields, m).float().mul_(self.gain).sub_(self.offset).mul_(scale_N1)
+            out_ND[:, span.slice] = self.codes(fields, m).float().mul_(2).sub_(self.top).mul_(scale_N1)
         return out_ND
 
 
