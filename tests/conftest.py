@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each of the processes that share the tests
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,7 +24,7 @@ def fresh_numerics() -> None:
     if "torch" in sys.modules:
         import torch
 
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         torch.set_float32_matmul_precision("highest")
 
 

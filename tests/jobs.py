@@ -110,7 +110,7 @@ def _leave(at_first: dict[Any, dict[str, Any]]) -> None:
         vars(module).update({name: None if value is None else {} for name, value in names.items()})
     gc.collect()
     torch.set_float32_matmul_precision("highest")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 class Job:

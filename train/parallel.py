@@ -75,7 +75,9 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
         torch.cuda.set_device(local_rank)
     else:
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_world))
+        # torchrun sets the variable to 1 for several processes, whatever the machine has.
+        asked = int(os.environ.get("OMP_NUM_THREADS") or 0) if local_world == 1 else 0
+        torch.set_num_threads(threads or asked or max(1, len(os.sched_getaffinity(0)) // local_world))
     size = dist.get_world_size()
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()

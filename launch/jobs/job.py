@@ -10,8 +10,7 @@ from headwater.train.settings import PretrainSettings
 
 # With a store shared between rounds, an agent that lives on does not tell one that was started again where to meet
 # (torch 2.13): the job would not come back.
-ENVIRONMENT = """export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"""
+ENVIRONMENT = "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
 """Lines of a script before the command."""
 
 

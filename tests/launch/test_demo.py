@@ -18,7 +18,7 @@ OVERRIDES = (
     "pretrain=[train.steps=16,callbacks.probes.every=8]",
     "index.projection.dims=6",
     "trackstar.projection.dims=6",
-    "evaluate.tail_patch.queries=5",
+    "evaluate.tail_patch.queries=2",
 )
 
 

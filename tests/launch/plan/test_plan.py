@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +17,9 @@ from headwater.launch.plan.estimates import Layout, Recipe
 from headwater.launch.plan.layouts import PlanSettings, nearest_layouts, vocabulary
 from headwater.launch.plan.report import load_plan, make_plan, run_plan, summary
 from headwater.train.settings import CorpusSettings, ModelSettings, ParallelSettings, PretrainSettings, TrainSettings
+
+from ...jobs import call
+from .allocations import measured_and_planned
 
 LLAMA = {
     "8b": ModelSettings(
@@ -98,43 +100,6 @@ def test_memory_agrees_with_megatrons_estimate(name: str, gpus: int, options: di
     assert ours == pytest.approx(megatron_bytes(settings, layout), rel=0.10)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-MEASURE = """
-import os, sys
-from headwater.configs import load_config
-from headwater.launch.plan.estimates import Layout, is_plain, memory_of
-from headwater.train.settings import PretrainSettings
-settings = load_config(PretrainSettings, None, sys.argv[1:])
-import torch
-from torch.profiler import ProfilerActivity, profile
-from headwater.train.engine import Engine
-from headwater.train.model import Batch, build_model
-from headwater.train.parallel import start, stop
-world = start(threads=1)
-tokens, length = settings.train.micro_batch * settings.corpus.seq_len, settings.corpus.max_tokens
-with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-    engine = Engine(build_model(settings.model, settings.train, world, seed=0), settings, world)
-    assert engine.plain == is_plain(settings.train.precision, settings.zero.stage, world.size)
-    for _ in range(2):
-        lengths = torch.full((tokens // length,), length)
-        batches = [Batch.from_lengths(torch.randint(1, 99, (tokens,)), lengths) for _ in range(2)]
-        engine.step(batches, tokens)
-live = peak = 0
-for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-    if event.name() == "[memory]":
-        live += event.nbytes()
-        peak = max(peak, live)
-plan = memory_of(settings, Layout.of(settings, world.size), settings.model.vocab_size, fused=False)
-print("MEASURED", peak, plan.total)
-stop()
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "overrides"),
@@ -153,22 +118,10 @@ stop()
 def test_memory_agrees_with_measured_allocations(ranks: int, overrides: list[str], tmp_path: Path):
     shape = ["layers=4", "hidden=256", "heads=4", "kv_heads=2", "ffn_hidden=688", "vocab_size=4096"]
     common = [f"model.{each}" for each in shape] + ["corpus.seq_len=256", "train.micro_batch=4"]
-    command = [sys.executable, "-c", MEASURE, *common, f"train.global_batch={8 * ranks}", *overrides]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    processes = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-        together = {**address, **{name: str(value) for name, value in place.items()}} if ranks > 1 else {}
-        environment = {**os.environ, **together}
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        )
-    said, errors = zip(*(process.communicate() for process in processes), strict=True)
-    lines = [line for line in said[0].splitlines() if line.startswith("MEASURED")]
-    assert lines, errors[0][-2000:]
-    measured, planned = map(int, lines[0].split()[1:])
+    arguments = [*common, f"train.global_batch={8 * ranks}", *overrides]
+    log, out = tmp_path / "log", tmp_path / "bytes.json"
+    assert call(measured_and_planned, arguments, out, ranks=ranks, log=log) == 0, log.read_text()
+    measured, planned = json.loads(out.read_text())
     assert planned == pytest.approx(measured, rel=0.15)
 
 
