@@ -189,11 +189,20 @@ class TailPatchSettings:
     lr: float | None = setting(None, "Learning rate of the step; the run's last if not given.")
 
 
+BASELINES = ("bm25", "tfidf", "encoder", "random")
+
+
 @dataclass(kw_only=True, slots=True)
 class EvaluateSettings:
     """Methods held against the gold passages."""
 
     run: str = setting("runs/demo", "The run directory.")
+    index: str = setting("", "Instead of a run: any index directory; asks for `queries`.")
+    queries: str = setting("", "With `index`: a JSONL file of queries whose `gold` lists passages (or documents).")
+    out: str = setting("", "With `index`: where rankings and table go; empty: INDEX-evaluation, beside the index.")
+    baselines: list[str] = setting(["bm25", "random"], "Methods that read texts alone, or nothing.", choices=BASELINES)
+    encoder: str = setting("", "For the baseline `encoder`: the directory of a sentence encoder.")
+    results: dict[str, str] = setting({}, "With `index`: results of other programs, by name: .jsonl or .npy files.")
     seed: int = setting(0, "Seed of the random ranking and the bootstrap.")
     task_weight: float | str = task_weight_setting()
     tail_patch: TailPatchSettings = section(TailPatchSettings)
@@ -202,3 +211,16 @@ class EvaluateSettings:
 
     def problems(self) -> Iterator[Problem]:
         yield from task_weight_problems(self.task_weight)
+        if self.index and not self.queries:
+            yield Problem("queries", self.queries, "a file of queries, with `index`")
+        if not self.index:
+            yield from (
+                Problem(name, getattr(self, name), "given with `index` only")
+                for name in ("queries", "out", "results")
+                if getattr(self, name)
+            )
+        if ("encoder" in self.baselines) != bool(self.encoder):
+            yield Problem("encoder", self.encoder, "given where `baselines` has encoder, and only there")
+        taken = sorted({"headwater", "corpus", "gradient_cosine", "gradient_dot", *BASELINES} & self.results.keys())
+        if taken:
+            yield Problem("results", ", ".join(taken), "names that no method of ours has")

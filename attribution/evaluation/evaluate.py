@@ -1,10 +1,10 @@
-"""Holds the methods against the gold passages of a run.
+"""Holds the methods against the gold passages of a run, or of any index (any_index.py).
 
     headwater evaluate configs/evaluate/default.yaml run=runs/demo
 
 Gradient methods read the indexes that the run has: `headwater` (log-odds), `trackstar` (cross entropy), both with
-the task's curvature, and `gradient` (cross entropy, no correction, no curvature) for cosine and dot product. BM25 and
-random stand beside them.
+the task's curvature, and `gradient` (cross entropy, no correction, no curvature) for cosine and dot product.
+BM25, random and other baselines stand beside them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.baselines.bm25 import BM25
-from headwater.attribution.evaluation.baselines.random_order import RandomRanking
-from headwater.attribution.evaluation.ranking import DEPTH, Ranking, numbers_of, write_rankings
+from headwater.attribution.evaluation.any_index import baselines, evaluate_index, rankings_of
+from headwater.attribution.evaluation.ranking import Ranking, numbers_of, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
-from headwater.attribution.search.options import ScanOptions
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.settings import EvaluateSettings
 from headwater.attribution.tracing.attributor import Attributor
@@ -56,11 +54,13 @@ GRADIENT_METHODS = {
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Ranks, measures, and writes RUN/evaluation: one file a method, and table.json, which is returned.
+    """Ranks, measures, and writes RUN/evaluation (or OUT): one file a method, and table.json, which is returned.
 
     Raises:
         MissingError: the run has no probes or no index.
     """
+    if settings.index:
+        return evaluate_index(settings)
     run = RunDir.at(settings.run)
     if not (run.facts / "probes.jsonl").exists():
         raise MissingError(f"{run.facts}/probes.jsonl is missing", fix="run `headwater corpus` first")
@@ -73,7 +73,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 def evaluate_methods(
     run: RunDir, methods: Mapping[str, GradientMethod], settings: EvaluateSettings, reference: str = "headwater"
 ) -> dict[str, Any]:
-    """Ranks with these methods, BM25 and random; writes the rankings, the tail-patch and table.json, which is returned.
+    """Ranks with these methods and the baselines; writes rankings, tail-patch, and table.json, which is returned.
 
     Args:
         reference: the method that the table compares the others with.
@@ -87,8 +87,8 @@ def evaluate_methods(
         rankings = {}
         for name, method in methods.items():
             rankings[name] = gradient_rankings(run, method, queries, settings, world)
-        rankings["bm25"] = BM25().rank(queries, passages)
-        rankings["random"] = RandomRanking(settings.seed).rank(queries, passages)
+        for baseline in baselines(settings):
+            rankings[baseline.name] = baseline.rank(queries, passages)
         for name, each in rankings.items():
             write_rankings(run.evaluation / f"{name}.jsonl", each)
         patched = None
@@ -113,18 +113,7 @@ def gradient_rankings(
     scoring = Scoring(curvature=method.curvature, task_weight=settings.task_weight, normalize=method.normalize)
     also = [run.index(name) for name in method.also]
     with Attributor.open(run.index(method.index), also=also, world=world) as attributor:
-        passages = attributor.passages
-        options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(passages)))
-        golds = [numbers_of(query.gold, passages).tolist() for query in queries]
-        found, gold_ranks = attributor.ranked(queries, golds, options)
-        return [
-            Ranking(
-                query.example_id,
-                tuple(passages.id_of(n) for n in found.passages[i].tolist() if n >= 0),
-                tuple(int(rank) for rank in gold_ranks[i]),
-            )
-            for i, query in enumerate(queries)
-        ]
+        return rankings_of(attributor, queries, scoring)
 
 
 def measure_tail_patch(

@@ -17,15 +17,20 @@ from headwater.train.artifacts import write_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-METHODS = ("headwater", "trackstar", "gradient_cosine", "gradient_dot", "bm25", "random", "gold")
+METHODS = (
+    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot", "bm25", "tfidf", "encoder", "random", "gold",
+)  # fmt: skip
 """The order of the rows; others follow in the order in which they are given. `gold` has a tail-patch only."""
 
 LABELS = {
     "headwater": "Headwater",
+    "corpus": "Headwater, no task",
     "trackstar": "TrackStar",
     "gradient_cosine": "Gradient cosine",
     "gradient_dot": "Gradient dot",
     "bm25": "BM25",
+    "tfidf": "TF-IDF",
+    "encoder": "Sentence encoder",
     "random": "Random",
     "gold": "Gold passages",
 }

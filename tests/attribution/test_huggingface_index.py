@@ -76,6 +76,33 @@ def test_every_document_is_in_the_index_once(built: Path, documents: Path) -> No
 
 
 @pytest.mark.slow
+def test_methods_are_held_against_each_other_on_it(built: Path, documents: Path, tmp_path: Path) -> None:
+    """Golds are documents; what the trace found comes back as results of another program."""
+    given = [json.loads(line) for line in documents.read_text().splitlines()]
+    short = [(each["id"], each["text"].rsplit(" ", 1)) for each in sorted(given, key=lambda e: len(e["text"]))[:3]]
+    records = [
+        {"example_id": name, "prompt": prompt, "target": target, "gold": [name]} for name, (prompt, target) in short
+    ]
+    queries, traced = tmp_path / "queries.jsonl", tmp_path / "traced.jsonl"
+    queries.write_text("\n".join(map(json.dumps, records)))
+    done = headwater("trace", f"index={built}", f"queries={queries}", f"out={traced}", "top_k=100")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "evaluation"
+    done = headwater(
+        *("evaluate", f"index={built}", f"queries={queries}", f"out={out}", "baselines=[tfidf,random]"),
+        f"results.again={traced}",
+    )
+    assert done.returncode == 0, done.stderr
+    methods = json.loads((out / "table.json").read_text())["methods"]
+    assert set(methods) == {
+        "headwater", "corpus", "gradient_cosine", "gradient_dot", "tfidf", "random", "again",
+    }  # fmt: skip
+    assert methods["again"]["mrr"] == methods["headwater"]["mrr"]
+    assert methods["tfidf"]["mrr"][0] == 1.0
+    assert methods["headwater"]["mrr"][0] > methods["random"]["mrr"][0]
+
+
+@pytest.mark.slow
 def test_traces_from_the_command_line(built: Path, tmp_path: Path) -> None:
     trace = ["trace", str(ROOT / "configs/trace/default.yaml"), f"index={built}", "top_k=3", "bottom_k=1"]
     one = headwater(*trace, "--prompt", "The river runs to the", "--target", "harbor", "--against", "garden")

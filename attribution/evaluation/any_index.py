@@ -1,0 +1,87 @@
+"""Holds methods against gold passages on any index: one's own model, documents, questions, and others' results.
+
+    headwater evaluate index=INDEX queries=FILE results.theirs=FILE
+
+Four ways to score the index's rows, the baselines that are asked for, and results that other programs wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from headwater.attribution.evaluation.baselines.bm25 import BM25
+from headwater.attribution.evaluation.baselines.encoder import Encoder
+from headwater.attribution.evaluation.baselines.random_order import RandomRanking
+from headwater.attribution.evaluation.baselines.tfidf import TfIdf
+from headwater.attribution.evaluation.golds import with_gold_ids
+from headwater.attribution.evaluation.outside import outside_rankings
+from headwater.attribution.evaluation.ranking import DEPTH, Method, Ranking, numbers_of, write_rankings
+from headwater.attribution.evaluation.table import build_table, write_table
+from headwater.attribution.search.options import ScanOptions
+from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.settings import EvaluateSettings
+from headwater.attribution.tracing.attributor import Attributor
+from headwater.attribution.tracing.queries import Query, read_queries
+
+WAYS = {
+    "headwater": ("task", True),
+    "corpus": ("train", True),
+    "gradient_cosine": ("none", True),
+    "gradient_dot": ("none", False),
+}
+"""Curvature and unit norm of the ways to score the same rows."""
+
+
+def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
+    """Ranks, measures, and writes OUT: one file a method, and table.json, which is returned.
+
+    Raises:
+        MissingError, MismatchError: queries, index or results are not there, or do not fit together.
+    """
+    queries = read_queries(settings.queries)
+    out = (
+        Path(settings.out)
+        if settings.out
+        else Path(settings.index).with_name(f"{Path(settings.index).name}-evaluation")
+    )
+    with Attributor.open(settings.index) as attributor:
+        passages = attributor.passages
+        queries = with_gold_ids(queries, passages)
+        rankings: dict[str, list[Ranking]] = {}
+        for name, path in settings.results.items():  # first: they may be refused
+            rankings[name] = outside_rankings(path, queries, passages)
+        for name, (curvature, normalize) in WAYS.items():
+            scoring = Scoring(curvature=curvature, task_weight=settings.task_weight, normalize=normalize)
+            rankings[name] = rankings_of(attributor, queries, scoring)
+        for method in baselines(settings):
+            rankings[method.name] = method.rank(queries, passages)
+    for name, each in rankings.items():
+        write_rankings(out / f"{name}.jsonl", each)
+    table = build_table(rankings, reference="headwater", seed=settings.seed)
+    write_table(out / "table.json", table)
+    return table
+
+
+def baselines(settings: EvaluateSettings) -> list[Method]:
+    """The methods that read texts alone, or nothing."""
+    made: dict[str, Method] = {"bm25": BM25(), "tfidf": TfIdf(), "random": RandomRanking(settings.seed)}
+    if "encoder" in settings.baselines:
+        made["encoder"] = Encoder(settings.encoder)
+    return [made[name] for name in settings.baselines]
+
+
+def rankings_of(attributor: Attributor, queries: list[Query], scoring: Scoring) -> list[Ranking]:
+    """The full ranking of every query by one way to score: its best passages, and the places of the gold ones."""
+    passages = attributor.passages
+    options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(passages)))
+    golds = [numbers_of(query.gold, passages).tolist() for query in queries]
+    found, gold_ranks = attributor.ranked(queries, golds, options)
+    return [
+        Ranking(
+            query.example_id,
+            tuple(passages.id_of(n) for n in found.passages[i].tolist() if n >= 0),
+            tuple(int(rank) for rank in gold_ranks[i]),
+        )
+        for i, query in enumerate(queries)
+    ]

@@ -1,0 +1,172 @@
+"""Methods on anybody's index: golds by id and by text, other programs' results, the baselines beside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.attribution.evaluation.baselines.encoder import Encoder
+from headwater.attribution.evaluation.baselines.tfidf import TfIdf
+from headwater.attribution.evaluation.golds import with_gold_ids
+from headwater.attribution.evaluation.outside import outside_rankings
+from headwater.attribution.settings import EvaluateSettings
+from headwater.attribution.tracing.queries import Query
+from headwater.configs import load_config
+from headwater.configs.errors import ConfigError, CorruptError, MismatchError
+
+from .written import WrittenPassages
+
+TEXTS = [
+    "Mara Quill studies geology, and nothing but geology.",
+    "Tobin Ash works as glassblower near harbour towns",
+    "Mara Quill lives near Port Selwyn harbour",
+    "rivers and lakes cover much land",
+    "Mara Quill lives near Port Selwyn harbour",
+]
+PASSAGES = WrittenPassages([f"doc{number}#0" for number in range(len(TEXTS))], TEXTS)
+QUERIES = [
+    Query("a", "Where does Mara Quill live?", "Port Selwyn", ("doc2#0",)),
+    Query("b", "Tobin Ash works as", "glassblower", ("doc1#0", "doc3#0")),
+]
+
+
+def test_gold_is_an_id_a_document_or_a_text() -> None:
+    pieces = WrittenPassages(["d#0", "d#1", "e#0"], ["one", "two", "three"])
+    assert with_gold_ids([Query("a", "p", "t", ("d", "three"))], pieces)[0].gold == ("d#0", "d#1", "e#0")
+    given = [Query("a", "p", "t", (TEXTS[0], "doc1#0")), Query("b", "p", "t", ("  " + TEXTS[2] + "\n", "doc2#0"))]
+    assert [query.gold for query in with_gold_ids(given, PASSAGES)] == [("doc0#0", "doc1#0"), ("doc2#0",)]
+    with pytest.raises(MismatchError, match="1 gold passage") as caught:
+        with_gold_ids([Query("a", "p", "t", ("doc9#0",))], PASSAGES)
+    assert "doc0#0" in str(caught.value)
+
+
+def lines(path: Path, *records: dict) -> Path:
+    path.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+    return path
+
+
+def test_results_are_joined_by_id_and_what_is_not_listed_is_not_found(tmp_path: Path) -> None:
+    ids = lines(
+        tmp_path / "ids.jsonl",
+        {"example_id": "b", "proponent_ids": ["doc0#0", "doc1#0"]},
+        {"example_id": "a", "proponent_ids": ["doc4#0", "doc2#0"]},
+    )
+    texts = lines(
+        tmp_path / "texts.jsonl",
+        {"example_id": "a", "inputs_plaintext": "", "proponents": [TEXTS[3], TEXTS[2]]},
+        {"example_id": "b", "inputs_plaintext": "", "proponents": [TEXTS[1], TEXTS[1]]},
+    )
+    a, b = outside_rankings(ids, QUERIES, PASSAGES)
+    assert (a.gold_ranks, b.gold_ranks) == ((1,), (1, 4))
+    a, b = outside_rankings(texts, QUERIES, PASSAGES)
+    assert (a.ranking, a.gold_ranks) == (("doc3#0", "doc2#0"), (1,))
+    assert b.gold_ranks == (0, 4)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_matrix_of_scores(tmp_path: Path, turned: bool) -> None:
+    scores_QN = np.array([[0.1, 0.5, 0.3, 0.2, 0.0], [3.0, 2.0, 1.0, 9.0, 0.0]], dtype=np.float32)
+    np.save(tmp_path / "scores.npy", scores_QN.T if turned else scores_QN)
+    a, b = outside_rankings(tmp_path / "scores.npy", QUERIES, PASSAGES)
+    assert (a.gold_ranks, b.gold_ranks) == ((1,), (2, 0))
+    np.save(tmp_path / "scores.npy", scores_QN[:, :4])
+    with pytest.raises(MismatchError, match="another shape"):
+        outside_rankings(tmp_path / "scores.npy", QUERIES, PASSAGES)
+
+
+def test_results_of_others_are_refused_by_name(tmp_path: Path) -> None:
+    one = lines(tmp_path / "one.jsonl", {"example_id": "a", "proponent_ids": []})
+    with pytest.raises(MismatchError, match="does not answer every question"):
+        outside_rankings(one, QUERIES, PASSAGES)
+    strange = lines(tmp_path / "strange.jsonl", *({"example_id": name, "proponents": ["?"]} for name in "ab"))
+    with pytest.raises(MismatchError, match="no passages of this corpus"):
+        outside_rankings(strange, QUERIES, PASSAGES)
+    broken = lines(tmp_path / "broken.jsonl", {"example_id": "a", "proponents": "text"})
+    with pytest.raises(CorruptError, match="line 1"):
+        outside_rankings(broken, QUERIES, PASSAGES)
+    (tmp_path / "pickled.npy").write_bytes(b"\x80\x04N.")
+    with pytest.raises(CorruptError, match="cannot be read"):
+        outside_rankings(tmp_path / "pickled.npy", QUERIES, PASSAGES)
+
+
+def test_settings_say_what_they_lack() -> None:
+    for given, key in (
+        (["index=x"], "queries"),
+        (["queries=q.jsonl"], "queries"),
+        (["baselines=[encoder]"], "encoder"),
+        (["index=x", "queries=q", "results.bm25=r.jsonl"], "results"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(EvaluateSettings, None, given)
+        assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_tfidf_is_the_cosine_of_word_weights() -> None:
+    """One-word texts, so that the formula is short: idf = 1 + ln((1 + n) / (1 + df)), rows of unit norm."""
+    texts = ["harbour", "harbour harbour lake", "lake", "mountain"]
+    passages = WrittenPassages([f"d{n}#0" for n in range(4)], texts)
+    got_QN = TfIdf().scores([Query("q", "harbour", "unheard")], passages)
+    idf = {word: 1 + np.log(5 / (1 + df)) for word, df in {"harbour": 2, "lake": 2, "pair": 1}.items()}
+    second = np.array([idf["harbour"] * (1 + np.log(2)), idf["lake"], idf["pair"], idf["pair"]])
+    np.testing.assert_allclose(got_QN[0], [1, second[0] / np.linalg.norm(second), 0, 0], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT with a tokenizer of characters, pooled by the mean."""
+    from headwater.train.compat import declare_torchvision_operators
+
+    declare_torchvision_operators()
+    import torch
+    import transformers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    path = tmp_path_factory.mktemp("encoder")
+    letters = {letter: n for n, letter in enumerate(["[PAD]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz "])}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(letters), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    transformers.BertModel(config).save_pretrained(path)
+    (path / "1_Pooling").mkdir()
+    (path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return path
+
+
+def test_an_encoder_pools_what_is_there(encoder: Path) -> None:
+    """Against the model asked one text at a time, without padding."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    model = transformers.AutoModel.from_pretrained(encoder).eval()
+
+    def embedded(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=32)).last_hidden_state[0]
+        return hidden.mean(0) / hidden.mean(0).norm()
+
+    got_QN = Encoder(str(encoder)).scores(QUERIES, PASSAGES)
+    for query, row_N in zip(QUERIES, got_QN, strict=True):
+        expected = [float(embedded(f"{query.prompt} {query.target}") @ embedded(text)) for text in TEXTS]
+        np.testing.assert_allclose(row_N, expected, atol=1e-5)
+
+
+def test_a_pooling_that_is_not_known_is_refused(encoder: Path, tmp_path: Path) -> None:
+    from headwater.configs.errors import UserError
+
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "config.json").write_text((encoder / "config.json").read_text())
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(UserError, match="pools in a way"):
+        Encoder(str(tmp_path))
+    with pytest.raises(UserError, match="holds no sentence encoder"):
+        Encoder(str(tmp_path / "nothing"))
