@@ -31,9 +31,8 @@ _FORK.set_forkserver_preload(["tests.preload"])
 DEADLINE_S = 180
 """Far more than anything here takes on a quiet machine."""
 
-MAX_JOBS = 6
-"""A group runs, then new processes take its place: gloo's threads of groups that are gone stay, and each wakes a
-hundred times a second."""
+MAX_JOBS = 12
+"""A group runs, then new processes take its place: gloo's threads of groups that are gone stay."""
 
 REFUSED = 2
 """Exit status of a run whose input is wrong: every rank says so and ends in good order."""

@@ -8,7 +8,13 @@ stand in the way of the next.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import os
+import sys
 import threading
+import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,12 +45,35 @@ class PackedSequence:
     first_passage: int
 
 
-def streaming() -> Any:
-    """The `streaming` package; imported late because it takes seconds."""
-    declare_torchvision_operators()
-    import streaming
+@functools.cache
+def part_of(name: str) -> Any:
+    """A module of mosaicml-streaming, `streaming.base.NAME`, without what its packages import beside it.
 
-    return streaming
+    `import streaming` takes two seconds, since it imports datasets of texts, images and videos and with them
+    transformers and torchvision. The two packages stand empty while the module is imported; whoever imports
+    `streaming` afterwards has it whole.
+    """
+    with _IMPORTING:
+        declare_torchvision_operators()
+        packages = ("streaming", "streaming.base")
+        if packages[0] in sys.modules:
+            return importlib.import_module(f"streaming.base.{name}")
+        spec = importlib.util.find_spec("streaming")
+        assert spec is not None
+        assert spec.submodule_search_locations
+        try:
+            for package in packages:
+                module = types.ModuleType(package)
+                below = package.split(".")[1:]
+                module.__path__ = [os.path.join(place, *below) for place in spec.submodule_search_locations]
+                sys.modules[package] = module
+            return importlib.import_module(f"streaming.base.{name}")
+        finally:
+            for package in packages:
+                sys.modules.pop(package, None)
+
+
+_IMPORTING = threading.Lock()
 
 
 def write_shard(directory: Path, sequences: Iterable[tuple[PackedSequence, list[str]]]) -> None:
@@ -52,7 +81,7 @@ def write_shard(directory: Path, sequences: Iterable[tuple[PackedSequence, list[
     # The writer closes, and with it flushes its last shard, before the directory is renamed.
     with (
         atomic_path(directory) as part,
-        streaming().MDSWriter(out=str(part), columns=COLUMNS, size_limit=None) as writer,
+        part_of("format.mds.writer").MDSWriter(out=str(part), columns=COLUMNS, size_limit=None) as writer,
     ):
         for sequence, passage_ids in sequences:
             sample = {"tokens": sequence.tokens.astype(np.uint32), "lengths": sequence.lengths.astype(np.int32)}
@@ -61,20 +90,14 @@ def write_shard(directory: Path, sequences: Iterable[tuple[PackedSequence, list[
 
 def merge_indexes(directory: Path, shards: list[str]) -> None:
     """Writes `directory`/index.json over the shard directories in it, by mosaicml's own tool."""
-    streaming()
-    from streaming.base.util import merge_index
-
     with quiet():
-        merge_index([str(directory / shard / "index.json") for shard in shards], str(directory))
+        part_of("util").merge_index([str(directory / shard / "index.json") for shard in shards], str(directory))
 
 
 def open_reader(path: Path, entry: dict[str, Any]) -> Any:
     """mosaicml's reader of one local shard file; `entry` is its description in a corpus's index.json."""
-    streaming()
-    from streaming.base.format.mds.reader import MDSReader
-
     entry["raw_data"]["basename"] = path.name
-    return MDSReader.from_json(str(path.parent), None, entry)
+    return part_of("format.mds.reader").MDSReader.from_json(str(path.parent), None, entry)
 
 
 @contextmanager
@@ -102,12 +125,9 @@ def fetch(remote: str, local: Path) -> None:
     Raises:
         UserError: it cannot be downloaded.
     """
-    streaming()
-    from streaming.base.storage.download import CloudDownloader
-
     try:
         with atomic_path(local) as part:
-            downloader = CloudDownloader.get(remote)
+            downloader = part_of("storage.download").CloudDownloader.get(remote)
             downloader.download(remote, str(part), timeout=300)
             downloader.clean_up()
     except UserError:
@@ -126,11 +146,8 @@ def upload(local: Path, files: list[str], remote: str) -> None:
     Raises:
         UserError: one cannot be uploaded.
     """
-    streaming()
-    from streaming.base.storage.upload import CloudUploader
-
     try:
-        uploader = CloudUploader.get((str(local), remote), keep_local=True, exist_ok=True)
+        uploader = part_of("storage.upload").CloudUploader.get((str(local), remote), keep_local=True, exist_ok=True)
         for file in files:
             uploader.upload_file(file)
     except Exception as error:  # each store's client raises its own kinds

@@ -8,8 +8,9 @@ import pytest
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import fingerprint, read_json
+from headwater.train.compat import declare_torchvision_operators
 from headwater.train.corpus.documents import read_documents
-from headwater.train.mosaic import streaming
+from headwater.train.mosaic import part_of
 from headwater.train.stream.corpus import UNMARKED, PassageSet, open_corpus, open_passages
 from headwater.train.stream.verified import notes_directory
 from headwater.train.tokenizer import TextTokenizer
@@ -70,7 +71,12 @@ def test_mosaicml_can_open_the_shards(run, copied):
     assert [shard["raw_data"]["basename"] for shard in index["shards"]] == [
         shard["file"] for shard in corpus.manifest["shards"]
     ]
-    dataset = streaming().StreamingDataset(local=str(copied), batch_size=1, shuffle=False)
+    declare_torchvision_operators()
+    import streaming
+
+    # What was imported of it before, alone, is what the whole package has.
+    assert streaming.MDSWriter is part_of("format.mds.writer").MDSWriter
+    dataset = streaming.StreamingDataset(local=str(copied), batch_size=1, shuffle=False)
     assert len(dataset) == corpus.sequences
     for number, theirs in enumerate(dataset):
         ours, ids = corpus.shards.read(number)
