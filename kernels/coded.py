@@ -56,7 +56,7 @@ class CodedVectors:
         form: of the rows.
         queries: of each module float32 [Q, d]: products are added up over the modules.
         directions: of each module float32 [r, d]: squared products are added up over all.
-        planes: 1 or 2 bytes for a query's number; a direction's has one.
+        planes: 1 or 2 bytes for a query's number; among many a direction's has one.
         dot: which instructions; the processor's best if not given.
     """
 
@@ -73,7 +73,7 @@ class CodedVectors:
         self.form, self.planes, self.dot = form, planes, dot or coded_code.best_dot()
         self.queries = len(queries[0])
         self._kept: list[Tensor] = []  # what the tables point to
-        self._few = self.queries <= FEW and not any(len(part) for part in directions)
+        self._few = self.queries + max(len(part) for part in directions) <= FEW
         self._columns = -(-self.queries // (2 * GROUP)) * 2 * GROUP
         widths = form.widths
         starts = [sum(widths[:m]) for m in range(len(widths))]
@@ -81,7 +81,8 @@ class CodedVectors:
         for m, (start, width) in enumerate(zip(starts, widths, strict=True)):
             table[m, 0], table[m, 1] = start, width
             if self._few:
-                table[m, 2:5] = torch.tensor(self._whole(queries[m], width))
+                both_Kd = torch.cat([queries[m], directions[m]])
+                table[m, 2:6] = torch.tensor([*self._whole(both_Kd, width), len(directions[m])])
             else:
                 tiles = self._tiles(queries[m], directions[m], width)
                 table[m, 2], table[m, 3] = len(tiles), self._address(torch.tensor(tiles, dtype=torch.int64))
@@ -98,7 +99,7 @@ class CodedVectors:
             scale_NM: bfloat16, contiguous.
         """
         rows, form = len(code_NB), self.form
-        width = self.queries if self._few else self._columns + GROUP
+        width = self.queries + 1 if self._few else self._columns + GROUP
         out_NK = torch.zeros(rows, width)
         run = coded_code.compiled("few" if self._few else "many", form.bits, self.planes, self.dot)
         scale_NM = scale_NM.contiguous()
@@ -116,7 +117,7 @@ class CodedVectors:
 
         share_out(rows, sum(form.dims) * max(1, width // GROUP) // 4, some)
         if self._few:
-            return out_NK, torch.zeros(rows)
+            return out_NK[:, : self.queries].contiguous(), out_NK[:, self.queries]
         return out_NK[:, : self.queries].contiguous(), out_NK[:, self._columns :].sum(dim=1)
 
     def _whole(self, vectors_Kd: Tensor, width: int) -> list[int]:

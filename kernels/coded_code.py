@@ -130,11 +130,12 @@ def _scale_of(build: ir.IRBuilder, scale: ir.Value, number: ir.Value) -> ir.Valu
 def _emit_few(module: ir.Module, numbers: _Numbers) -> None:
     """few(code, code_row, scale, scale_row, rows, modules, count, vectors, gain, out, out_row):
 
-    out[n, q] = sum over modules m of scale[n, m] times row n's numbers of m times vector q's, for a few vectors q.
+    out[n, q] += sum over modules m of scale[n, m] times row n's numbers of m times vector q's, for a few vectors q;
+    to out[n, vectors] the squares of the products with a module's further vectors are added.
 
     `modules` holds for each its first byte in a row, its bytes, the address of its vectors (vector by vector, plane by
-    plane, part by part), that of their scales (float32) and that of what is taken off their sums (int32, by plane).
-    Rows are taken two at a time, or four where a byte holds few numbers.
+    plane, part by part), that of their scales (float32), that of what is taken off their sums (int32, by plane), and
+    how many further vectors there are. Rows are taken two at a time, or four where a byte holds few numbers.
     """
     signature = [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER, _INT, _INT, _INT32, _POINTER, _INT]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), signature), "few")
@@ -197,22 +198,34 @@ def _emit_few(module: ir.Module, numbers: _Numbers) -> None:
                 parts = [at(build, line, start) for line in lines]
                 scale_m = [_scale_of(build, address, m) for address in scales]
 
-                def vector(q: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                def values(q: ir.Value) -> list[ir.Value]:
+                    """Of each line its product with a vector."""
                     found = products(parts, width, at(build, packed, build.mul(q, stride)))
                     factor = build.load(at(build, factors, build.mul(q, _INT(4))), align=4, typ=_FLOAT)
                     taken = at(build, off, build.mul(q, _INT(4 * numbers.planes)))
-                    for planes, scale_1, target in zip(found, scale_m, outs, strict=True):
+                    results = []
+                    for planes, scale_1 in zip(found, scale_m, strict=True):
                         value = ir.Constant(_FLOAT, 0.0)
                         for plane, total in enumerate(planes):
                             exact = build.sub(build.mul(total, gain), _load(build, taken, 4 * plane, _INT32))
                             high = build.fmul(value, ir.Constant(_FLOAT, 128.0))
                             value = build.fadd(high, build.sitofp(exact, _FLOAT))
-                        place = at(build, target, build.mul(q, _INT(4)))
+                        results.append(build.fmul(build.fmul(value, factor), scale_1))
+                    return results
+
+                def added(column: ir.Value, each: list[tuple[ir.Value, ir.Value]]) -> list[ir.Value]:
+                    for target, (left, right) in zip(outs, each, strict=True):
+                        place = at(build, target, build.mul(column, _INT(4)))
                         before = build.load(place, align=4, typ=_FLOAT)
-                        build.store(build.call(fma, [build.fmul(value, factor), scale_1, before]), place, align=4)
+                        build.store(build.call(fma, [left, right, before]), place, align=4)
                     return []
 
-                loop(build, _INT(0), vectors, 1, [], vector)
+                one_float = ir.Constant(_FLOAT, 1.0)
+                further = build.add(vectors, _load(build, about, 40, _INT))
+                loop(build, _INT(0), vectors, 1, [], lambda q, _: added(q, [(value, one_float) for value in values(q)]))
+                loop(
+                    build, vectors, further, 1, [], lambda q, _: added(vectors, [(value, value) for value in values(q)])
+                )
                 return []
 
             loop(build, _INT(0), count, 1, [], one)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from headwater.kernels import coded_code
-from headwater.kernels.coded import LARGEST, CodedVectors, Format
+from headwater.kernels.coded import FEW, LARGEST, CodedVectors, Format
 
 DIMS = (35, 64 * 64, 130, 1, 9 * 13)
 DOTS = ["plain", pytest.param("vnni", marks=pytest.mark.skipif(coded_code.best_dot() != "vnni", reason="no VNNI"))]
@@ -48,7 +48,8 @@ def rounded(vectors_Kd: Tensor, planes: int) -> Tensor:
 @pytest.mark.parametrize("dot", DOTS)
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize(
-    ("planes", "queries", "directions"), [(1, 1, 0), (2, 7, 0), (1, 41, 0), (1, 1, 3), (2, 33, 35)]
+    ("planes", "queries", "directions"),
+    [(1, 1, 0), (2, 7, 0), (1, 41, 0), (1, 1, 3), (2, 1, 2), (1, 9, 3), (2, 33, 35)],
 )
 def test_products_and_squares(name: str, planes: int, queries: int, directions: int, dot: str) -> None:
     """Whole numbers are exact: what is left is float32's rounding of a sum over modules."""
@@ -62,7 +63,11 @@ def test_products_and_squares(name: str, planes: int, queries: int, directions: 
     assert (got_NQ - expected_NQ).abs().max() < 1e-6 * expected_NQ.abs().max()
     expected_N = torch.zeros(27, dtype=torch.float64)
     for part, each in zip(numbers, along, strict=True):
-        expected_N += (part @ rounded(each, 1).T).square().sum(dim=1) if len(each) else 0
+        expected_N += (
+            (part @ rounded(each, planes if queries + directions <= FEW else 1).T).square().sum(dim=1)
+            if len(each)
+            else 0
+        )
     assert (got_N - expected_N).abs().max() <= 1e-6 * expected_N.abs().max()
     unrounded = sum(part @ each.double().T for part, each in zip(numbers, asked, strict=True))
     assert (got_NQ - unrounded).abs().max() > 1e-6 * expected_NQ.abs().max()
