@@ -16,7 +16,7 @@ import typer
 
 from headwater.launch.cli.benchmarks import bench_app
 from headwater.launch.cli.checkpoints import export_, import_
-from headwater.launch.cli.front import OK, OPTIONS, Front
+from headwater.launch.cli.front import OK, OPTIONS, Front, load
 from headwater.launch.cli.machines import launch, plan
 from headwater.launch.cli.stages import corpus_app, demo, evaluate, index_app, pretrain, report, trace
 from headwater.launch.cli.studies import ablate_app, study_app
@@ -28,13 +28,14 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def front(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print version and commit, and stop.")] = False,
 ) -> None:
     """Train a language model on a stream of documents, plant facts in it, and trace what it knows to its source."""
     if show_version:
         from importlib.metadata import version
 
-        typer.echo(f"headwater {version('headwater')}")
+        commit = load("headwater.train.artifacts:git_commit")()
+        typer.echo(f"headwater {version('headwater')}" + (f" ({commit})" if commit else ""))
         raise typer.Exit(OK)
 
 
