@@ -22,7 +22,10 @@ from headwater.launch.cli.stages import corpus_app, demo, evaluate, index_app, p
 from headwater.launch.cli.studies import ablate_app, study_app
 
 app = typer.Typer(
-    cls=Front, context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode="rich", **OPTIONS
+    cls=Front,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    **{**OPTIONS, "add_completion": True},
 )
 
 
