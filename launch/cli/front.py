@@ -15,7 +15,7 @@ OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
 ORDER = ["demo", "corpus", "pretrain", "index", "trace", "evaluate", "report", "study", "ablate"]
-ORDER += ["plan", "launch", "export", "import", "bench"]
+ORDER += ["plan", "launch", "export", "import", "bench", "doctor"]
 
 
 class Front(TyperGroup):

@@ -1,4 +1,4 @@
-"""Runs on many machines: what they need, and the scripts that start them."""
+"""Machines: what this one is, what a run needs of many, and the scripts that start it there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from headwater.launch.cli.front import Arguments, Keys, Yaml, given_config, print_settings, refuse_bare, split_arguments
+from headwater.launch.cli.front import (
+    Arguments,
+    Keys,
+    Yaml,
+    given_config,
+    load,
+    print_settings,
+    refuse_bare,
+    split_arguments,
+)
 
 
 def plan(
@@ -30,6 +39,11 @@ def plan(
         refuse_bare("headwater plan", "pretrain/llama-8b gpus=64 gpu=h100")
     config, overrides = split_arguments(arguments)
     run_plan(given_config(config), overrides, as_json=json)
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False) -> None:
+    """Say what this machine and environment are, and whether they will do; for a bug report."""
+    raise typer.Exit(load("headwater.launch.doctor:run_doctor")(json))
 
 
 def launch(
