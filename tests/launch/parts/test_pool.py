@@ -189,3 +189,18 @@ def test_what_is_running_is_told_while_nothing_ends(home: Path, monkeypatch: pyt
     run_parts([part], 1, said.append)
     assert any(line.endswith("running a/b: step 2/9  loss 2.0") for line in said), said
     assert pool.last_line(home / "none.txt") == "begins"
+
+
+def test_more_seeds_may_be_added_and_the_first_stay(tmp_path: Path) -> None:
+    path, about = (
+        tmp_path / "study.json",
+        {"what": "other settings", "fix": "choose another out=", "growing": ["seeds"]},
+    )
+    keep_settings(path, {"seeds": [3], "k": 1}, mark="a", **about)
+    keep_settings(path, {"seeds": [3, 4, 5], "k": 1}, mark="b", **about)
+    assert read_json(path)["made_with"]["seeds"] == [3, 4, 5]
+    keep_settings(path, {"seeds": [3, 4], "k": 1}, mark="c", **about)
+    for other, named in (({"seeds": [4, 3], "k": 1}, "seeds = "), ({"seeds": [3, 4, 5], "k": 2}, "k = 2")):
+        with pytest.raises(MismatchError, match="other settings") as caught:
+            keep_settings(path, other, mark="d", **about)
+        assert named in caught.value.expected
