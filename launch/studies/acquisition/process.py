@@ -17,6 +17,7 @@ from headwater.configs import load_config, save_config
 from headwater.launch.jobs.command import run_module
 from headwater.launch.parts.process import run_part
 from headwater.launch.studies.acquisition.parts import TASK, BasePart, ContinuedPart
+from headwater.launch.studies.acquisition.records import records_of
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.acquisition.study import Acquisition
 from headwater.train.artifacts import RunDir, write_json, write_provenance
