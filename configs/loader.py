@@ -136,7 +136,8 @@ def _way_to(schema: Any, key: str) -> tuple[list[str], Any]:
 
     What follows the key of a mapping is one name: `grid.train.steps` is the key `train.steps` of `grid`.
     """
-    names, way = key.split("."), []
+    names = key.split(".")
+    way: list[str] = []
     for place, name in enumerate(names):
         inner = without_none(schema)
         if typing.get_origin(inner) is dict and not _holds_sections(inner):

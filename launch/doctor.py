@@ -202,8 +202,8 @@ def _kernels() -> str:
     correction = Factored(torch.rand(outputs, generator=made), torch.rand(inputs, generator=made))
     wanted = reference.project(delta_TO, a_TI, cu_seqlens, left_Ok, right_Ik, correction)
     moved = Factored(correction.r_O.to(device), correction.c_I.to(device))
-    given = [each.to(device) for each in (delta_TO, a_TI, cu_seqlens, left_Ok, right_Ik)]
-    found = project(*given, moved).cpu()
+    delta_TO, a_TI, cu_seqlens = delta_TO.to(device), a_TI.to(device), cu_seqlens.to(device)
+    found = project(delta_TO, a_TI, cu_seqlens, left_Ok.to(device), right_Ik.to(device), moved).cpu()
     error = float((found - wanted).norm() / wanted.norm())
     if not error < 1e-3:
         raise ArithmeticError(f"the projection is off by {error:.1e}")

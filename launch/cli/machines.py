@@ -29,7 +29,7 @@ def plan(
 
     Parameters, memory, FLOPs, time, checkpoints, index. A layout that cannot work is refused, with the nearest that do.
     """
-    from headwater.launch.plan.layouts import PlanSettings
+    from headwater.launch.machines.layouts import PlanSettings
     from headwater.launch.plan.report import run_plan
 
     if keys or yaml:

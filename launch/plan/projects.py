@@ -9,7 +9,7 @@ from typing import Any
 
 from headwater.configs import load_config
 from headwater.configs.sources import find_config, read_with_bases
-from headwater.launch.plan.estimates import updates
+from headwater.launch.machines.estimates import updates
 from headwater.train.settings import PretrainSettings
 
 SCHEMAS = {
@@ -106,7 +106,7 @@ def whole_work(config: str | None, overrides: Iterable[str], planned: PretrainSe
         return []
     own = project.keys - {field.name for field in fields(PretrainSettings)}
     chosen = [text for text in overrides if text.partition("=")[0].strip().removesuffix("+").partition(".")[0] in own]
-    settings = load_config(project.schema, project.config, _with_placeholders(project, chosen), cross_checks=False)
+    settings: Any = load_config(project.schema, project.config, _with_placeholders(project, chosen), cross_checks=False)
     return list(_COUNTED[project.kind](settings, planned))
 
 
@@ -149,8 +149,8 @@ def _storage(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     yield Work("pretrainings", tasks.count("train"), updates(planned))
     if settings.finetune:
         tuned = load_config(PretrainSettings, settings.preset, [*settings.pretrain, *settings.finetune])
-        size = tuned.train.global_batch * tuned.corpus.seq_len
-        size /= planned.train.global_batch * planned.corpus.seq_len
+        tokens = planned.train.global_batch * planned.corpus.seq_len
+        size = tuned.train.global_batch * tuned.corpus.seq_len / tokens
         yield Work("fine-tunings of all weights", tasks.count("full"), updates(tuned), size)
     for task, what in (("lora", "by LoRA"), ("q_probe", "Q-probes"), ("p_probe", "P-probes")):
         if tasks.count(task):

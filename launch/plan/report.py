@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from headwater.configs import ConfigError, Problem, load_config
-from headwater.launch.plan.estimates import (
+from headwater.launch.machines.estimates import (
     Index,
     Layout,
     Memory,
@@ -31,7 +31,7 @@ from headwater.launch.plan.estimates import (
     time_of,
     updates,
 )
-from headwater.launch.plan.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
+from headwater.launch.machines.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
 from headwater.launch.plan.projects import Project, Work, project_of, whole_work
 from headwater.train.settings import PretrainSettings
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from headwater.configs import ConfigError, UserError
-from headwater.launch.plan.estimates import GIB
-from headwater.launch.plan.layouts import PlanSettings, room
+from headwater.launch.machines.estimates import GIB
+from headwater.launch.machines.layouts import PlanSettings, room
 from headwater.launch.plan.projects import project_of, whole_work
 from headwater.launch.plan.report import load_plan, make_plan, run_plan
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from headwater.attribution.settings import ProjectionSettings
 from headwater.configs import Problem, UserError, section, setting
-from headwater.launch.plan.estimates import GIB, GPUS, Gpu, Layout, memory_of
+from headwater.launch.machines.estimates import GIB, GPUS, Gpu, Layout, memory_of
 from headwater.train.settings import ParallelSettings, PretrainSettings, ZeroSettings
 
 
