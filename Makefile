@@ -13,7 +13,7 @@ TREE := .mypy_tree/headwater
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs wheel clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -37,13 +37,22 @@ test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 # The package `headwater` exists only as a mapping onto folders; the checkers are shown the same as links.
+LINK_TREE = mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done
+	@$(LINK_TREE)
 	MYPYPATH=.mypy_tree $(BIN)/mypy -p headwater
 	PYTHONPATH=.mypy_tree $(BIN)/lint-imports --no-cache
 
+docs: setup
+	@$(LINK_TREE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: setup
+	$(BIN)/python tests/wheel.py
+
 clean:
-	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build site *.egg-info
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

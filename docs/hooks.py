@@ -17,7 +17,6 @@ SCHEMAS = {
     "corpus, pretrain, launch": "headwater.train.settings:PretrainSettings",
     "index": "headwater.attribution.settings:IndexSettings",
     "trace": "headwater.attribution.settings:TraceSettings",
-    "select": "headwater.attribution.selection.settings:SelectSettings",
     "evaluate": "headwater.attribution.settings:EvaluateSettings",
     "report": "headwater.attribution.report.settings:ReportSettings",
     "demo": "headwater.launch.demo:DemoSettings",
@@ -61,9 +60,10 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "Every setting of every command, made from the code. On the command line: `headwater pretrain --keys optimizer` lists "
-        "those below a key, `headwater pretrain pretrain/tiny --yaml` prints a file to edit. A file may name others that it "
-        "stands on, `base: other.yaml`; `key=value` replaces, `key+=value` adds to a list. All mistakes are reported together.",
+        "Every setting of every command, made from the code. On the command line `headwater pretrain --keys optimizer` "
+        "lists those below a key, and `headwater pretrain pretrain/tiny --yaml` prints a file to edit. A file may name "
+        "others that it stands on, `base: other.yaml`; `key=value` replaces, `key+=value` adds to a list. All mistakes "
+        "are reported together.",
         "",
         "## Presets",
         "",
@@ -129,3 +129,8 @@ def option_line(parameter: Any) -> str:
     default = parameter.default
     shown = f" (default {default})" if default not in (None, False, [], ()) and not callable(default) else ""
     return f"| `{cell(names)}` | {cell(getattr(parameter, 'help', '') or '')}{shown} |".replace("\\[", "[")
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """No page asks another host: the search's stand-in for pages opened from disk is left out."""
+    return re.sub(r'<script src="https://[^"]*"></script>', "", output)
