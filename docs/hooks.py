@@ -17,6 +17,7 @@ SCHEMAS = {
     "corpus, pretrain, launch": "headwater.train.settings:PretrainSettings",
     "index": "headwater.attribution.settings:IndexSettings",
     "trace": "headwater.attribution.settings:TraceSettings",
+    "select": "headwater.attribution.selection.settings:SelectSettings",
     "evaluate": "headwater.attribution.settings:EvaluateSettings",
     "report": "headwater.attribution.report.settings:ReportSettings",
     "demo": "headwater.launch.demo:DemoSettings",

@@ -155,6 +155,29 @@ def trace(
         )
 
 
+def select(
+    arguments: Arguments = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Take this many; short for top=.")] = None,
+    share: Annotated[float | None, typer.Option(min=0, max=1, help="Take this share; short for share=.")] = None,
+    keys: Keys = False,
+    yaml: Yaml = False,
+) -> None:
+    """Score a whole corpus for a task, and write the passages or documents that serve it best."""
+    given = [f"{key}={value}" for key, value in (("top", top), ("share", share)) if value is not None]
+    settings = read_settings(
+        "headwater.attribution.selection.settings:SelectSettings",
+        [*(arguments or []), *given],
+        keys,
+        yaml,
+        command="headwater select",
+        example="select/default index=runs/demo/index/headwater queries=task.jsonl share=0.5 out=chosen.jsonl",
+    )
+    made = load("headwater.attribution.selection.run:run_select")(settings)
+    for source, count in made.of.items():
+        typer.echo(f"{source}: {made.taken[source]:,} of {count:,}")
+    typer.echo(f"{made.out}: {sum(made.taken.values()):,} {settings.unit}s, scores from {made.lowest:.4f} up")
+
+
 def evaluate(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Compare attribution methods on queries whose sources are known."""
     settings = read_settings(
