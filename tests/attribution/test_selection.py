@@ -104,7 +104,7 @@ def test_a_share_of_each_source_is_taken_and_ties_go_to_the_first():
 
 
 def test_each_source_gives_its_share(truth, index, task, tmp_path):
-    _, ids, _, held = truth
+    _, _, _, held = truth
     asked = {"index": str(index), "queries": str(task), "share": 0.05}
     apart = run_select(SelectSettings(**asked, out=str(tmp_path / "apart.jsonl"), per_source=True))
     assert len(set(held)) == 2, "what is injected is a source"
