@@ -1,5 +1,7 @@
 # make demo    set up, then run everything small on this machine     make test   all tests
-# make lint    format, lint, types, imports                            make clean  remove what make made
+# make lint    format, lint, types, imports                            make docs   the documentation, into site/
+# make wheel   build the wheel, and try it in an empty environment     make clean  remove what make made
+# make setup TORCH_INDEX=URL   torch from that index: a CPU build, or one for your CUDA
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -8,12 +10,13 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PACKAGES := configs kernels train attribution launch
 TREE := .mypy_tree/headwater
+TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs wheel clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 setup: $(STAMP)
 
@@ -22,7 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 		|| { echo "error: Headwater needs Python 3.11 or 3.12; say which: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	$(BIN)/python -c 'from headwater.train.torchvision_finder import main; main()'
 	touch $@
 
 demo: setup
@@ -32,13 +37,22 @@ test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 # The package `headwater` exists only as a mapping onto folders; the checkers are shown the same as links.
+LINK_TREE = mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done
+	@$(LINK_TREE)
 	MYPYPATH=.mypy_tree $(BIN)/mypy -p headwater
 	PYTHONPATH=.mypy_tree $(BIN)/lint-imports --no-cache
 
+docs: setup
+	@$(LINK_TREE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+wheel: setup
+	$(BIN)/python tests/wheel.py
+
 clean:
-	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_tree .mypy_cache .ruff_cache .pytest_cache build site *.egg-info
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

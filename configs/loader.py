@@ -45,6 +45,7 @@ def load_config(
         schema: the settings dataclass.
         path: a YAML file or the name of a packaged preset; None for the defaults alone.
         overrides: `key=value` strings, applied last, in order; values are YAML (`[1, 2]`, `null`, `1e-3`).
+            `key+=value` adds to a list.
         cross_checks: False leaves out the `problems()` of the sections, for a caller with checks of its own.
 
     Raises:
@@ -82,16 +83,17 @@ def save_config(settings: Any, path: str | os.PathLike[str]) -> None:
 
 def to_yaml(settings: Any) -> str:
     """A settings object as YAML text, every key written out."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(settings)))
+    return OmegaConf.to_yaml(OmegaConf.create(plain(settings)))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A settings object, or a value in one, as mappings, lists, texts and numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, os.PathLike):
@@ -111,25 +113,54 @@ def _apply_overrides(
         if isinstance(parsed, Problem):
             problems.append(parsed)
             continue
-        key, raw, value = parsed
-        hint = _hint_at(schema, key)
-        if without_none(hint) in (str, Path) and value is not None and not isinstance(value, str):
-            value = raw  # a name that looks like a number, a date or a mapping is still a name
+        way, hint = _way_to(schema, parsed.key)
+        value = parsed.value
+        if parsed.adds and typing.get_origin(without_none(hint)) is not list:
+            problems.append(Problem(f"{parsed.key}+", parsed.raw, "the key of a list", f"write {parsed.key}=..."))
+            continue
+        if without_none(_element_of(hint) if parsed.adds else hint) in (str, Path) and value is not None:
+            # A name that looks like a number, a date or a mapping is still a name.
+            value = value if isinstance(value, str) or (parsed.adds and isinstance(value, list)) else parsed.raw
         try:
-            put(tree, key, value)
+            if parsed.adds and _at(tree, way) is None:
+                put(tree, way, plain(_at(schema(), way)))  # what is added to a default keeps it
+            put(tree, way, value, adds=parsed.adds)
         except IndexError:
-            problems.append(Problem(key, value, "the place of an element that the list has", "give the whole list"))
+            expected = "the place of an element that the list has"
+            problems.append(Problem(parsed.key, value, expected, "give the whole list"))
     return tree
 
 
-def _hint_at(schema: Any, key: str) -> Any:
-    """The type of a dotted key, or None if the schema has no such key."""
-    for name in key.split("."):
-        schema = without_none(schema)
-        if not dataclasses.is_dataclass(schema):
-            return None
-        schema = field_types(cast(type, schema)).get(name)
-    return schema
+def _way_to(schema: Any, key: str) -> tuple[list[str], Any]:
+    """The names of a dotted key, and its type, or None if the schema has no such key.
+
+    What follows the key of a mapping is one name: `grid.train.steps` is the key `train.steps` of `grid`.
+    """
+    names = key.split(".")
+    way: list[str] = []
+    for place, name in enumerate(names):
+        inner = without_none(schema)
+        if typing.get_origin(inner) is dict and not _holds_sections(inner):
+            return [*way, ".".join(names[place:])], typing.get_args(inner)[1]
+        if _holds_sections(inner):
+            schema = typing.get_args(inner)[-1]
+        elif dataclasses.is_dataclass(inner):
+            schema = field_types(cast(type, inner)).get(name)
+        else:
+            return [*way, *names[place:]], None
+        way.append(name)
+    return way, schema
+
+
+def _at(tree: Any, way: Iterable[str]) -> Any:
+    """What stands at a key in nested mappings or dataclasses; None if nothing does."""
+    for name in way:
+        tree = tree.get(name) if isinstance(tree, dict) else getattr(tree, name, None)
+    return tree
+
+
+def _element_of(hint: Any) -> Any:
+    return (typing.get_args(without_none(hint)) or (None,))[-1]
 
 
 class _Loader:
@@ -199,8 +230,8 @@ class _Loader:
             fix = f"write {int(value)}"
         elif value is None:
             fix = "give a value, or leave the key out to have the default"
-        elif isinstance(value, str) and expected.startswith("list"):
-            fix = f"write [{value}]"
+        elif isinstance(value, str | int | float) and expected.startswith("list"):
+            fix = f"write {key}=[{value}]"
         elif isinstance(value, dict) and expected.startswith("list"):
             fix = f"give the whole list, {key}=[...]"
         self.problems.append(Problem(key, value, expected, fix))

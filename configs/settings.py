@@ -160,6 +160,7 @@ def describe(schema: type, prefix: str = "", default: Any = None) -> Iterator[Ro
             continue
         bounded = limits != Limits(limits.help)
         shown = "(must be given)" if isinstance(value, str) and value == MISSING else _yaml_text(value)
+        shown = shown if shown or not isinstance(value, str) else '""'
         yield Row(f"{prefix}{field.name}", type_name(hint), shown, str(limits) if bounded else "", limits.help)
 
 

@@ -6,6 +6,7 @@ import difflib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ PRESETS = Path(__file__).resolve().parent
 
 def preset_names() -> list[str]:
     """The packaged presets, as `pretrain/tiny`."""
-    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.glob("*/**/*.yaml"))
+    return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.glob("**/*.yaml"))
 
 
 def find_config(path: str | os.PathLike[str], beside: Path | None = None) -> Path:
@@ -102,10 +103,28 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def parse_override(text: str) -> tuple[str, str, Any] | Problem:
-    """Splits `key=value` into the dotted key, the value's text and the value as YAML; or says what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One `key=value` of a command line.
+
+    Attributes:
+        key: dotted.
+        raw: the value's text.
+        value: the same as YAML.
+        adds: whether it was `key+=value`, which adds to a list.
+    """
+
+    key: str
+    raw: str
+    value: Any
+    adds: bool = False
+
+
+def parse_override(text: str) -> Override | Problem:
+    """Reads `key=value` or `key+=value`; or says what is wrong."""
     key, equals, raw = text.partition("=")
-    key = key.strip()
+    adds = bool(equals) and key.endswith("+")
+    key = key.removesuffix("+").strip() if adds else key.strip()
     form = "key=value, for example train.steps=20"
     if not equals:
         return Problem(text, "(no value)", form, "put an `=` between key and value")
@@ -116,21 +135,29 @@ def parse_override(text: str) -> tuple[str, str, Any] | Problem:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         reason = getattr(error, "problem", None) or str(error).split("\n")[0]
         return Problem(key, raw, f"a YAML value ({reason})", "close its brackets and quotes")
-    return key, raw, cast(dict[str, Any], parsed)["value"] if raw.strip() else None
+    return Override(key, raw, cast(dict[str, Any], parsed)["value"] if raw.strip() else None, adds)
 
 
-def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key in nested mappings; mappings in the way that are none yet are made. Numbers index lists."""
-    *way, last = key.split(".")
+def put(tree: dict[str, Any], way: Sequence[str], value: Any, *, adds: bool = False) -> None:
+    """Sets a key in nested mappings; mappings in the way that are none yet are made. Numbers index lists.
+
+    Args:
+        way: the names of the key.
+        adds: the value, or each of its elements if it is a list, is added to the list that is there.
+    """
+    *above, last = way
     node: Any = tree
-    for name in way:
+    for name in above:
         below = node[int(name)] if isinstance(node, list) and _is_index(node, name) else _child(node, name)
         if not isinstance(below, dict | list):
             below = {}
             _assign(node, name, below)
         node = below
-    if isinstance(node, dict) and isinstance(node.get(last), dict) and isinstance(value, dict):
-        value = merge(node[last], value)
+    there = node.get(last) if isinstance(node, dict) else None
+    if adds:
+        value = [*(there or []), *(value if isinstance(value, list) else [value])]
+    elif isinstance(there, dict) and isinstance(value, dict):
+        value = merge(there, value)
     _assign(node, last, value)
 
 

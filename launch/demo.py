@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headwater.attribution.report.settings import ReportSettings
@@ -25,8 +25,9 @@ from headwater.attribution.settings import (
 )
 from headwater.configs import load_config, section, setting
 from headwater.launch.jobs.command import run_module
+from headwater.launch.parts.settings import keep_settings
 from headwater.launch.parts.training import is_trained
-from headwater.train.artifacts import RunDir, fingerprint, read_json, require_match, write_json
+from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,14 +101,14 @@ class Demo:
 
     def _check_same(self) -> None:
         """Refuses to go on with a run that was started with other settings."""
-        from dataclasses import asdict
-
-        wanted = fingerprint([asdict(self.pretrain_settings), asdict(self.settings)])
-        path = self.run_dir.path / "demo.json"
-        if path.exists():
-            what = f"{self.run_dir.path} was started with other settings"
-            require_match(what, wanted, read_json(path)["fingerprint"], "choose another out=, or remove that directory")
-        write_json(path, {"fingerprint": wanted})
+        given = {"pretraining": asdict(self.pretrain_settings), **asdict(self.settings)}
+        keep_settings(
+            self.run_dir.path / "demo.json",
+            given,
+            mark=fingerprint([asdict(self.pretrain_settings), asdict(self.settings)]),
+            what=f"{self.run_dir.path} was started with other settings",
+            fix="choose another out=, or remove that directory",
+        )
 
     def _corpus(self) -> None:
         from headwater.train.corpus.build import build_corpus

@@ -34,8 +34,10 @@ CONFIGURATION = {"index": ["index/run", "model.run=runs/demo"]}
 
 def texts() -> Iterator[tuple[str, str]]:
     """(where, text) of everything that a user reads."""
-    for path in (ROOT / "README.md", ROOT / "kernels/README.md", ROOT / "CHANGELOG.md"):
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "kernels/README.md", ROOT / "CHANGELOG.md"):
         yield path.name, path.read_text()
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        yield str(path.relative_to(ROOT)), path.read_text()
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         yield str(path.relative_to(ROOT)), "\n".join(re.findall(r"^\s*# ?(.*)$", path.read_text(), re.MULTILINE))
     for folder in FOLDERS:
@@ -56,6 +58,7 @@ def shown(text: str) -> Iterator[str]:
             yield re.split(r"\s{2,}|\s#", line.strip())[0]
 
 
+@functools.cache
 def commands() -> list[tuple[str, str]]:
     found = {(where, command) for where, text in texts() for command in shown(text)}
     return sorted((where, each) for where, command in found for each in command.split("; ") if is_command(each))
@@ -105,6 +108,7 @@ def leads_to_a_command(words: list[str]) -> bool:
 
 def check(command: str) -> None:
     """Raises if a command would not be taken."""
+    command = command.partition(" > ")[0].replace("mine.yaml", "pretrain/demo")
     words = shlex.split(command.replace("...", "text").replace("bench NAME", "bench kernels"))
     if "CONFIG" in words:
         place = words.index("CONFIG")
@@ -154,4 +158,6 @@ def test_commands_are_found_where_they_are_shown():
     found = commands()
     assert len({where for where, _ in found}) > 40
     assert ("README.md", "headwater launch CONFIG --nodes 8 --gpus-per-node 8 --slurm") in found
+    assert ("docs/howto/machines.md", "headwater plan study/storage-1b gpus=8 gpu=h100") in found
+    assert len({where for where, _ in found if where.startswith("docs/")}) > 12
     assert ("launch/bench/search.py", "headwater bench search --rows 20000,200000 --dims 1024") in found

@@ -320,10 +320,14 @@ def write_provenance(
 
 def git_commit() -> str | None:
     """The commit of the source tree, with `+dirty` if it has uncommitted changes; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+        if Path(ask("rev-parse", "--show-toplevel")) != here:
+            return None  # an environment that lies in somebody else's repository
+        return ask("rev-parse", "HEAD") + ("+dirty" if ask("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+dirty" if status.stdout.strip() else "")

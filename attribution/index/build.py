@@ -9,7 +9,7 @@ Shards are dealt out over data-parallel replicas; a killed build goes on, with a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
+from headwater.train.progress import track
 from headwater.train.stream.corpus import PassageSet, open_passages
 
 _KEPT_BYTES = 1 << 30
@@ -174,12 +175,5 @@ class Builder:
             sums.all_reduce(parallel.data_group())
         return sums.whitening(curvature.damped)
 
-    def _progress(self, items: Iterable[Any], what: str = "index") -> Iterator[Any]:
-        items = list(items)
-        if not self.world.is_main or not sys.stderr.isatty():
-            yield from items
-            return
-        from rich.console import Console
-        from rich.progress import track
-
-        yield from track(items, description=what, console=Console(stderr=True))
+    def _progress(self, items: Iterable[Any], what: str = "index") -> Iterable[Any]:
+        return track(items, what) if self.world.is_main else items

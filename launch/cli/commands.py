@@ -16,29 +16,33 @@ import typer
 
 from headwater.launch.cli.benchmarks import bench_app
 from headwater.launch.cli.checkpoints import export_, import_
-from headwater.launch.cli.front import OK, OPTIONS, Front
-from headwater.launch.cli.machines import launch, plan
-from headwater.launch.cli.stages import corpus_app, demo, evaluate, index_app, pretrain, report, trace
+from headwater.launch.cli.front import OK, OPTIONS, Front, load
+from headwater.launch.cli.machines import doctor, launch, plan
+from headwater.launch.cli.stages import corpus_app, demo, evaluate, index_app, pretrain, report, select, trace
 from headwater.launch.cli.studies import ablate_app, study_app
 
 app = typer.Typer(
-    cls=Front, context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode="rich", **OPTIONS
+    cls=Front,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    **{**OPTIONS, "add_completion": True},
 )
 
 
 @app.callback(invoke_without_command=True)
 def front(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print version and commit, and stop.")] = False,
 ) -> None:
     """Train a language model on a stream of documents, plant facts in it, and trace what it knows to its source."""
     if show_version:
         from importlib.metadata import version
 
-        typer.echo(f"headwater {version('headwater')}")
+        commit = load("headwater.train.artifacts:git_commit")()
+        typer.echo(f"headwater {version('headwater')}" + (f" ({commit})" if commit else ""))
         raise typer.Exit(OK)
 
 
-for command in (demo, pretrain, trace, evaluate, report, plan, launch):
+for command in (demo, pretrain, trace, select, evaluate, report, plan, launch, doctor):
     app.command()(command)
 app.command("export")(export_)
 app.command("import")(import_)

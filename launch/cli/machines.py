@@ -1,4 +1,4 @@
-"""Runs on many machines: what they need, and the scripts that start them."""
+"""Machines: what this one is, what a run needs of many, and the scripts that start it there."""
 
 from __future__ import annotations
 
@@ -7,25 +7,43 @@ from typing import Annotated
 
 import typer
 
-from headwater.launch.cli.front import Arguments, Keys, print_keys, split_arguments
+from headwater.launch.cli.front import (
+    Arguments,
+    Keys,
+    Yaml,
+    given_config,
+    load,
+    print_settings,
+    refuse_bare,
+    split_arguments,
+)
 
 
 def plan(
     arguments: Arguments = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     keys: Keys = False,
+    yaml: Yaml = False,
 ) -> None:
     """Say what a pretraining configuration needs on given GPUs, before anything is launched: gpus=64 gpu=h100.
 
     Parameters, memory, FLOPs, time, checkpoints, index. A layout that cannot work is refused, with the nearest that do.
     """
-    from headwater.launch.plan.layouts import PlanSettings
+    from headwater.launch.machines.layouts import PlanSettings
     from headwater.launch.plan.report import run_plan
 
-    if keys:
-        print_keys(PlanSettings)
+    if keys or yaml:
+        print_settings(PlanSettings, arguments, keys=keys, preset=None, command="headwater plan")
         return
-    run_plan(*split_arguments(arguments), as_json=json)
+    if not arguments:
+        refuse_bare("headwater plan", "pretrain/llama-8b gpus=64 gpu=h100")
+    config, overrides = split_arguments(arguments)
+    run_plan(given_config(config), overrides, as_json=json)
+
+
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False) -> None:
+    """Say what this machine and environment are, and whether they will do; for a bug report."""
+    raise typer.Exit(load("headwater.launch.doctor:run_doctor")(json))
 
 
 def launch(
@@ -46,9 +64,11 @@ def launch(
     from headwater.launch.jobs.job import Job
     from headwater.launch.jobs.launch import launch_job
 
+    if not arguments:
+        refuse_bare("headwater launch", "pretrain/llama-8b out=runs/llama-8b --nodes 8 --slurm")
     config, overrides = split_arguments(arguments)
     job = Job(
-        config=config,
+        config=given_config(config),
         overrides=overrides,
         nodes=nodes,
         gpus_per_node=gpus_per_node,

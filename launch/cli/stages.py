@@ -10,15 +10,31 @@ from typing import Annotated, Any
 import typer
 
 from headwater.configs.errors import UserError
-from headwater.launch.cli.front import OPTIONS, Arguments, Keys, StageGroup, load, read_settings, split_arguments
+from headwater.launch.cli.front import (
+    OPTIONS,
+    Arguments,
+    Keys,
+    StageGroup,
+    Yaml,
+    load,
+    read_settings,
+    split_arguments,
+)
 
 corpus_app = typer.Typer(cls=StageGroup, **OPTIONS)
 index_app = typer.Typer(cls=StageGroup, **OPTIONS)
 
 
-def demo(arguments: Arguments = None, keys: Keys = False) -> None:
+def demo(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Run everything, small, on this machine: corpus, facts, pretraining, index, trace, evaluation, report."""
-    settings = read_settings("headwater.launch.demo:DemoSettings", arguments, keys, preset="configs/demo.yaml")
+    settings = read_settings(
+        "headwater.launch.demo:DemoSettings",
+        arguments,
+        keys,
+        yaml,
+        preset="configs/demo.yaml",
+        command="headwater demo",
+    )
     load("headwater.launch.demo:run_demo")(settings)
 
 
@@ -28,9 +44,16 @@ def corpus() -> None:
 
 
 @corpus_app.command("run")
-def corpus_run(arguments: Arguments = None, keys: Keys = False) -> None:
+def corpus_run(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Build the corpus of a pretraining configuration (`run` may be left out)."""
-    settings = read_settings("headwater.train.settings:PretrainSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.train.settings:PretrainSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater corpus",
+        example="pretrain/tiny out=runs/tiny",
+    )
     load("headwater.train.corpus.build:build_corpus")(settings, progress=typer.echo)
 
 
@@ -49,9 +72,17 @@ def pretrain(
     arguments: Arguments = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     keys: Keys = False,
+    yaml: Yaml = False,
 ) -> None:
     """Train; a run that was stopped goes on where it was."""
-    settings = read_settings("headwater.train.settings:PretrainSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.train.settings:PretrainSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater pretrain",
+        example="pretrain/tiny out=runs/tiny",
+    )
     if nproc == 1:
         raise typer.Exit(load("headwater.train.__main__:pretrain")(settings))
     if split_arguments(arguments)[0] is None:
@@ -72,9 +103,16 @@ def index() -> None:
 
 
 @index_app.command("run")
-def index_run(arguments: Arguments = None, keys: Keys = False) -> None:
+def index_run(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Build an index (`run` may be left out); one that was stopped goes on where it was."""
-    settings = read_settings("headwater.attribution.settings:IndexSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.attribution.settings:IndexSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater index",
+        example="index/run model.run=runs/tiny",
+    )
     typer.echo(load("headwater.attribution.index.build:build_index")(settings))
 
 
@@ -91,13 +129,21 @@ def trace(
     target: Annotated[str | None, typer.Option(help="What follows the prompt.")] = None,
     against: Annotated[str | None, typer.Option(help="Another target: trace what favours the one over it.")] = None,
     keys: Keys = False,
+    yaml: Yaml = False,
 ) -> None:
     """Scan a whole index for the passages that moved each prediction, with the steps at which they were seen."""
     if (prompt is None) != (target is None):
         raise UserError("--prompt and --target go together", fix="give both, or neither to trace the run's probes")
     if against is not None and prompt is None:
         raise UserError("--against needs --prompt and --target", fix='in a file of queries, write "against": "..."')
-    settings = read_settings("headwater.attribution.settings:TraceSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.attribution.settings:TraceSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater trace",
+        example="" if prompt else "index=runs/demo/index/headwater --prompt 'The capital of Peru is' --target Lima",
+    )
     results = load("headwater.attribution.tracing.run:run_trace")(
         settings, prompt=prompt, target=target, against=against
     )
@@ -109,9 +155,39 @@ def trace(
         )
 
 
-def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
+def select(
+    arguments: Arguments = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Take this many; short for top=.")] = None,
+    share: Annotated[float | None, typer.Option(min=0, max=1, help="Take this share; short for share=.")] = None,
+    keys: Keys = False,
+    yaml: Yaml = False,
+) -> None:
+    """Score a whole corpus for a task, and write the passages or documents that serve it best."""
+    given = [f"{key}={value}" for key, value in (("top", top), ("share", share)) if value is not None]
+    settings = read_settings(
+        "headwater.attribution.selection.settings:SelectSettings",
+        [*(arguments or []), *given],
+        keys,
+        yaml,
+        command="headwater select",
+        example="select/default index=runs/demo/index/headwater queries=task.jsonl share=0.5 out=chosen.jsonl",
+    )
+    made = load("headwater.attribution.selection.run:run_select")(settings)
+    for source, count in made.of.items():
+        typer.echo(f"{source}: {made.taken[source]:,} of {count:,}")
+    typer.echo(f"{made.out}: {sum(made.taken.values()):,} {settings.unit}s, scores from {made.lowest:.4f} up")
+
+
+def evaluate(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Compare attribution methods on queries whose sources are known."""
-    settings = read_settings("headwater.attribution.settings:EvaluateSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.attribution.settings:EvaluateSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater evaluate",
+        example="run=runs/demo",
+    )
     table = load("headwater.attribution.evaluation.evaluate:evaluate")(settings)
     from rich.console import Console
 
@@ -119,9 +195,16 @@ def evaluate(arguments: Arguments = None, keys: Keys = False) -> None:
     console.print(load("headwater.attribution.evaluation.table:console_table")(table, console.width))
 
 
-def report(arguments: Arguments = None, keys: Keys = False) -> None:
+def report(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Write the report of a run: one self-contained page, and summary.json."""
-    settings = read_settings("headwater.attribution.report.settings:ReportSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.attribution.report.settings:ReportSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater report",
+        example="run=runs/demo",
+    )
     typer.echo(load("headwater.attribution.report.build:build_report")(settings))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from headwater.launch.cli.front import OK, OPTIONS, Arguments, Keys, StageGroup, load, read_settings
+from headwater.launch.cli.front import OK, OPTIONS, Arguments, Keys, StageGroup, Yaml, load, read_settings
 
 study_app = typer.Typer(**OPTIONS)
 ablate_app = typer.Typer(cls=StageGroup, **OPTIONS)
@@ -16,49 +16,57 @@ def study() -> None:
 
 
 @study_app.command("acquisition")
-def study_acquisition(arguments: Arguments = None, keys: Keys = False) -> None:
+def study_acquisition(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Plant facts from a checkpoint on, and follow how they are acquired and forgotten."""
     settings = read_settings(
         "headwater.launch.studies.acquisition.settings:AcquisitionSettings",
         arguments,
         keys,
+        yaml,
         preset="configs/study/acquisition.yaml",
+        command="headwater study acquisition",
     )
     load("headwater.launch.studies.acquisition.study:run_acquisition")(settings)
 
 
 @study_app.command("storage")
-def study_storage(arguments: Arguments = None, keys: Keys = False) -> None:
+def study_storage(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Write people's biographies in sixteen ways, and see which of them questions can be answered from."""
     settings = read_settings(
         "headwater.launch.studies.storage.settings:StorageSettings",
         arguments,
         keys,
+        yaml,
         preset="configs/study/storage.yaml",
+        command="headwater study storage",
     )
     load("headwater.launch.studies.storage.study:run_storage")(settings)
 
 
 @study_app.command("overlearnt")
-def study_overlearnt(arguments: Arguments = None, keys: Keys = False) -> None:
+def study_overlearnt(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Trace facts that a model has learnt too well, and train again without the passages that are named."""
     settings = read_settings(
         "headwater.launch.studies.overlearnt.settings:OverlearntSettings",
         arguments,
         keys,
+        yaml,
         preset="configs/study/overlearnt.yaml",
+        command="headwater study overlearnt",
     )
     load("headwater.launch.studies.overlearnt.study:run_overlearnt")(settings)
 
 
 @study_app.command("lds")
-def study_lds(arguments: Arguments = None, keys: Keys = False) -> None:
+def study_lds(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Train on halves of a corpus, and see which scores foretell what leaving passages out does (LDS)."""
     settings = read_settings(
         "headwater.launch.studies.lds.settings:LdsSettings",
         arguments,
         keys,
+        yaml,
         preset="configs/study/lds.yaml",
+        command="headwater study lds",
     )
     load("headwater.launch.studies.lds.study:run_lds")(settings)
 
@@ -69,14 +77,28 @@ def ablate() -> None:
 
 
 @ablate_app.command("run")
-def ablate_run(arguments: Arguments = None, keys: Keys = False) -> None:
+def ablate_run(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Run the cells that are not finished, and write the report (`run` may be left out)."""
-    settings = read_settings("headwater.launch.ablate.settings:AblateSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.launch.ablate.settings:AblateSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater ablate",
+        example="ablation/injection out=runs/injection",
+    )
     raise typer.Exit(1 if load("headwater.launch.ablate.run:run_ablation")(settings) else OK)
 
 
 @ablate_app.command("report")
-def ablate_report(arguments: Arguments = None, keys: Keys = False) -> None:
+def ablate_report(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Write the table and the plots of what is finished."""
-    settings = read_settings("headwater.launch.ablate.settings:AblateSettings", arguments, keys)
+    settings = read_settings(
+        "headwater.launch.ablate.settings:AblateSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater ablate report",
+        example="ablation/injection out=runs/injection",
+    )
     load("headwater.launch.ablate.report:write_report")(settings)

@@ -19,7 +19,7 @@ from headwater.configs import ConfigError, UserError, load_config
 from headwater.launch.jobs.command import ShellText, script
 from headwater.launch.jobs.job import ENVIRONMENT, Job, job_command
 from headwater.launch.jobs.slurm import limit_seconds, slurm_script
-from headwater.launch.plan.layouts import PlanSettings, division_problems, vocabulary
+from headwater.launch.machines.layouts import PlanSettings, division_problems, vocabulary
 from headwater.train.artifacts import require_directory, write_bytes
 from headwater.train.settings import PretrainSettings
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from headwater.configs.errors import UserError
@@ -13,8 +14,15 @@ from headwater.launch.jobs.command import module_command
 from headwater.launch.jobs.processes import core_sets, sigterm_interrupts, start_child
 from headwater.launch.parts.part import Part
 from headwater.train.artifacts import read_json, remove, write_json
+from headwater.train.progress import Pace, clock
 
 P = TypeVar("P", bound=Part)
+
+HEARTBEAT = 60.0
+"""Seconds after which what is running is told, when no part has ended since."""
+
+TAIL = 4096
+"""Bytes of a log's end in which its last line is sought."""
 
 
 def finish_parts(parts: Sequence[Part], parallel: int, say: Callable[[str], None]) -> None:
@@ -50,6 +58,8 @@ def run_parts(parts: Sequence[P], parallel: int, say: Callable[[str], None], nou
     say(f"{len(parts)} {noun}, {len(done)} finished before")
     places, ended = core_sets(parallel), SimpleQueue[tuple[P, str, int]]()
     running: dict[str, subprocess.Popen[bytes]] = {}
+    logs = {part.name: part.log for part in parts}
+    pace = Pace(len(parts), len(done))
     failed: set[str] = set()
     stopped = False
     with sigterm_interrupts():
@@ -61,7 +71,12 @@ def run_parts(parts: Sequence[P], parallel: int, say: Callable[[str], None], nou
                     running[part.name] = begin(part, places.pop(0), ended)
                 if not running:
                     break
-                part, cores, status = ended.get()
+                try:
+                    part, cores, status = ended.get(timeout=HEARTBEAT)
+                except Empty:
+                    told = "; ".join(f"{name}: {last_line(logs[name])}" for name in running)
+                    say(f"{pace.at(len(done))}; running {told}")
+                    continue
                 places.append(cores)
                 del running[part.name]
                 note_end(part, status)
@@ -70,7 +85,9 @@ def run_parts(parts: Sequence[P], parallel: int, say: Callable[[str], None], nou
                     say(f"{part.name}: failed with status {status}, see {part.log}")
                 elif part.is_done():
                     done.add(part.name)
-                    say(f"{part.name}: finished ({len(done)} of {len(parts)})")
+                    left = pace.left(len(done))
+                    more = f", about {clock(left)} left" if left else ""
+                    say(f"{part.name}: finished ({len(done)} of {len(parts)}{more})")
                 else:
                     stopped = True  # it was asked to stop, and has saved
         except KeyboardInterrupt:
@@ -92,6 +109,16 @@ def begin(part: P, cores: str, ended: SimpleQueue[tuple[P, str, int]]) -> subpro
     process = start_child(module_command(part.module, [str(part.path), cores]), part.log)
     threading.Thread(target=lambda: ended.put((part, cores, process.wait())), daemon=True).start()
     return process
+
+
+def last_line(log: Path) -> str:
+    """What a part has printed last."""
+    if not log.exists():
+        return "begins"
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "begins")
 
 
 def note_end(part: Part, status: int) -> None:

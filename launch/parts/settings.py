@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ UNSET = "not set"
 
 
 def keep_settings(
-    path: Path, settings: Mapping[str, Any], *, mark: str, what: str, fix: str, note: Mapping[str, Any] | None = None
+    path: Path,
+    settings: Mapping[str, Any],
+    *,
+    mark: str,
+    what: str,
+    fix: str,
+    note: Mapping[str, Any] | None = None,
+    growing: Collection[str] = (),
 ) -> None:
     """Writes a directory's settings into a JSON file of it, or refuses a directory that was made with others.
 
@@ -27,6 +34,7 @@ def keep_settings(
         mark: their fingerprint. Files of earlier versions hold nothing else to compare.
         what: of the refusal: that the directory holds other settings.
         note: what else stands in the file.
+        growing: lists to which more may be added, or of which only the first are taken; what is there is kept.
 
     Raises:
         MismatchError: naming the keys that differ; nothing is written.
@@ -35,10 +43,20 @@ def keep_settings(
     if path.exists():
         kept = read_json(path)
         if MADE_WITH in kept:
-            require_same(kept[MADE_WITH], settings, what=what, fix=fix)
+            before = dict(kept[MADE_WITH])
+            for name in growing:
+                if _begins(before.get(name), settings.get(name)):
+                    before[name] = settings[name]
+            require_same(before, settings, what=what, fix=fix)
         else:
             require_match(what, kept["fingerprint"], mark, fix)
     write_json(path, {**(note or {}), "fingerprint": mark, MADE_WITH: settings})
+
+
+def _begins(one: Any, other: Any) -> bool:
+    """Whether one of two lists is the beginning of the other."""
+    both = isinstance(one, list) and isinstance(other, list) and min(len(one), len(other)) > 0
+    return both and all(a == b for a, b in zip(one, other, strict=False))
 
 
 def keep_study(
@@ -51,6 +69,8 @@ def keep_study(
     config: str = "config.yaml",
 ) -> None:
     """Keeps what a study was made with in OUT/study.json, or refuses another; then writes its configuration.
+
+    Seeds may be added to a study: what is there of the first ones is kept.
 
     Args:
         settings: the whole configuration.
@@ -67,6 +87,7 @@ def keep_study(
         what=f"{out} holds a study of other settings",
         fix="choose another out=, or remove that directory",
         note=note,
+        growing=("seeds",),
     )
     save_config(settings, out / config)
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 from headwater.configs import ConfigError, Problem, load_config
-from headwater.configs.sources import find_config, read_with_bases
-from headwater.launch.plan.estimates import (
-    GPUS,
+from headwater.launch.machines.estimates import (
     Index,
     Layout,
     Memory,
@@ -30,8 +29,10 @@ from headwater.launch.plan.estimates import (
     memory_of,
     operations_of,
     time_of,
+    updates,
 )
-from headwater.launch.plan.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
+from headwater.launch.machines.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
+from headwater.launch.plan.projects import Project, Work, project_of, whole_work
 from headwater.train.settings import PretrainSettings
 
 LAYOUT_KEYS = ("parallel.", "zero.", "train.global_batch")
@@ -54,21 +55,25 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        train = self.settings.train
-        return train.steps * train.global_batch * self.settings.corpus.seq_len
+        return updates(self.settings) * self.settings.train.global_batch * self.settings.corpus.seq_len
 
 
 def run_plan(config: str | None, overrides: Iterable[str], *, as_json: bool = False) -> None:
     """Prints the plan of a configuration, or says which layouts would work.
 
+    Of a study, a sweep or a demo, one training is planned, and then all of them are counted.
+
     Raises:
         UserError: the layout cannot work; the message names the nearest that do.
     """
+    overrides = list(overrides)
     plan = make_plan(*load_plan(config, overrides))
+    whole = whole_work(config, overrides, plan.settings)
     if as_json:
-        print(json.dumps(summary(plan), indent=2))
+        trainings = [asdict(work) | {"days": work.days(plan.time.step)} for work in whole]
+        print(json.dumps({**summary(plan), **({"trainings": trainings} if whole else {})}, indent=2))
     else:
-        _print(plan)
+        _print(plan, whole)
 
 
 def load_plan(config: str | None, overrides: Iterable[str]) -> tuple[PretrainSettings, PlanSettings]:
@@ -76,36 +81,48 @@ def load_plan(config: str | None, overrides: Iterable[str]) -> tuple[PretrainSet
 
     Of a configuration that names a pretraining, a study or a demo, that pretraining is planned.
     """
-    config, more = named_pretraining(config)
-    own = {field.name for field in fields(PlanSettings)}
-    overrides = list(overrides)
-    here = [text for text in overrides if text.partition("=")[0].strip() in own]
-    there = [*more, *(text for text in overrides if text not in here)]
-    problems: list[Problem] = []
+    project = project_of(config)
+    given, more = (config, []) if project is None else project.pretraining()
+    here, there, unknown = sort_overrides(overrides, project)
+    problems: list[Problem] = list(unknown)
     machines, settings = PlanSettings(), PretrainSettings()
     try:
         machines = load_config(PlanSettings, None, here)
     except ConfigError as error:
         problems += error.problems
     try:
-        settings = load_config(PretrainSettings, config, there)
+        settings = load_config(PretrainSettings, given, [*more, *there])
     except ConfigError as error:
         wrong = [problem for problem in error.problems if not problem.key.startswith(LAYOUT_KEYS)]
         problems += wrong
         if not wrong:
             # Only the layout is at fault: it is judged here, beside those that would work.
-            settings = load_config(PretrainSettings, config, there, cross_checks=False)
+            settings = load_config(PretrainSettings, given, [*more, *there], cross_checks=False)
     if problems:
         raise ConfigError(problems, f"configuration {config}" if config else "the configuration")
     return settings, machines
 
 
-def named_pretraining(config: str | None) -> tuple[str | None, list[str]]:
-    """The pretraining that a configuration names as its `preset`, with its overrides of it; else the one given."""
-    tree = read_with_bases(find_config(config)) if config is not None else {}
-    if "preset" not in tree:
-        return config, []
-    return str(tree["preset"]), [str(each) for each in tree.get("pretrain") or []]
+def sort_overrides(overrides: Iterable[str], project: Project | None) -> tuple[list[str], list[str], list[Problem]]:
+    """Overrides of the machines, those of the pretraining, and what is neither nor one of the study's own."""
+    machines = {field.name for field in fields(PlanSettings)}
+    run = {field.name for field in fields(PretrainSettings)}
+    study = project.keys if project is not None else set()
+    here, there, unknown = [], [], []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        top = key.strip().removesuffix("+").partition(".")[0]
+        if key.strip().startswith("gpu."):
+            here.append(f"custom.{text.strip().removeprefix('gpu.')}")
+        elif top in machines:
+            here.append(text)
+        elif top in run or not equals:
+            there.append(text)
+        elif top not in study:
+            near = get_close_matches(top, [*machines, *run, *study], n=1)
+            expected = f"a setting of the machines ({', '.join(sorted(machines))}) or of the run"
+            unknown.append(Problem(key, value, expected, f"did you mean {near[0]}?" if near else None))
+    return here, there, unknown
 
 
 def make_plan(settings: PretrainSettings, machines: PlanSettings) -> Plan:
@@ -118,10 +135,10 @@ def make_plan(settings: PretrainSettings, machines: PlanSettings) -> Plan:
     problems = list(layout_problems(settings, machines, vocab_size))
     if problems:
         refuse(settings, machines, vocab_size, problems)
-    gpu, layout = GPUS[machines.gpu], Layout.of(settings, machines.gpus)
+    gpu, layout = machines.device, Layout.of(settings, machines.gpus)
     parameters = count_parameters(settings.model, vocab_size)
     memory = memory_of(settings, layout, vocab_size)
-    tokens = settings.train.steps * settings.train.global_batch * settings.corpus.seq_len
+    tokens = updates(settings) * settings.train.global_batch * settings.corpus.seq_len
     length = min(settings.corpus.max_tokens, settings.corpus.seq_len)
     nodes = math.ceil(machines.gpus / machines.gpus_per_node)
     return Plan(
@@ -165,12 +182,12 @@ def summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _print(plan: Plan) -> None:
+def _print(plan: Plan, whole: Sequence[Work] = ()) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    for title, rows in _tables(plan):
+    for title, rows in [*_tables(plan), *_whole_tables(plan, whole)]:
         table = Table(
             title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
         )
@@ -196,7 +213,7 @@ def _tables(plan: Plan) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
         ],
     )
     degrees = f"tensor {layout.tensor}, pipeline {layout.pipeline}, data {layout.data}"
-    ranks = f"{plan.machines.gpus} x {plan.machines.gpu}: {degrees}"
+    ranks = f"{plan.machines.gpus} x {plan.machines.device_name}: {degrees}"
     yield (
         f"Memory per GPU ({ranks})",
         [
@@ -218,11 +235,11 @@ def _tables(plan: Plan) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
     yield (
         "Training",
         [
-            ("tokens", _count(plan.tokens), f"{plan.settings.train.steps:,} steps"),
+            ("tokens", _count(plan.tokens), _steps(plan.settings)),
             ("FLOPs per step", _count(step_flops), "recomputation included"),
             ("step", _seconds(time.step), f"pipeline bubble {time.bubble:.0%}"),
             ("tokens per second", _count(time.tokens_per_second), ""),
-            ("in all", f"{time.days:.3g} days", ""),
+            ("in all", _seconds(86400 * time.days), ""),
             ("checkpoint", _bytes(plan.checkpoint), "weights and moments, fp32"),
         ],
     )
@@ -236,6 +253,22 @@ def _tables(plan: Plan) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
             *((f"collecting, {name}", _seconds(seconds), "") for name, seconds in index.collect.items()),
         ],
     )
+
+
+def _steps(settings: PretrainSettings) -> str:
+    made, scheduled = updates(settings), settings.train.steps
+    return f"{made:,} steps" + (f" (train.hard_stop; the schedule has {scheduled:,})" if made < scheduled else "")
+
+
+def _whole_tables(plan: Plan, whole: Sequence[Work]) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    if not whole:
+        return
+    seconds = [86400 * work.days(plan.time.step) for work in whole]
+    rows = [
+        (work.what, _seconds(each), f"{work.count:,} x {work.steps:,} steps")
+        for work, each in zip(whole, seconds, strict=True)
+    ]
+    yield "All of it, one training after another", [*rows, ("in all", _seconds(sum(seconds)), "trainings alone")]
 
 
 def _bytes(size: float) -> str:

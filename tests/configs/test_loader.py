@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -296,3 +296,44 @@ def test_neither_a_number_nor_a_name(given: str):
     with pytest.raises(ConfigError) as caught:
         load_config(Renamed, None, [f"optimizer.weight={given}"])
     assert [each.key for each in caught.value.problems] == ["optimizer.weight"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Sweep:
+    pretrain: list[str] = setting(["a=1"], "Overrides.")
+    seeds: list[int] = setting([0], "Seeds.", minimum=0)
+    grid: dict[str, Any] = setting({"x.y": [1]}, "A grid.")
+    name: str = setting("n", "A name.")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "held"),
+    [
+        ("grid.train.steps=[1,2]", "grid", {"x.y": [1], "train.steps": [1, 2]}),
+        ("grid={train.steps: [3]}", "grid", {"x.y": [1], "train.steps": [3]}),
+        ("grid.x.y=[2]", "grid", {"x.y": [2]}),
+        ("pretrain+=facts.people=0", "pretrain", ["a=1", "facts.people=0"]),
+        ("pretrain+=[b=2,c=3]", "pretrain", ["a=1", "b=2", "c=3"]),
+        ("pretrain+=7", "pretrain", ["a=1", "7"]),
+        ("pretrain=[b=2]", "pretrain", ["b=2"]),
+        ("seeds+=3", "seeds", [0, 3]),
+        ("seeds=[4,5]", "seeds", [4, 5]),
+    ],
+)
+def test_lists_and_mappings_are_overridden_on_the_command_line(override: str, key: str, held: Any, tmp_path: Path):
+    path = tmp_path / "a.yaml"
+    path.write_text("pretrain: [a=1]\nseeds: [0]\ngrid: {x.y: [1]}\n")
+    assert getattr(load_config(Sweep, path, [override]), key) == held
+
+
+def test_only_lists_can_be_added_to_and_a_lone_value_is_shown_as_a_list():
+    with pytest.raises(ConfigError, match=r"name\+ = 'b': expected the key of a list; write name="):
+        load_config(Sweep, None, ["name+=b"])
+    with pytest.raises(ConfigError, match=r"write seeds=\[3\]"):
+        load_config(Sweep, None, ["seeds=3"])
+
+
+def test_what_is_added_to_a_default_keeps_it():
+    assert load_config(Sweep, None, ["pretrain+=b=2", "seeds+=[1,2]"]) == Sweep(
+        pretrain=["a=1", "b=2"], seeds=[0, 1, 2]
+    )

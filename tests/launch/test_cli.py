@@ -215,7 +215,7 @@ def test_a_bug_keeps_its_traceback_and_interruption_is_one_line(monkeypatch: pyt
 
         stand_in = SimpleNamespace(EvaluateSettings=FakeSettings, evaluate=entry)
         monkeypatch.setattr(front, "import_module", lambda module: stand_in)
-        return run("evaluate")
+        return run("evaluate", "steps=3")
 
     interrupted = fails_with(KeyboardInterrupt())
     assert interrupted.status == 130
@@ -249,3 +249,89 @@ def test_unknown_commands_and_options_are_refused():
     assert run("pretrian").status == 2
     assert run("pretrain", "--nprocs", "2").status == 2
     assert run("--version").out.startswith("headwater ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "corpus run",
+        "pretrain",
+        "index run",
+        "trace",
+        "evaluate",
+        "report",
+        "ablate run",
+        "ablate report",
+        "plan",
+        "launch",
+    ],
+)
+def test_a_bare_command_says_what_it_wants_and_does_nothing(words: str, calls: list):
+    result = run(*words.split())
+    assert result.status == 2
+    assert f"headwater {words.removesuffix(' run')} wants a configuration" in result.err
+    assert "for example `headwater" in result.err
+    assert calls == []
+
+
+def test_keys_are_listed_below_prefixes_in_full_and_with_a_files_values(tmp_path: Path):
+    every = run("pretrain", "--keys").out
+    assert all(" (" in line and ") = " in line for line in every.splitlines() if not line.startswith(" "))
+    assert "corpus.tokenizer.vocab_size (int) = " in every
+    some = run("pretrain", "--keys", "optimizer", "train.steps").out
+    assert {line.split(".")[0] for line in some.splitlines() if not line.startswith(" ")} == {"optimizer", "train"}
+    assert "train.steps (int) = 60" in run("pretrain", "pretrain/tiny", "--keys", "train.steps").out
+    assert "train.steps (int) = 7" in run("pretrain", "pretrain/tiny", "train.steps=7", "--keys", "train.steps").out
+    wrong = run("pretrain", "--keys", "optimiser")
+    assert wrong.status == 2
+    assert "did you mean optimizer?" in wrong.err
+
+
+def test_a_printed_configuration_is_one_that_loads(tmp_path: Path):
+    from headwater.attribution.settings import IndexSettings
+    from headwater.configs import load_config
+    from headwater.launch.ablate.settings import AblateSettings
+    from headwater.launch.studies.lds.settings import LdsSettings
+    from headwater.train.settings import PretrainSettings
+
+    printed = {
+        PretrainSettings: ["pretrain", "pretrain/tiny", "train.steps=7", "facts.people=0"],
+        IndexSettings: ["index", "index/hf", "model.path=a:b", "corpus.path=c # d", "out=a'b"],
+        LdsSettings: ["study", "lds", "study/lds", "again=6"],
+        AblateSettings: ["ablate", "ablation/trackstar"],
+    }
+    for schema, words in printed.items():
+        result = run(*words, "--yaml")
+        assert result.status == 0, result.err
+        path = tmp_path / f"{schema.__name__}.yaml"
+        path.write_text(result.out)
+        place = 2 if words[0] == "study" else 1
+        assert load_config(schema, path) == load_config(schema, words[place], words[place + 1 :])
+        assert result.out.count("#") > 5
+
+
+def test_a_word_that_is_nearly_a_tools_name_is_not_taken_for_a_configuration(calls: list):
+    result = run("corpus", "inspec", "runs/a")
+    assert result.status == 2
+    assert "did you mean headwater corpus inspect?" in result.err
+    assert "did you mean headwater index verify?" in run("index", "verfy").err
+    assert "did you mean" not in run("corpus", "nowhere").err
+
+
+def test_a_users_missing_file_is_not_a_packaged_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list):
+    monkeypatch.chdir(tmp_path)
+    result = run("pretrain", "configs/pretrain/tiny.yaml")
+    assert result.status == 2
+    assert "write pretrain/tiny for the packaged preset" in result.err
+    assert calls == []
+
+
+def test_shells_are_offered_presets_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pre.yaml").write_text("a: 1\n")
+    (tmp_path / "pre.txt").write_text("a")
+    assert "pretrain/tiny" in front.complete("pre")
+    assert "pre.yaml" in front.complete("pre")
+    assert "pre.txt" not in front.complete("pre")
+    assert front.complete("no such") == []
+    assert "demo" in front.complete("demo")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headwater.configs import load_config
-from headwater.launch.plan.estimates import Layout, count_parameters
+from headwater.launch.machines.estimates import Layout, count_parameters
 from headwater.launch.plan.report import load_plan, make_plan
 from headwater.train.settings import PretrainSettings
 

@@ -24,6 +24,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import write_bytes
 from headwater.train.callbacks.base import Callback, Training
 from headwater.train.engine import StepResult
+from headwater.train.progress import EVERY, Pace, clock
 from headwater.train.settings import ModelSettings
 from headwater.train.stream.stream import TrainingSequence
 
@@ -80,6 +81,7 @@ class Metrics(Callback):
         self._line = self._step = time.perf_counter()
 
     def _open_bar(self, trainer: Training, step: int) -> None:
+        self._pace, self._said = Pace(trainer.last_step, step), time.perf_counter()
         if not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -133,8 +135,13 @@ class Metrics(Callback):
         note = f"loss {result.loss:.3f}  {statistics.median(self._recent):,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
-        elif step == trainer.last_step or step % max(1, trainer.last_step // 10) == 0:
-            print(f"step {step}/{trainer.last_step}  {note}", file=sys.stderr, flush=True)
+            return
+        now = time.perf_counter()
+        if step == trainer.last_step or step % max(1, trainer.last_step // 10) == 0 or now - self._said >= EVERY:
+            self._said = now
+            left = self._pace.left(step)
+            more = f"  about {clock(left)} left" if left else ""
+            print(f"step {step}/{trainer.last_step}  {note}{more}", file=sys.stderr, flush=True)
 
     def flush(self, trainer: Training, step: int) -> None:
         if self._writer is not None:

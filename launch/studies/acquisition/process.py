@@ -17,6 +17,7 @@ from headwater.configs import load_config, save_config
 from headwater.launch.jobs.command import run_module
 from headwater.launch.parts.process import run_part
 from headwater.launch.studies.acquisition.parts import TASK, BasePart, ContinuedPart
+from headwater.launch.studies.acquisition.records import records_of
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.acquisition.study import Acquisition
 from headwater.train.artifacts import RunDir, write_json, write_provenance
@@ -63,7 +64,7 @@ def prepare_run(study: Acquisition, part: ContinuedPart) -> None:
     if (run.path / "part.json").exists():
         return
     settings = run_settings(study, part)
-    made, scenarios, left_out, schedule = plan(study.settings, part)
+    made, scenarios, left_out, schedule = records_of(study.settings, part)
     run.corpus.mkdir(parents=True, exist_ok=True)
     for source, place in ((base.corpus / "base", run.corpus / "base"), (base.tokenizer, run.tokenizer)):
         if not place.is_symlink():
@@ -96,30 +97,6 @@ def run_settings(study: Acquisition, part: ContinuedPart) -> PretrainSettings:
     dense = [step + after for step in injections for after in range(asked.dense + 1)]
     settings.callbacks.probes = replace(settings.callbacks.probes, every=asked.probe_every, steps=dense)
     return settings
-
-
-def plan(settings: AcquisitionSettings, part: ContinuedPart) -> tuple[Any, list[str], int, Any]:
-    """Facts, the scenario of each record, probes left out, and the schedule in steps of the stream."""
-    import numpy as np
-
-    from headwater.train.facts.fictional import (
-        as_facts,
-        assign_scenarios,
-        fictional_schedule,
-        make_records,
-        read_records,
-    )
-    from headwater.train.facts.injection import Schedule
-
-    wanted = settings.records
-    records = read_records(settings.facts) if settings.facts else make_records(wanted, part.seed)
-    records = records[:wanted] if wanted else records
-    scenarios = assign_scenarios(records, settings.control)
-    made, left_out = as_facts(records, scenarios)
-    once = fictional_schedule(records, scenarios, start=part.stage, interval=settings.interval, count=settings.count)
-    steps = np.repeat(once.steps, part.copies)
-    ids = [each for each in once.passage_ids for _ in range(part.copies)]
-    return made, scenarios, left_out, Schedule(steps, ids)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,14 @@ class Acquisition:
         """Runs what is not done yet, and writes the report; returns the summary.
 
         Raises:
+            MissingError, CorruptError: of the records; nothing is run.
             UserError: a part failed; the others are finished.
         """
         from headwater.launch.studies.acquisition.page import write_report
         from headwater.launch.studies.acquisition.summary import analyse
 
         parts = self.parts()
+        self._check_records(parts[0])
         self._check_same()
         # A finished study needs its base models no longer.
         needed = {part.base for part in parts if not part.is_done()}
@@ -98,6 +100,13 @@ class Acquisition:
         return ContinuedPart(
             name=name_of(path), path=path, after=after, seed=seed, base=base, stage=stage, batch=batch, copies=copies
         )
+
+    def _check_records(self, part: ContinuedPart) -> None:
+        """Looks at the file of records as the parts will, before anything is pretrained."""
+        from headwater.launch.studies.acquisition.records import records_of
+
+        if self.settings.facts:
+            records_of(self.settings, part)
 
     def _check_taken(self, bases: list[BasePart]) -> None:
         for base in bases:

@@ -11,10 +11,12 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from headwater.configs.errors import MismatchError, UserError
+from headwater.launch.parts import pool
 from headwater.launch.parts.part import Part
 from headwater.launch.parts.pool import finish_parts, run_parts
 from headwater.launch.parts.settings import keep_settings
@@ -79,7 +81,7 @@ def test_parts_run_after_those_they_need_and_once(home: Path) -> None:
         f"{name} {what}" for name in ("base", "late", "other") for what in ("begins", "ends")
     )
     assert said[0] == "3 parts, 0 finished before"
-    assert said[-1] == "late: finished (3 of 3)"
+    assert said[-1].endswith("finished (3 of 3)")
     before = order(home)
     again: list[str] = []
     assert run_parts(parts, 1, again.append, "cells") == []
@@ -170,3 +172,35 @@ def test_a_study_of_an_earlier_version_is_compared_by_its_fingerprint(tmp_path: 
     with pytest.raises(MismatchError) as caught:
         keep_settings(path, {"seeds": [1]}, mark="b", **about)
     assert caught.value.expected == "seeds = [1]"
+
+
+def test_what_is_running_is_told_while_nothing_ends(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "HEARTBEAT", 0.2)
+
+    def begin(part: Task, cores: str, ended: SimpleQueue) -> None:
+        threading.Timer(0.5, ended.put, [(part, cores, 0)]).start()
+
+    monkeypatch.setattr(pool, "begin", begin)
+    part = Task(name="a/b", path=home / "b")
+    part.path.mkdir()
+    (part.path / "log.txt").write_text("step 1/9  loss 3.0\nstep 2/9  loss 2.0\n\n")
+    said: list[str] = []
+    monkeypatch.setattr(Task, "is_done", lambda self: len(said) > 1)
+    run_parts([part], 1, said.append)
+    assert any(line.endswith("running a/b: step 2/9  loss 2.0") for line in said), said
+    assert pool.last_line(home / "none.txt") == "begins"
+
+
+def test_more_seeds_may_be_added_and_the_first_stay(tmp_path: Path) -> None:
+    path, about = (
+        tmp_path / "study.json",
+        {"what": "other settings", "fix": "choose another out=", "growing": ["seeds"]},
+    )
+    keep_settings(path, {"seeds": [3], "k": 1}, mark="a", **about)
+    keep_settings(path, {"seeds": [3, 4, 5], "k": 1}, mark="b", **about)
+    assert read_json(path)["made_with"]["seeds"] == [3, 4, 5]
+    keep_settings(path, {"seeds": [3, 4], "k": 1}, mark="c", **about)
+    for other, named in (({"seeds": [4, 3], "k": 1}, "seeds = "), ({"seeds": [3, 4, 5], "k": 2}, "k = 2")):
+        with pytest.raises(MismatchError, match="other settings") as caught:
+            keep_settings(path, other, mark="d", **about)
+        assert named in caught.value.expected

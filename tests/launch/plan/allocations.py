@@ -12,7 +12,7 @@ def measured_and_planned(arguments: list[str], out: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     from headwater.configs import load_config
-    from headwater.launch.plan.estimates import Layout, is_plain, memory_of
+    from headwater.launch.machines.estimates import Layout, is_plain, memory_of
     from headwater.train.engine import Engine
     from headwater.train.model import Batch, build_model
     from headwater.train.parallel import start

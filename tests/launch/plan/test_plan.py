@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from headwater.configs import ConfigError, UserError
-from headwater.launch.plan import estimates
-from headwater.launch.plan.estimates import Layout, Recipe
-from headwater.launch.plan.layouts import PlanSettings, nearest_layouts, vocabulary
+from headwater.launch.machines import estimates
+from headwater.launch.machines.estimates import Layout, Recipe
+from headwater.launch.machines.layouts import PlanSettings, nearest_layouts, vocabulary
 from headwater.launch.plan.report import load_plan, make_plan, run_plan, summary
 from headwater.train.settings import CorpusSettings, ModelSettings, ParallelSettings, PretrainSettings, TrainSettings
 

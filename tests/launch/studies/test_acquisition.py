@@ -317,3 +317,16 @@ def check_study(out: Path, part: Path) -> None:
 
 def scenarios(part: Path) -> list[str]:
     return json.loads((part / "part.json").read_text())["scenarios"]
+
+
+def test_records_are_looked_at_before_anything_is_pretrained(tmp_path: Path):
+    out = tmp_path / "study"
+    asked = {"preset": str(ROOT / "configs/pretrain/tiny.yaml"), "pretrain": ["train.steps=3000"], "out": str(out)}
+    for facts, message in (
+        (tmp_path / "missing.json", "is missing"),
+        (published(tmp_path / "few.json", 4, 2), "too few records"),
+    ):
+        settings = AcquisitionSettings(**asked, facts=str(facts), records=9)
+        with pytest.raises(UserError, match=message):
+            Acquisition(settings).run()
+        assert not out.exists()

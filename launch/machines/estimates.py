@@ -304,6 +304,11 @@ def operations_of(settings: PretrainSettings, vocab_size: int) -> Operations:
     return Operations(matrices, attention, recomputed)
 
 
+def updates(settings: PretrainSettings) -> int:
+    """Updates that a run makes: its learning-rate schedule's, unless it stops before."""
+    return min(settings.train.steps, settings.train.hard_stop or settings.train.steps)
+
+
 @dataclass(frozen=True, slots=True)
 class Time:
     """Seconds of a step and what they are made of."""
@@ -315,12 +320,15 @@ class Time:
 
 
 def time_of(settings: PretrainSettings, layout: Layout, vocab_size: int, gpu: Gpu, gpus: int, mfu: float) -> Time:
-    """Time at a stated share of the peak, counted over all operations, lengthened by the pipeline's bubble."""
+    """Time at a stated share of the peak, counted over all operations, lengthened by the pipeline's bubble.
+
+    `days` are those of the updates that are made: up to train.hard_stop, where one is set.
+    """
     tokens = settings.train.global_batch * settings.corpus.seq_len
     work = tokens * operations_of(settings, vocab_size).total / (gpus * gpu.peak(settings.train.precision) * mfu)
     bubble = (layout.pipeline - 1) / (layout.micro_batches + layout.pipeline - 1)
     step = work / (1 - bubble)
-    return Time(step, bubble, tokens / step, step * settings.train.steps / 86400)
+    return Time(step, bubble, tokens / step, step * updates(settings) / 86400)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from headwater.attribution.settings import ProjectionSettings
-from headwater.configs import Problem, UserError, setting
-from headwater.launch.plan.estimates import GIB, GPUS, Layout, memory_of
+from headwater.configs import Problem, UserError, section, setting
+from headwater.launch.machines.estimates import GIB, GPUS, Gpu, Layout, memory_of
 from headwater.train.settings import ParallelSettings, PretrainSettings, ZeroSettings
+
+
+@dataclass(kw_only=True, slots=True)
+class CustomGpuSettings:
+    """A GPU that is not in the list, or that has been measured: what is given here takes the place of its kind's."""
+
+    memory: float | None = setting(None, "Its memory in GiB; also written gpu.memory.", above=0)
+    tflops: float | None = setting(None, "Its dense peak in bf16, TFLOP/s; also written gpu.tflops.", above=0)
+    fp32_tflops: float | None = setting(None, "Its peak in fp32, TFLOP/s; also written gpu.fp32_tflops.", above=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,6 +30,7 @@ class PlanSettings:
 
     gpus: int = setting(8, "GPUs in all.", minimum=1)
     gpu: str = setting("h100", "Kind of GPU.", choices=tuple(GPUS))
+    custom: CustomGpuSettings = section(CustomGpuSettings)
     gpus_per_node: int = setting(8, "GPUs of one machine; tensor parallelism stays within it.", minimum=1)
     mfu: float = setting(0.4, "Share of the GPUs' dense peak that is reached.", above=0, maximum=1)
     reserve_gib: float = setting(4.0, "Memory kept free for CUDA, NCCL and fragmentation, GiB.", minimum=0)
@@ -33,6 +43,22 @@ class PlanSettings:
     )
     queries: int = setting(1000, "Queries scanned at once.", minimum=1)
     read_gbs: float = setting(5.0, "GB/s at which one machine reads stored rows.", above=0)
+
+    @property
+    def device(self) -> Gpu:
+        """The GPU, with what is given of it in place of its kind's."""
+        kind, own = GPUS[self.gpu], self.custom
+        return replace(
+            kind,
+            memory=kind.memory if own.memory is None else int(own.memory * GIB),
+            bf16=kind.bf16 if own.tflops is None else own.tflops * 1e12,
+            fp32=kind.fp32 if own.fp32_tflops is None else own.fp32_tflops * 1e12,
+        )
+
+    @property
+    def device_name(self) -> str:
+        """What it is called in messages."""
+        return self.gpu if self.custom == CustomGpuSettings() else f"custom GPU ({self.device.memory / GIB:g} GiB)"
 
 
 def vocabulary(settings: PretrainSettings) -> int:
@@ -55,7 +81,7 @@ def vocabulary(settings: PretrainSettings) -> int:
 
 def room(machines: PlanSettings) -> int:
     """Bytes of a GPU that a run may fill."""
-    return GPUS[machines.gpu].memory - int(machines.reserve_gib * GIB)
+    return machines.device.memory - int(machines.reserve_gib * GIB)
 
 
 def layout_problems(settings: PretrainSettings, machines: PlanSettings, vocab_size: int) -> Iterator[Problem]:
@@ -66,7 +92,7 @@ def layout_problems(settings: PretrainSettings, machines: PlanSettings, vocab_si
         return
     memory = memory_of(settings, Layout.of(settings, machines.gpus), vocab_size)
     if memory.total > room(machines):
-        allowed = f"at most {gib(room(machines))} ({machines.gpu}, less reserve_gib={machines.reserve_gib:g})"
+        allowed = f"at most {gib(room(machines))} ({machines.device_name}, less reserve_gib={machines.reserve_gib:g})"
         yield Problem("memory per GPU", gib(memory.total), allowed, "spread the model over more GPUs, or recompute")
 
 
@@ -104,7 +130,7 @@ def refuse(settings: PretrainSettings, machines: PlanSettings, vocab_size: int, 
         enough = _enough_gpus(settings, machines, vocab_size)
         if enough:
             fix = f"no layout of {machines.gpus} GPUs works; the fewest that do, doubling: gpus={enough[0]} {enough[1]}"
-    raise UserError(f"this layout cannot work on {machines.gpus} x {machines.gpu}:{lines}", fix=fix)
+    raise UserError(f"this layout cannot work on {machines.gpus} x {machines.device_name}:{lines}", fix=fix)
 
 
 def _enough_gpus(settings: PretrainSettings, machines: PlanSettings, vocab_size: int) -> tuple[int, str] | None:

@@ -1,0 +1,1 @@
+"""Data selection: the passages, or the documents, of a corpus that serve a task best."""
