@@ -77,13 +77,19 @@ def numbers(values: np.ndarray, digits: int) -> list[float | None]:
 def plain(value: float) -> str:
     """A number to two decimals, as a label."""
     text = f"{value:.2f}" if value % 1 else f"{value:.0f}"
-    return ("0" if text == "-0" else text).replace("0.", ".", 1).replace("-", "−")
+    return printed("0" if text == "-0" else text)
 
 
 def format_tick(value: float) -> str:
     """A number without trailing zeros, for an axis."""
     text = f"{value:.3f}".rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "0", "") else text.replace("0.", ".", 1).replace("-", "−")
+    return "0" if text in ("-0", "0", "") else printed(text)
+
+
+def printed(text: str) -> str:
+    """A number as the field prints it: `0.5` as `.5`, `-0.5` as `−.5`, `10.5` as it is."""
+    sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
+    return sign.replace("-", "−") + (digits[1:] if digits.startswith("0.") else digits)
 
 
 def spoken(relation: str) -> str:

@@ -33,9 +33,20 @@ def pattern(phrase: str) -> str:
     return r"(?<!\w)" + r"\s+".join(re.escape(word) for word in words) + r"(?!\w)" if words else ""
 
 
+_UNSHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+"""Controls, marks that turn the direction of what follows, separators of lines, halves of surrogate pairs."""
+
+
+def clean(text: str) -> str:
+    """A text whose every character is shown: what would act on the page instead becomes a replacement character."""
+    return _UNSHOWN.sub("�", text)
+
+
 def excerpt(text: str, target: str, characters: int) -> str:
     """At most `characters` of a passage, around the first place where the target stands (or from its beginning)."""
-    text = "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text).strip()
+    text = clean(text).strip()
     if len(text) <= characters:
         return text
     found = re.search(pattern(target), text, re.IGNORECASE) if target.strip() else None
@@ -44,9 +55,16 @@ def excerpt(text: str, target: str, characters: int) -> str:
     return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
 
 
-def highlight(text: str, target: str, subject: str = "") -> list[tuple[str, str]]:
-    """Cuts a text into (kind, piece), kind one of `text`, `target`, `subject`; the pieces join to the text again."""
-    wanted = [(kind, pattern(phrase)) for kind, phrase in (("target", target), ("subject", subject)) if phrase.split()]
+def highlight(text: str, target: str, subject: str = "", shared: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Cuts a text into (kind, piece), of kind `text`, `target`, `subject` or `shared`, which join to the text again.
+
+    Args:
+        shared: runs of words, longest first.
+    """
+    phrases = [("target", target), ("subject", subject)]
+    wanted = [(kind, pattern(phrase)) for kind, phrase in phrases if phrase.split()]
+    if shared:
+        wanted.append(("shared", "|".join(pattern(phrase) for phrase in shared)))
     if not wanted:
         return [("text", text)]
     expression = "|".join(f"(?P<{kind}>{each})" for kind, each in wanted)

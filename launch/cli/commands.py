@@ -16,6 +16,7 @@ import typer
 
 from headwater.launch.cli.benchmarks import bench_app
 from headwater.launch.cli.checkpoints import export_, import_
+from headwater.launch.cli.exploring import explore
 from headwater.launch.cli.front import OK, OPTIONS, Front
 from headwater.launch.cli.machines import launch, plan
 from headwater.launch.cli.stages import corpus_app, demo, evaluate, index_app, pretrain, report, trace
@@ -38,7 +39,7 @@ def front(
         raise typer.Exit(OK)
 
 
-for command in (demo, pretrain, trace, evaluate, report, plan, launch):
+for command in (demo, pretrain, trace, evaluate, report, explore, plan, launch):
     app.command()(command)
 app.command("export")(export_)
 app.command("import")(import_)
