@@ -90,7 +90,7 @@ class Desk:
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._owns_world = False
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._thread = threading.Thread(target=self._work, name="explorer questions", daemon=True)
         self._thread.start()
@@ -204,6 +204,10 @@ class Desk:
         finally:
             for attributor in self._open.values():
                 attributor.close()
+            if self._owns_world:
+                from headwater.train import parallel
+
+                parallel.stop()
 
     def _open_first(self) -> None:
         """Opens the first index before anybody asks; what is wrong with it is said to who does."""
@@ -256,7 +260,9 @@ class Desk:
         from headwater.train import parallel
 
         if entry.name not in self._open:
-            world = parallel.joined() or parallel.start()
+            world = parallel.joined()
+            if world is None:
+                world, self._owns_world = parallel.start(), True
             self._open[entry.name] = Attributor.open(entry.path, world=world)
             while len(self._open) > OPEN_INDEXES:
                 self._open.popitem(last=False)[1].close()

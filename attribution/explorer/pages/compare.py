@@ -242,10 +242,11 @@ def one(site: Site, both: Joined, a: str, b: str, query: str) -> View:
     listed = Answer(query, found[0].prompt, found[0].target, proponents=[])
     order = sorted(merged, key=lambda name: (min(place_a.get(name, 1 << 30), place_b.get(name, 1 << 30)), name))
     listed.proponents = [merged[name] for name in order]
-    context = answer_context(listed, home, site.links, gold, {"set": a, "q": query})
+    context = answer_context(listed, home, site.links, gold, {})
     groups: dict[str, list[dict[str, Any]]] = {"both": [], "a": [], "b": []}
     for name, card in zip(order, context["proponents"], strict=False):
         card["place_a"], card["place_b"] = place_a.get(name), place_b.get(name)
+        card["link"] = site.links("read", p=name, set=a if name in place_a else b, q=query)
         in_a, in_b = place_a.get(name, DEPTH) < DEPTH, place_b.get(name, DEPTH) < DEPTH
         groups["both" if in_a and in_b else "a" if in_a else "b"].append(card)
     context |= {

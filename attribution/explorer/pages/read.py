@@ -67,7 +67,7 @@ def read(site: Site, params: Params) -> View:
         + (" …" if len(found.seen or []) > 40 else ""),
         "chart": read_chart(home, probe, found, passage),
         "last": home.last_step if home is not None else 1,
-        "around": around(site, home, passage, address),
+        "around": around(site, home, passage),
         "duplicates": [
             {"id": clean(each)[:LABEL_CHARACTERS], "link": site.links("read", p=each)} for each in found.duplicates
         ],
@@ -186,7 +186,7 @@ def read_chart(home: Home | None, probe: int | None, found: Found, passage: str)
     return fact_chart(home, probe, [(passage, found.seen, bool(found.gold))])
 
 
-def around(site: Site, home: Home | None, passage: str, address: dict[str, str]) -> list[dict[str, Any]]:
+def around(site: Site, home: Home | None, passage: str) -> list[dict[str, Any]]:
     """The passages of the document before and after this one."""
     library = home.library if home is not None else None
     if library is None:
@@ -201,7 +201,7 @@ def around(site: Site, home: Home | None, passage: str, address: dict[str, str])
             "place": document_of(name)[1],
             "text": clean(texts.get(name, ""))[:600],
             "here": name == passage,
-            "link": site.links("read", **{**address, "p": name}),
+            "link": site.links("read", p=name),
         }
         for name in names
     ]
