@@ -8,7 +8,6 @@ thousand queries takes some megabytes. Read from the published format (`inputs_p
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,8 @@ from headwater.configs.errors import CorruptError, MismatchError, MissingError
 
 ENDS = ("proponent", "opponent")
 UNKNOWN_RANK = -1
+LARGEST = 1e38
+"""Of a score; what is beyond it, or no number, is none."""
 
 
 @dataclass(slots=True)
@@ -261,7 +262,7 @@ def found_in(record: Mapping[str, Any], end: str) -> Iterator[Found]:
         yield Found(
             place,
             text_of(ids[place]) if place < len(ids) else unnamed(text or ""),
-            float(score) if isinstance(score, int | float) and math.isfinite(score) else None,
+            float(score) if isinstance(score, int | float) and abs(score) <= LARGEST else None,
             text,
             bool(correct) if correct is not None else None,
             [int(step) for step in seen] if isinstance(seen, list) else None,
