@@ -64,6 +64,19 @@ def holdings(explored: Path) -> Holdings:
     return found
 
 
+@pytest.fixture(scope="session")
+def exported(explored: Path, once: Once) -> Path:
+    """The run's pages as files. Read only."""
+
+    def make(directory: Path) -> None:
+        from headwater.attribution.explorer.export import export
+
+        pages = export([explored], directory / "site", say=lambda text: None)
+        assert pages == len(list((directory / "site").glob("*.html")))
+
+    return once("exported", make) / "site"
+
+
 SCRIPT = "<script>document.title = 'taken'</script>"
 BIDI = "\u202egnirts desrever\u202c \u2066x\u2069"
 HOSTILE = [

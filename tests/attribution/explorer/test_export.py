@@ -13,16 +13,9 @@ from headwater.attribution.explorer.export import export
 from headwater.configs.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def site(explored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "site"
-    assert export([explored], out, say=lambda text: None) == len(list(out.glob("*.html")))
-    return out
-
-
-def test_every_link_leads_to_a_file(site: Path) -> None:
-    there = {path.name for path in site.iterdir()}
-    pages = list(site.glob("*.html"))
+def test_every_link_leads_to_a_file(exported: Path) -> None:
+    there = {path.name for path in exported.iterdir()}
+    pages = list(exported.glob("*.html"))
     assert {"index.html", "compare.html", "watch.html", "sources.html", "explorer.js", "look.css"} <= there
     for path in pages:
         page = path.read_text(encoding="utf-8")
@@ -30,12 +23,12 @@ def test_every_link_leads_to_a_file(site: Path) -> None:
             assert unquote(link) in there, f"{path.name} leads to {link}"
         assert "<form" not in page.replace('<form method="dialog">', "")
         assert "style=" not in page
-    for path in (*site.glob("*.css"), *site.glob("*.js")):
+    for path in (*exported.glob("*.css"), *exported.glob("*.js")):
         assert not re.search(r"https?://|url\(|@import", path.read_text(encoding="utf-8"))
 
 
-def test_the_results_lie_beside_it_as_pairs_viewer_reads_them(site: Path, explored: Path) -> None:
-    lines = (site / "results-0.jsonl").read_text().splitlines()
+def test_the_results_lie_beside_it_as_pairs_viewer_reads_them(exported: Path, explored: Path) -> None:
+    lines = (exported / "results-0.jsonl").read_text().splitlines()
     records = (explored / "traces/headwater.jsonl").read_text().splitlines()
     assert len(lines) == len(records)
     needed = {"example_id", "inputs_plaintext", "targets_plaintext", "proponents", "proponent_scores"}
