@@ -22,7 +22,7 @@ from headwater.attribution.evaluation.ranking import read_rankings
 from headwater.attribution.evaluation.table import LABELS, ordered
 from headwater.attribution.explorer.facts import Facts
 from headwater.attribution.explorer.grammar import Columns
-from headwater.attribution.explorer.library import Library, open_library
+from headwater.attribution.explorer.library import Library, document_of, open_library
 from headwater.attribution.explorer.loading import read_ranking, read_results
 from headwater.attribution.explorer.measures import Measure, measures_of
 from headwater.attribution.explorer.sets import AnswerSet
@@ -160,6 +160,26 @@ class OpenedSet:
     def relation_names(self) -> list[str]:
         return [name for name in dict.fromkeys(self.answers.relations.to_pylist()) if name]
 
+    @cached_property
+    def documents(self) -> tuple[list[str], np.ndarray]:
+        """Names of documents, and the document of each passage that the answers name, into them: int32 [passages]."""
+        names: dict[str, int] = {}
+        codes = [names.setdefault(document_of(name)[0], len(names)) for name in self.answers.postings.names]
+        return list(names), np.array(codes, np.int32)
+
+    @cached_property
+    def sources(self) -> tuple[list[str], np.ndarray] | None:
+        """The same of the corpus's sources; None where there is no corpus."""
+        library = self.home.library if self.home is not None else None
+        if library is None:
+            return None
+        numbers = library.numbers(self.answers.postings.names)
+        known = np.array([numbers.get(name, -1) for name in self.answers.postings.names], np.int64)
+        names = [*library.sources, "not in the corpus"]
+        codes = np.full(len(known), len(names) - 1, np.int32)
+        codes[known >= 0] = library.source_codes(known[known >= 0])
+        return names, codes
+
     def gold(self, row: int) -> set[str]:
         """Ids of the passages known to state the answer."""
         probe = int(self.probe_of[row])
@@ -210,10 +230,13 @@ class Holdings:
         return self.homes[0] if self.homes else None
 
     def warm(self) -> None:
-        """Opens every set, so that no page has to wait for one; what is wrong with one is said on its own page."""
+        """Reads ahead, so that no page has to wait; what is wrong with a file is said on its own page."""
         for entry in list(self.sets.values()):
             with suppress(UserError, OSError):
                 entry.open()
+        for entry in list(self.sets.values()):
+            with suppress(UserError, OSError):
+                _ = entry.open().documents, entry.open().sources
 
     @property
     def probed(self) -> list[Home]:

@@ -11,7 +11,6 @@ import numpy as np
 from headwater.attribution.drawing.words import clean
 from headwater.attribution.explorer.grammar import mask_of
 from headwater.attribution.explorer.holdings import OpenedSet
-from headwater.attribution.explorer.library import document_of
 from headwater.attribution.explorer.limits import FILTER_CHARACTERS, LABEL_CHARACTERS
 from headwater.attribution.explorer.pages.base import Params, Site, View, opened_set, set_choices, text
 from headwater.attribution.explorer.pages.cards import score_words
@@ -73,34 +72,21 @@ class Influence:
         self.weight = np.where(np.isfinite(score), score, 0.0 if self.scored else 1.0).astype(np.float64)
         self.names = postings.names
 
-    def summed(self, code: np.ndarray, count: int) -> list[tuple[float, int]]:
-        """(weight, passages named) of each code."""
-        weight = np.bincount(code, self.weight, count)
-        return list(zip(weight.tolist(), np.bincount(code, minlength=count).tolist(), strict=True))
+    def summed(self, code: np.ndarray, names: list[str]) -> list[tuple[str, float, int]]:
+        """(name, weight, passages named) of each name that is named; `code` is of each entry."""
+        weight = np.bincount(code, self.weight, len(names))
+        count = np.bincount(code, minlength=len(names))
+        return [(names[n], float(weight[n]), int(count[n])) for n in np.flatnonzero(count).tolist()]
 
     def by_document(self) -> list[tuple[str, float, int]]:
-        used, place = np.unique(self.passage, return_inverse=True)
-        documents: dict[str, int] = {}
-        code = np.array([documents.setdefault(document_of(self.names[n])[0], len(documents)) for n in used.tolist()])
-        if not len(code):
-            return []
-        sums = self.summed(code[place], len(documents))
-        found = [(name, *sums[number]) for name, number in documents.items()]
-        return sorted(found, key=lambda each: (-each[1], each[0]))
+        names, code = self.opened.documents
+        return sorted(self.summed(code[self.passage], names), key=lambda each: (-each[1], each[0]))
 
     def by_source(self) -> dict[str, Any] | None:
-        library = self.opened.home.library if self.opened.home is not None else None
-        if library is None or not len(self.passage):
+        if self.opened.sources is None or not len(self.passage):
             return None
-        used, place = np.unique(self.passage, return_inverse=True)
-        numbers = library.numbers(self.names[n] for n in used.tolist())
-        known = np.array([numbers.get(self.names[n], -1) for n in used.tolist()])
-        names = [*library.sources, "not in the corpus"]
-        code = np.full(len(used), len(names) - 1)
-        code[known >= 0] = library.source_codes(known[known >= 0])
-        sums = self.summed(code[place], len(names))
-        found = [(name, *each) for name, each in zip(names, sums, strict=True) if each[1]]
-        return {"title": "By source", "bars": bars(found)}
+        names, code = self.opened.sources
+        return {"title": "By source", "bars": bars(self.summed(code[self.passage], names))}
 
     def by_gold(self) -> dict[str, Any] | None:
         """Passages known to state the answer against all others."""
@@ -110,9 +96,8 @@ class Influence:
         is_gold = [
             self.names[n] in golds[row] for n, row in zip(self.passage.tolist(), self.query.tolist(), strict=True)
         ]
-        sums = self.summed(np.array(is_gold, np.int64), 2)
-        found = [("states the answer", *sums[1]), ("does not", *sums[0])]
-        return {"title": "Gold or not", "bars": bars([each for each in found if each[2]])}
+        found = self.summed(np.array(is_gold, np.int64), ["does not", "states the answer"])
+        return {"title": "Gold or not", "bars": bars(found[::-1])}
 
 
 def bars(found: list[tuple[str, float, int]], whole: float | None = None) -> list[dict[str, Any]]:
