@@ -28,7 +28,7 @@ def sources(site: Site, params: Params) -> View:
     else:
         rows = np.flatnonzero(mask_of(where, opened.columns))
     share = Influence(opened, rows)
-    documents = share.by_document()
+    documents = share.by_document(DOCUMENTS)
     address: dict[str, Any] = {"set": name, "where": where, "q": query}
     asked = None
     if query:
@@ -48,8 +48,8 @@ def sources(site: Site, params: Params) -> View:
         "questions": len(rows),
         "scored": share.scored,
         "groups": [group for group in (share.by_source(), share.by_gold()) if group],
-        "documents": {"title": "By document", "bars": bars(documents[:DOCUMENTS], sum(each[1] for each in documents))},
-        "left": max(0, len(documents) - DOCUMENTS),
+        "documents": {"title": "By document", "bars": bars(documents, share.whole)},
+        "left": share.documents - len(documents),
         "all": site.links("sources", set=name) if query or where else "",
     }
     title = f"Sources of {opened.answers.label}" if not query else "Sources of one answer"
@@ -71,6 +71,7 @@ class Influence:
         self.scored = bool(np.isfinite(score).any())
         self.weight = np.where(np.isfinite(score), score, 0.0 if self.scored else 1.0).astype(np.float64)
         self.names = postings.names
+        self.documents, self.whole = 0, 0.0
 
     def summed(self, code: np.ndarray, names: list[str]) -> list[tuple[str, float, int]]:
         """(name, weight, passages named) of each name that is named; `code` is of each entry."""
@@ -78,9 +79,19 @@ class Influence:
         count = np.bincount(code, minlength=len(names))
         return [(names[n], float(weight[n]), int(count[n])) for n in np.flatnonzero(count).tolist()]
 
-    def by_document(self) -> list[tuple[str, float, int]]:
+    def by_document(self, most: int | None = None) -> list[tuple[str, float, int]]:
+        """The documents with the largest sums first; equal ones by their names."""
         names, code = self.opened.documents
-        return sorted(self.summed(code[self.passage], names), key=lambda each: (-each[1], each[0]))
+        mine = code[self.passage]
+        weight = np.bincount(mine, self.weight, len(names))
+        count = np.bincount(mine, minlength=len(names))
+        named = np.flatnonzero(count)
+        self.documents, self.whole = len(named), float(weight.sum())
+        if most is not None and most < len(named):
+            least = np.partition(weight[named], -most)[-most]
+            named = named[weight[named] >= least]
+        found = [(names[n], float(weight[n]), int(count[n])) for n in named.tolist()]
+        return sorted(found, key=lambda each: (-each[1], each[0]))[:most]
 
     def by_source(self) -> dict[str, Any] | None:
         if self.opened.sources is None or not len(self.passage):
