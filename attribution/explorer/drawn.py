@@ -59,7 +59,7 @@ def navigation(site: Site) -> list[tuple[str, str]]:
     """Pages that there is something for."""
     holdings = site.holdings
     there = {
-        "ask": site.desk is not None and bool(holdings.indexes),
+        "ask": site.links.live and bool(holdings.indexes),  # also where none can be asked: the page says why
         "browse": bool(holdings.sets),
         "compare": len(holdings.sets) > 1,
         "watch": bool(holdings.probed),

@@ -11,6 +11,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from headwater.attribution.explorer.guard import LOOPBACK, Guard
@@ -93,7 +94,8 @@ def serve(
         timeout_graceful_shutdown=2,
         limit_concurrency=200,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def open_browser(address: str) -> None:

@@ -181,7 +181,7 @@ def paired_measures(both: Joined, mask: np.ndarray) -> list[dict[str, Any]]:
 def overlap_bars(overlap: np.ndarray) -> list[dict[str, Any]]:
     counts = np.bincount(overlap, minlength=DEPTH + 1)[: DEPTH + 1]
     top = max(1, int(counts.max()))
-    return [{"of": n, "count": int(count), "height": round(100 * count / top, 1)} for n, count in enumerate(counts)]
+    return [{"of": n, "count": int(count), "height": round(92 * count / top, 1)} for n, count in enumerate(counts)]
 
 
 def rank_chart(both: Joined, kept: np.ndarray) -> dict[str, Any] | None:

@@ -300,3 +300,66 @@ def test_a_site_without_an_index_takes_no_questions(hostile: Path) -> None:
     assert site.desk is None
     with pytest.raises(UserError):
         Desk(find([hostile])).submit(Asked("trace", "", "a", "b"))
+
+
+def test_an_index_of_a_hugging_face_model_is_asked(tiny_llama: Path, tmp_path: Path) -> None:
+    """An index alone, with its own corpus and no run: a question, and how the model goes on."""
+    import torch
+
+    from headwater.attribution.index.build import build_index
+    from headwater.attribution.settings import (
+        IndexSettings,
+        ProjectionSettings,
+        TracedCorpusSettings,
+        TracedModelSettings,
+    )
+
+    source = tmp_path / "docs.jsonl"
+    source.write_text(
+        "".join(json.dumps({"id": f"d{n}", "text": f"river {n} stone harbour"}) + "\n" for n in range(30))
+    )
+    build_index(
+        IndexSettings(
+            out=str(tmp_path / "index"),
+            model=TracedModelSettings(run="", path=str(tiny_llama)),
+            corpus=TracedCorpusSettings(path=str(source), max_tokens=40),
+            projection=ProjectionSettings(dims=4),
+            codecs=["fp32"],
+        )
+    )
+    with served(tmp_path / "index") as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert client.get("/").text.count("<nav") == 1
+        fields = {"prompt": "river 3", "target": "stone"}
+        asked = client.post("/jobs", data={"kind": "trace", **fields}, headers=own(client)).json()
+        assert wait(client, asked["id"])["error"] == ""
+        rows = client.get("/ask.json", params=fields).json()["rows"]
+        assert len(rows) == 25
+        assert (
+            client.get("/read", params={"p": rows[0]["passage"], "job": asked["id"], "index": "index"}).status_code
+            == 200
+        )
+        going = client.post("/jobs", data={"kind": "continue", "prompt": "river"}, headers=own(client)).json()
+        assert wait(client, going["id"])["state"] == "done"
+    with Attributor.open(tmp_path / "index") as attributor:
+        opened = attributor.opened[0]
+        model = opened.collector.model.model
+        ids = torch.tensor([[opened.passages.tokenizer.bos_id, *opened.passages.tokenizer.encode("river")]])
+        best = model(input_ids=ids).logits[0, -1, : opened.passages.tokenizer.tokenizer.get_vocab_size()].argmax()
+        token = next(continuation(opened, "river", 1), None)
+        told = None if token is None else token.text
+        assert told == (
+            None if int(best) == opened.passages.tokenizer.bos_id else opened.passages.tokenizer.pieces([int(best)])[0]
+        )
+
+
+def test_a_half_written_index_is_one_message(explored: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    shutil.copytree(explored / "index/headwater", index)
+    manifest = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps(manifest | {"complete": False}))
+    with served(index) as address, httpx.Client(base_url=address, timeout=60) as client:
+        page = client.get("/").text
+        assert "half written" in page
+        assert "There is no index to ask here" in page
+        answer = client.post("/ask", data={"prompt": "x", "target": "y"}, headers=own(client))
+        assert answer.status_code == 404
