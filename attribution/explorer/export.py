@@ -64,7 +64,9 @@ def write_pages(site: Site, links: FileLinks, folder: Path) -> int:
             written += 1
     if links.left_out:
         message = f"{len(links.wanted):,} pages were written, and no more."
-        view = View("trouble", "Left out", "trouble", {"heading": "This page was left out", "message": message})
+        view = View(
+            "trouble", "Left out", "trouble", {"heading": "This page was left out", "message": message, "again": {}}
+        )
         (folder / "left-out.html").write_text(html(site, view), encoding="utf-8")
     return written
 

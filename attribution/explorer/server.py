@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 
 from headwater.attribution.drawing.words import clean
 from headwater.attribution.explorer.drawn import ASSETS, VIEWS, csv_lines, html, json_lines, navigation
+from headwater.attribution.explorer.grammar import FilterError
 from headwater.attribution.explorer.guard import COOKIE, HEADERS, Guard, same
 from headwater.attribution.explorer.limits import ADDRESS_CHARACTERS, BODY_BYTES
 from headwater.attribution.explorer.links import query_of
@@ -39,7 +40,7 @@ def make_app(site: Site, guard: Guard) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=alive)
     app.middleware("http")(guarded(site, guard))
     app.add_exception_handler(404, lambda request, error: trouble(site, MissingError("there is no such page"), 404))
-    app.add_exception_handler(UserError, lambda request, error: trouble(site, error))  # type: ignore[arg-type]
+    app.add_exception_handler(UserError, lambda request, error: refused(site, request, error))  # type: ignore[arg-type]
     app.add_exception_handler(OSError, lambda request, error: trouble(site, gone(error)))  # type: ignore[arg-type]
     app.add_exception_handler(Exception, lambda request, error: trouble(site, unforeseen(error), 500))
     add_assets(app)
@@ -70,12 +71,29 @@ def guarded(site: Site, guard: Guard) -> Callable[..., Any]:
     return check
 
 
-def trouble(site: Site, error: Exception, status: int = 400) -> HTMLResponse:
-    """A page with one clear message."""
+def refused(site: Site, request: Request, error: UserError) -> HTMLResponse:
+    """What a user can mend; a filter that cannot be understood can be mended on the spot."""
+    again = dict(request.query_params) if isinstance(error, FilterError) else {}
+    return trouble(site, error, again=again, action=request.url.path)
+
+
+def trouble(
+    site: Site, error: Exception, status: int = 400, *, again: dict[str, str] | None = None, action: str = ""
+) -> HTMLResponse:
+    """A page with one clear message.
+
+    Args:
+        again: parameters of the page, for a form that asks for its filter again; `action` is its address.
+    """
     status = 404 if isinstance(error, MissingError) and status == 400 else status
     status = 429 if isinstance(error, BusyError) else status
     heading = {404: "That is not here", 429: "Too many at once"}.get(status, "That does not work")
-    view = View("trouble", heading, "trouble", {"heading": heading, "message": clean(str(error))[:4000]})
+    view = View(
+        "trouble",
+        heading,
+        "trouble",
+        {"heading": heading, "message": clean(str(error))[:4000], "again": again or {}, "action": action},
+    )
     return HTMLResponse(html(site, view), status, headers=HEADERS)
 
 

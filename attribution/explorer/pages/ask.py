@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from headwater.attribution.drawing.chart import printed
 from headwater.attribution.drawing.words import clean, probability
 from headwater.attribution.explorer.limits import PROMPT_CHARACTERS, TARGET_CHARACTERS
 from headwater.attribution.explorer.live import DONE, FAILED, Asked, Job
@@ -95,7 +96,7 @@ def traced(site: Site, job: Job, context: dict[str, Any]) -> Any:
             ("probability of the answer", probability(math.exp(total))),
             (
                 "log-probability",
-                f"{total:.2f}".replace("-", "−") + (f", {len(logprobs)} tokens" if len(logprobs) > 1 else ""),
+                printed(f"{total:.2f}") + (f", {len(logprobs)} tokens" if len(logprobs) > 1 else ""),
             ),
             ("passages compared", f"{job.about['scanned']:,}"),
             ("seconds", f"{job.about['seconds']:.1f}"),

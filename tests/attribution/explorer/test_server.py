@@ -53,7 +53,9 @@ def test_pages_answer(client: httpx.Client) -> None:
         assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", answer.text), "no other host"
     assert client.get("/nothing").status_code == 404
     assert client.get("/browse?set=nobody").status_code == 404
-    bad = client.get("/browse?where=rank<x")
+    bad = client.get("/browse?where=rank<x&sort=score")
+    assert 'name="where" value="rank&lt;x"' in bad.text, "it can be mended there"
+    assert 'name="sort" value="score"' in bad.text
     assert bad.status_code == 400
     assert "rank is a number" in bad.text
 
