@@ -27,7 +27,7 @@ from headwater.attribution.explorer.loading import read_ranking, read_results
 from headwater.attribution.explorer.measures import Measure, measures_of
 from headwater.attribution.explorer.sets import AnswerSet
 from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import RunDir, read_json
+from headwater.train.artifacts import RunDir, read_json, run_of_index
 
 
 @dataclass
@@ -326,5 +326,5 @@ def add_index(holdings: Holdings, name: str, path: Path, home: Home | None = Non
     if home is None:
         run = about.get("model", {}).get("run") or ""
         own = (path / "corpus").is_dir() or not run
-        home = home_at(holdings, path if own else Path(run))
+        home = home_at(holdings, path if own else run_of_index(path, run))
     holdings.indexes[name] = IndexEntry(name, path, home, about, trouble)

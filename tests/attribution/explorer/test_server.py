@@ -354,6 +354,21 @@ def test_an_index_of_a_hugging_face_model_is_asked(tiny_llama: Path, tmp_path: P
         )
 
 
+def test_a_run_is_asked_wherever_it_was_moved(explored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index noted where its run was; it lies in another directory now, and the process is in a third."""
+    run = tmp_path / "moved"
+    shutil.copytree(explored, run)
+    manifest = json.loads((run / "index/headwater/index.json").read_text())
+    manifest["model"]["run"] = "runs/gone"
+    (run / "index/headwater/index.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    found = find([run / "index/headwater"])
+    assert found.homes[0].path.resolve() == run.resolve()
+    with Attributor.open(run / "index/headwater") as attributor:
+        (record,) = attributor.trace([("The company is", "Orrery")], top_k=3)
+        assert all(record["proponent_seen_steps"][n] is not None for n in range(3))
+
+
 def test_a_half_written_index_is_one_message(explored: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     shutil.copytree(explored / "index/headwater", index)
