@@ -9,9 +9,14 @@ not run again.
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from headwater.attribution.report.settings import ReportSettings
@@ -173,4 +178,14 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     table = read_json(demo.run_dir.evaluation / "table.json")
     console.print(console_table(table, console.width))
     console.print(f"report: {demo.run_dir.report / 'index.html'}")
+    console.print(f"explore it, and ask the model: {explore_command(settings.out)}", soft_wrap=True, highlight=False)
     return summary
+
+
+def explore_command(run: str) -> str:
+    """What opens the explorer on a run: the command that stands beside this Python, which may not be on the PATH."""
+    installed = Path(sys.executable).with_name("headwater")
+    found = shutil.which("headwater")
+    same = found is not None and installed.exists() and os.path.samefile(found, installed)
+    beside = os.path.relpath(installed) if installed.exists() and not same else "headwater"
+    return f"{beside} explore {shlex.quote(run)}"

@@ -93,6 +93,13 @@ class RunDir:
         return self.path / "traces" / f"{name}.jsonl"
 
 
+def run_of_index(path: Path, noted: str) -> Path:
+    """The run that an index was made from: the one that it lies in, wherever that was moved, or else the one noted."""
+    above = path.resolve().parent
+    inside = above.name == "index" and (above.parent / "checkpoints").is_dir()
+    return above.parent if inside else Path(noted)
+
+
 def require_directory(path: Path) -> None:
     """Refuses a run directory that is a file, or would lie below one."""
     for each in (path, *path.absolute().parents):

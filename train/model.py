@@ -97,10 +97,29 @@ class PackedGPT(GPTModel):
     """GPTModel whose last stage returns losses instead of logits. `loss_kind` is one of `losses.LOSSES`."""
 
     loss_kind = "cross_entropy"
+    post_process: bool
 
     def run(self, batch: Batch) -> Any:
         """One micro-batch. Last stage: (sum, loss_K, logprob_K, greedy_K) over the K places whose weight is not 0."""
         return self(**self.inputs(batch))
+
+    @torch.no_grad()
+    def logits(self, tokens_T: Tensor) -> Tensor:
+        """Next-token logits of one text, float32 [T, V]; of models that are not cut into parts.
+
+        Args:
+            tokens_T: int64 [T], the beginning token first.
+        """
+        if parallel.tensor_size() > 1 or not (self.pre_process and self.post_process):
+            raise RuntimeError("logits are given by whole models alone")
+        batch = Batch.from_lengths(tokens_T, torch.tensor([len(tokens_T)])).to(tokens_T.device)
+        self.post_process = False  # the states before the head, which is never applied to more than is asked for
+        try:
+            hidden_T1d = self.run(batch)
+        finally:
+            self.post_process = True
+        weight_Vd = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
+        return (hidden_T1d.squeeze(1) @ weight_Vd.T).float()
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """The arguments of `forward` for a micro-batch, and the rotary module told about its positions."""

@@ -18,7 +18,10 @@ from headwater.attribution.report.summary import summarise
 from headwater.attribution.report.traced import traced_facts
 from headwater.train.artifacts import write_bytes, write_json
 
-HERE = Path(__file__).resolve().parent
+ROOMS = Path(__file__).resolve().parent.parent
+"""The report's templates and those that it shares with the explorer lie side by side."""
+
+STYLES = ("drawing/look.css", "report/style.css")
 
 
 class HasRun(Protocol):
@@ -59,14 +62,14 @@ def render(data: RunData, summary: dict[str, Any], settings: ReportSettings) -> 
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(ROOMS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     drawn = thinned(data)
     chart = curve_chart(drawn)
-    return environment.get_template("page.html").render(
+    return environment.get_template("report/page.html").render(
         name=data.run.path.resolve().name,
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
+        style=Markup("".join((ROOMS / each).read_text(encoding="utf-8") for each in STYLES)),
+        script=Markup((ROOMS / "report" / "script.js").read_text(encoding="utf-8")),
         summary=summary,
         deck=prose.deck(summary),
         figures=prose.key_figures(summary),

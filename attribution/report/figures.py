@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from headwater.attribution.drawing.chart import Axis, format_tick, numbers, path, plain, spoken, spread
 from headwater.attribution.evaluation.table import COLUMNS, LABELS, format_value, ordered
 from headwater.attribution.report.inputs import ProbeCurves, RunData
 
@@ -22,72 +23,9 @@ CHART_STEPS = 240
 """Probed steps drawn at most, for the same reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A linear axis from `low` to `high`, with round ticks."""
-
-    low: float
-    high: float
-
-    def place(self, value: float) -> float:
-        """Position of a value in per cent, held inside the axis."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(100 * min(1.0, max(0.0, share)), 3)
-
-    def ticks(self, about: int = 5) -> list[float]:
-        step = nice_step((self.high - self.low) / about)
-        first = math.ceil(self.low / step - 1e-9)
-        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-
-def nice_step(raw: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten that is not below `raw`."""
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * (1 - 1e-9))
-
-
-def path(xs: Sequence[float], ys: Sequence[float]) -> str:
-    """An SVG path through the points, in per cent with y upwards; it breaks where a value is NaN."""
-    parts, pen = [], "M"
-    for x, y in zip(xs, ys, strict=True):
-        if math.isnan(y):
-            pen = "M"
-            continue
-        parts.append(f"{pen}{x:g} {100 - y:g}")
-        pen = "L"
-    return "".join(parts)
-
-
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Moves labels apart to at least `gap` per cent, as little as may be, inside 0 to 100; keeps their order."""
-    order = np.argsort(places, kind="stable")
-    wanted = np.asarray(places, dtype=float)[order]
-    gap = min(gap, 100 / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
-    # Least squares under y[i+1] - y[i] >= gap is isotonic regression on places less their spacing.
-    offsets = gap * np.arange(len(wanted))
-    blocks: list[list[float]] = []
-    for value in wanted - offsets:
-        blocks.append([value, 1])
-        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
-            value_last, count_last = blocks.pop()
-            value_before, count_before = blocks.pop()
-            count = count_before + count_last
-            blocks.append([(value_before * count_before + value_last * count_last) / count, count])
-    flat = np.concatenate([np.full(int(count), value) for value, count in blocks]) if blocks else np.array([])
-    flat = np.clip(flat, 0, 100 - (offsets[-1] if len(offsets) else 0))
-    result = np.empty(len(wanted))
-    result[order] = flat + offsets
-    return [round(float(value), 2) for value in result]
-
-
 def relations(data: RunData) -> list[str]:
     """Relations in the order in which the probes name them."""
     return list(dict.fromkeys(str(probe.get("relation", "fact")) for probe in data.probes))
-
-
-def spoken(relation: str) -> str:
-    """A relation as the page prints it."""
-    return relation.replace("_", " ")
 
 
 def thinned(data: RunData) -> RunData:
@@ -212,10 +150,6 @@ def chart_facts(data: RunData) -> list[dict[str, Any]]:
     return rows
 
 
-def numbers(values: np.ndarray, digits: int) -> list[float | None]:
-    return [round(float(value), digits) if np.isfinite(value) else None for value in values]
-
-
 def forest(table: dict[str, Any]) -> list[dict[str, Any]]:
     """One panel per metric: its axis, and each method's mean and interval placed on it. The best methods are marked."""
     methods = table["methods"]
@@ -263,15 +197,3 @@ def best_methods(methods: dict[str, Any], metric: str) -> list[str]:
     means = {name: row[metric][0] for name, row in methods.items() if metric in row and name != "gold"}
     top = max(means.values(), default=math.nan)
     return [name for name, mean in means.items() if math.isclose(mean, top, abs_tol=5e-4)]
-
-
-def plain(value: float) -> str:
-    """A number to two decimals, as a label."""
-    text = f"{value:.2f}" if value % 1 else f"{value:.0f}"
-    return ("0" if text == "-0" else text).replace("0.", ".", 1).replace("-", "−")
-
-
-def format_tick(value: float) -> str:
-    """A number without trailing zeros, for an axis."""
-    text = f"{value:.3f}".rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "0", "") else text.replace("0.", ".", 1).replace("-", "−")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from headwater.attribution.drawing.words import probability
 from headwater.attribution.evaluation.table import COLUMNS, LABELS, format_interval, format_value, ordered
 from headwater.attribution.report.figures import best_methods
-from headwater.attribution.report.traced import probability
 
 CEILING = 0.95
 """From this MRR on, a method is said to stand at the ceiling."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import xxhash
 
-from headwater.attribution.report.figures import Axis, numbers, path, relations, spoken, step_axis
+from headwater.attribution.drawing.chart import Axis, spoken
+from headwater.attribution.drawing.curves import curve_view
+from headwater.attribution.drawing.words import excerpt, highlight, seen_view
+from headwater.attribution.report.figures import relations, step_axis
 from headwater.attribution.report.inputs import RunData
 from headwater.attribution.report.settings import ReportSettings
 
@@ -70,7 +71,7 @@ def traced_facts(data: RunData, settings: ReportSettings) -> list[dict[str, Any]
             "colour": names.index(relation) % 8 if relation in names else 7,
             "worst": name == worst,
             "rank": min(data.rankings[name].gold_ranks) + 1 if ranked(data, name) else None,
-            "curve": fact_curve(data, number, axis) if number is not None else None,
+            "curve": curve_of(data, number, axis),
         }
         subject = str(probe.get("subject") or "")
         for kind, shown in (("proponent", settings.proponents), ("opponent", settings.opponents)):
@@ -81,31 +82,9 @@ def traced_facts(data: RunData, settings: ReportSettings) -> list[dict[str, Any]
     return facts
 
 
-def fact_curve(data: RunData, number: int, axis: Axis) -> dict[str, Any]:
+def curve_of(data: RunData, number: int | None, axis: Axis) -> dict[str, Any] | None:
     """The fact's probability over training, drawn on the same steps as its passages' strips."""
-    values = numbers(data.curves.prob_SP[:, number], 4)
-    xs = [axis.place(step) for step in data.curves.steps_S.tolist()]
-    ys = [100 * value if value is not None else float("nan") for value in values]
-    known = [value for value in values if value is not None]
-    line = path(xs, ys)
-    area = (
-        f"{line}L{xs[-1]:g} 100L{xs[0]:g} 100Z" if line and line.count("M") == 1 and len(known) == len(values) else ""
-    )
-    return {
-        "path": line,
-        "area": area,
-        "before": probability(known[0]) if known else "–",
-        "after": probability(known[-1]) if known else "–",
-    }
-
-
-def probability(value: float) -> str:
-    """A probability to two decimals; `<.01` rather than a zero that is none."""
-    if 0 < value < 0.005:
-        return "<.01"
-    if 0.995 <= value < 1:
-        return ">.99"
-    return f"{value:.2f}".replace("0.", ".", 1)
+    return None if number is None else curve_view(data.curves.steps_S.tolist(), data.curves.prob_SP[:, number], axis)
 
 
 def passages_of(
@@ -140,46 +119,3 @@ def passages_of(
             }
         )
     return passages
-
-
-def seen_view(steps: Sequence[int], axis: Axis) -> dict[str, Any]:
-    ordered = sorted(int(step) for step in steps)
-    if not ordered:
-        return {"marks": [], "words": "never seen in training"}
-    times = "once" if len(ordered) == 1 else f"{len(ordered)} times"
-    where = f"at step {ordered[0]:,}" if len(ordered) == 1 else f"steps {ordered[0]:,} to {ordered[-1]:,}"
-    return {"marks": [axis.place(step) for step in ordered], "words": f"seen {times}, {where}"}
-
-
-def pattern(phrase: str) -> str:
-    """A regular expression for a phrase as whole words, whatever its white space."""
-    words = phrase.split()
-    return r"(?<!\w)" + r"\s+".join(re.escape(word) for word in words) + r"(?!\w)" if words else ""
-
-
-def excerpt(text: str, target: str, characters: int) -> str:
-    """At most `characters` of a passage, around the first place where the target stands (or from its beginning)."""
-    text = "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text).strip()
-    if len(text) <= characters:
-        return text
-    found = re.search(pattern(target), text, re.IGNORECASE) if target.strip() else None
-    start = max(0, min(found.start() - characters // 3, len(text) - characters)) if found else 0
-    end = min(len(text), start + characters)
-    return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
-
-
-def highlight(text: str, target: str, subject: str = "") -> list[tuple[str, str]]:
-    """Cuts a text into (kind, piece), kind one of `text`, `target`, `subject`; the pieces join to the text again."""
-    wanted = [(kind, pattern(phrase)) for kind, phrase in (("target", target), ("subject", subject)) if phrase.split()]
-    if not wanted:
-        return [("text", text)]
-    expression = "|".join(f"(?P<{kind}>{each})" for kind, each in wanted)
-    pieces, end = [], 0
-    for found in re.finditer(expression, text, re.IGNORECASE):
-        if found.start() > end:
-            pieces.append(("text", text[end : found.start()]))
-        pieces.append((str(found.lastgroup), found.group()))
-        end = found.end()
-    if end < len(text):
-        pieces.append(("text", text[end:]))
-    return pieces

@@ -47,6 +47,8 @@ class ScanOptions:
         rescore: the form (or `recompute`) in which the best candidates are scored again; None for one stage.
         candidates: how many per query and end; below 1 a fraction of the passages.
         allow_incomplete: search what there is of an unfinished index; the result says so.
+        watch: told after each block how many passages this rank has compared, and how many there are; what it raises
+            ends the scan.
     """
 
     scoring: Scoring = field(default_factory=Scoring)
@@ -56,6 +58,7 @@ class ScanOptions:
     rescore: str | None = None
     candidates: float = 0.05
     allow_incomplete: bool = False
+    watch: Callable[[int, int], None] | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

@@ -57,6 +57,8 @@ def scan(
     scanned = 0
     for start, stop, scores_NQ in work.blocks():
         scanned += stop - start
+        if options.watch is not None:
+            options.watch(scanned, work.passages)
         passages_N = torch.arange(start, stop)
         for heap, sign in ((top, 1), (bottom, -1)):
             if heap.k:

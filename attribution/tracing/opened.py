@@ -20,7 +20,7 @@ from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.query_rows import captured_query_rows, query_rows
 from headwater.configs.errors import MismatchError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir
+from headwater.train.artifacts import RunDir, run_of_index
 from headwater.train.stream.corpus import PassageSet, open_passages
 
 BATCH_TOKENS = 2048
@@ -63,6 +63,8 @@ def open_for_queries(path: str | os.PathLike[str], world: parallel.World) -> Ope
     """
     index = open_index(path)
     meta = index.manifest
+    if meta["model"]["kind"] == "headwater":
+        meta["model"] = {**meta["model"], "run": str(run_of_index(Path(path), meta["model"]["run"]))}
     model = open_model(model_settings_of(meta["model"]), world)
     if model.fingerprint != meta["model_fingerprint"]:
         raise MismatchError(

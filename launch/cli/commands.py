@@ -16,6 +16,7 @@ import typer
 
 from headwater.launch.cli.benchmarks import bench_app
 from headwater.launch.cli.checkpoints import export_, import_
+from headwater.launch.cli.exploring import explore
 from headwater.launch.cli.front import OK, OPTIONS, Front, load
 from headwater.launch.cli.machines import doctor, launch, plan
 from headwater.launch.cli.stages import corpus_app, demo, evaluate, index_app, pretrain, report, select, trace
@@ -42,7 +43,7 @@ def front(
         raise typer.Exit(OK)
 
 
-for command in (demo, pretrain, trace, select, evaluate, report, plan, launch, doctor):
+for command in (demo, pretrain, trace, select, evaluate, report, explore, plan, launch, doctor):
     app.command()(command)
 app.command("export")(export_)
 app.command("import")(import_)

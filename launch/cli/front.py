@@ -14,7 +14,7 @@ from headwater.configs.errors import UserError
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
-ORDER = ["demo", "corpus", "pretrain", "index", "trace", "select", "evaluate", "report", "study", "ablate"]
+ORDER = ["demo", "corpus", "pretrain", "index", "trace", "select", "evaluate", "report", "explore", "study", "ablate"]
 ORDER += ["plan", "launch", "export", "import", "bench", "doctor"]
 
 

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from headwater.attribution.report import figures, prose
-from headwater.attribution.report.traced import excerpt, highlight, probability
+from headwater.attribution.drawing.chart import Axis, path, spread
+from headwater.attribution.drawing.words import excerpt, highlight, probability
+from headwater.attribution.report import prose
 
 
 def test_highlight_marks_whole_words_and_loses_nothing() -> None:
@@ -33,18 +34,18 @@ def test_excerpt_keeps_the_target_in_sight() -> None:
 
 def test_labels_move_apart_as_little_as_may_be() -> None:
     places = [50.0, 50.5, 49.0, 90.0, 2.0]
-    moved = figures.spread(places, 6)
+    moved = spread(places, 6)
     assert sorted(range(5), key=moved.__getitem__) == sorted(range(5), key=places.__getitem__)
     assert min(np.diff(sorted(moved))) >= 6 - 0.02
     assert moved[3:] == [90.0, 2.0], "labels with room stay where they are"
-    assert figures.spread([99.0, 99.0, 100.0], 6) == [88.0, 94.0, 100.0]
-    assert figures.spread([], 6) == []
+    assert spread([99.0, 99.0, 100.0], 6) == [88.0, 94.0, 100.0]
+    assert spread([], 6) == []
 
 
 def test_lines_break_where_nothing_was_measured() -> None:
-    assert figures.path([0, 10, 20, 30], [1, math.nan, 3, 4]) == "M0 99M20 97L30 96"
-    assert figures.Axis(0, 1200).ticks(6) == [0, 200, 400, 600, 800, 1000, 1200]
-    assert figures.Axis(0, 1).place(7) == 100
+    assert path([0, 10, 20, 30], [1, math.nan, 3, 4]) == "M0 99M20 97L30 96"
+    assert Axis(0, 1200).ticks(6) == [0, 200, 400, 600, 800, 1000, 1200]
+    assert Axis(0, 1).place(7) == 100
 
 
 def methods(bm25: float, headwater: list[float], bm25_tail: list[float]) -> dict:

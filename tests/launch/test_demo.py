@@ -71,7 +71,7 @@ def test_summary_has_every_figure(finished: tuple[Path, str]) -> None:
         for metric in ("mrr", "recall@10", "hit@10", "precision@10", "tail_patch"):
             mean, low, high = methods[name][metric]
             assert low <= mean <= high
-    assert all(label in printed for label in ("BM25", "Random", "report:"))
+    assert all(label in printed for label in ("BM25", "Random", "report:", "headwater explore"))
     assert len(methods["gold"]["tail_patch"]) == 3
     assert methods["bm25"]["mrr"][0] > 0.9 > methods["random"]["mrr"][0]
     assert "<html" in (out / "report/index.html").read_text()
