@@ -102,7 +102,8 @@ class Demo:
         """Refuses to go on with a run that was started with other settings."""
         from dataclasses import asdict
 
-        wanted = fingerprint([asdict(self.pretrain_settings), asdict(self.settings)])
+        # Wherever it lies now: a run may be moved.
+        wanted = fingerprint([{**asdict(self.pretrain_settings), "out": ""}, {**asdict(self.settings), "out": ""}])
         path = self.run_dir.path / "demo.json"
         if path.exists():
             what = f"{self.run_dir.path} was started with other settings"

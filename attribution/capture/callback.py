@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from headwater.attribution.capture.build import NOTE, build_captured
@@ -42,6 +42,7 @@ from headwater.train.model import parameter_parts
 from headwater.train.parallel import World
 from headwater.train.settings import CaptureSettings, PretrainSettings
 from headwater.train.stream.stream import TrainingSequence
+from headwater.train.tensor_files import save_tensors
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:
@@ -202,7 +203,7 @@ class Capture(Callback):
                 for name, made in self.corrections.items()
                 for part in made.__dataclass_fields__
             }
-            save_file(tensors, directory / f"capture-correction-{stage}.safetensors")
+            save_tensors(directory / f"capture-correction-{stage}.safetensors", tensors)
         if self.world.is_main:
             write_json(directory / NOTE, self._note())
 
@@ -216,11 +217,7 @@ class Capture(Callback):
             "loss": "cross_entropy",
             "correction": settings.correction,
             "projection": {"dims": self.projection.dims, "modules": {}, "seed": self.projection.seed},
-            "model": {
-                "kind": "headwater",
-                "run": str(self.run.path),
-                "precision": self.trainer.settings.train.precision,
-            },
+            "model": {"kind": "headwater", "precision": self.trainer.settings.train.precision},
             "kind of mean": "unit rows",
             "captured": {"weights": "lr", "mode": settings.mode, "refresh": settings.refresh},
         }

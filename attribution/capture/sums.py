@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from headwater.attribution.index.writer import default_shard_rows
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.norms import unit_rows
 from headwater.train.artifacts import remove
+from headwater.train.tensor_files import save_tensors
 
 
 class MeanRows:
@@ -59,7 +60,7 @@ class MeanRows:
     def save(self, directory: Path) -> None:
         for number, sums_ND in self.sums.items():
             tensors = {"sums": sums_ND, "weights": self.weights[number], "visits": self.visits[number]}
-            save_file(tensors, directory / shard_file(number))
+            save_tensors(directory / shard_file(number), tensors)
 
     def load(self, directory: Path) -> None:
         for number, sums_ND in self.sums.items():

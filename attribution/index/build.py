@@ -30,10 +30,11 @@ from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir
+from headwater.train.artifacts import RunDir, fingerprint_file
 from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
+from headwater.train.places import note_place
 from headwater.train.stream.corpus import PassageSet, open_passages
 
 _KEPT_BYTES = 1 << 30
@@ -123,12 +124,16 @@ class Builder:
         return min(dist.get_process_group_ranks(parallel.replica_group()))
 
     def _meta(self) -> dict[str, Any]:
+        state = self.model.places.get("optimizer_state")
+        read = state if self.settings.correction != "none" else None
         return {
+            **({"optimizer_state": fingerprint_file(read)} if read is not None else {}),
             "loss": self.settings.loss,
             "correction": self.settings.correction,
             "projection": asdict(self.projection),
             "sampled": asdict(self.settings.curvature),
             "model": self.model.description,
+            "places": {name: note_place(place, self.out) for name, place in self.model.places.items()},
             "model_fingerprint": self.model.fingerprint,
             "coverage": round(self.collector.coverage, 4),
             "layers_left_out": list(self.model.left_out),

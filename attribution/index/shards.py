@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.attribution.index.errors import MissingShardError, TruncatedShardError
 from headwater.train.artifacts import atomic_path
+from headwater.train.tensor_files import save_tensors
 
 _DTYPES = {
     "F32": torch.float32,
@@ -39,7 +39,7 @@ def shard_name(number: int, codec: str) -> str:
 def write_shard(path: Path, fields: Mapping[str, Tensor]) -> None:
     """Writes the tensors atomically. The same tensors give the same bytes."""
     with atomic_path(path) as part:
-        save_file({name: value.contiguous() for name, value in fields.items()}, part)
+        save_tensors(part, fields)
 
 
 class ShardFile:

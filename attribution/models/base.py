@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,8 @@ class TracedModel(abc.ABC):
     Attributes:
         world: process groups, or None for a model on one process.
         fingerprint: of the weights.
-        description: what an index notes of the model, enough to open it again.
+        description: what an index notes of the model, enough to open it again where `places` are known.
+        places: the files and directories that it was opened from, by the setting that names them.
         bounds: of the examples of the running batch in the flattened tokens that the sites see, rising.
         context: longest input, or None.
         vocabulary: rows of the embedding, or None.
@@ -143,6 +145,7 @@ class TracedModel(abc.ABC):
     bounds: list[int]
     fingerprint: str
     description: dict[str, Any]
+    places: dict[str, Path]
     world: World | None = None
     context: int | None = None
     vocabulary: int | None = None

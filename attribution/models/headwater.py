@@ -31,10 +31,10 @@ class HeadwaterModel(TracedModel):
         self.fingerprint = checkpoint.fingerprint
         self.description = {
             "kind": "headwater",
-            "run": str(checkpoint.path.parent.parent),
             "step": checkpoint.step,
             "precision": precision,
         }
+        self.places = {"run": checkpoint.path.parent.parent}
         self.vocabulary = settings.vocab_size
         self.parameters = sum(math.prod(entry["shape"]) for entry in checkpoint.meta["tensors"]["weight"].values())
 

@@ -82,15 +82,18 @@ def encoded(query: Query, tokenizer: TextTokenizer) -> tuple[np.ndarray, int]:
 
 
 def captured_query_rows(
-    manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[Query]
+    run: RunDir, manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[Query]
 ) -> Tensor:
     """Raw query rows for an index of captured rows, float32 [Q, D]: the lr-weighted mean of the unit rows at the run's
     saved checkpoints up to the index's step, each with its own moments.
 
+    Args:
+        run: that the rows were captured in, where it is now.
+        manifest: of the index.
+
     Raises:
         MissingError: no checkpoint is left.
     """
-    run = RunDir.at(manifest["model"]["run"])
     total_QD: Tensor | None = None
     weight = 0.0
     for step in steps_in(run.checkpoints):

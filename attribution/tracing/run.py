@@ -34,7 +34,9 @@ def run_trace(
         queries = read_queries(settings.queries)
     else:
         raise MissingError("there are no queries", fix="set queries=FILE.jsonl, or give --prompt and --target")
-    with Attributor.open(settings.index, also=settings.also, weights=settings.weights) as attributor:
+    with Attributor.open(
+        settings.index, also=settings.also, weights=settings.weights, model=settings.model
+    ) as attributor:
         results = attributor.trace(queries, settings)
         if settings.out and attributor.world.is_main:
             write_results(settings.out, results)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.configs.errors import MissingError, UserError
@@ -16,6 +15,7 @@ from headwater.train.artifacts import RunDir, atomic_path, read_json, require_em
 from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
 from headwater.train.huggingface.families import DTYPES, llama_config, to_llama
 from headwater.train.settings import ModelSettings
+from headwater.train.tensor_files import save_tensors
 from headwater.train.tokenizer import TextTokenizer
 
 _FILE_BYTES = 5 << 30
@@ -109,7 +109,7 @@ def _write_shards(directory: Path, named: Iterator[tuple[str, Tensor]]) -> None:
     total = 0
 
     def put() -> None:
-        save_file(held, directory / f"part-{len(files)}", metadata={"format": "pt"})
+        save_tensors(directory / f"part-{len(files)}", held, {"format": "pt"})
         files.append(list(held))
         held.clear()
 
