@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,10 @@ class MeanRows:
         for number in numbers[share[0] :: share[1]] if share else ():
             directory.mkdir(parents=True, exist_ok=True)
             rows = min(self.width, passages - number * self.width)
-            held = np.memmap(self._file(number), np.float32, "w+", shape=(rows, dims))
+            with open(self._file(number), "wb") as file:
+                # Taken now: a map that finds the disk full later ends the process.
+                os.posix_fallocate(file.fileno(), 0, rows * dims * 4)
+            held = np.memmap(self._file(number), np.float32, "r+", shape=(rows, dims))
             self.sums[number] = torch.from_numpy(held)
             self.weights[number] = torch.zeros(rows, dtype=torch.float64)
             self.visits[number] = torch.zeros(rows, dtype=torch.int64)

@@ -155,7 +155,8 @@ def note_start(corpus: CorpusSettings, run: RunDir) -> dict[str, Any]:
     """Where a run is begun from, where its settings have paths that hang on that."""
     names = [*(source.path for source in corpus.sources), corpus.tokenizer.path, corpus.prebuilt]
     hanging = any(name and "://" not in name and not Path(name).is_absolute() for name in names)
-    return {"began_in": note_place(Path.cwd(), run.path)} if hanging else {}
+    # As seen from the run alone: what a copy was made of is not read in its place.
+    return {"began_in": note_place(Path.cwd(), run.path)[:1]} if hanging else {}
 
 
 def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.configs import load_config
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_json
 from headwater.train.callbacks.probes import Probes
@@ -132,7 +132,8 @@ def saved_state(run: RunDir, step: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     try:
-        return continue_run(Path(arguments[0]))
+        with refusals():
+            return continue_run(Path(arguments[0]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
