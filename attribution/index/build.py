@@ -55,8 +55,8 @@ def build_index(settings: IndexSettings) -> Path:
         model = open_model(settings.model, world)
         out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
         with sole_writer(out, "build", lambda action: on_main(world, action)):
-            passages = passages_of(settings, model, out, world)
-            Builder(settings, model, passages, out, world).run()
+            builder = Builder(settings, model, out, world)  # first: a model whose rows are not its gradients is refused
+            builder.run(passages_of(settings, model, out, world))
     finally:
         parallel.stop()
     return out
@@ -74,10 +74,10 @@ def passages_of(settings: IndexSettings, model: TracedModel, out: Path, world: W
 class Builder:
     """One build on this rank."""
 
-    def __init__(
-        self, settings: IndexSettings, model: TracedModel, passages: PassageSet, out: Path, world: World
-    ) -> None:
-        self.settings, self.model, self.passages, self.out, self.world = settings, model, passages, out, world
+    passages: PassageSet
+
+    def __init__(self, settings: IndexSettings, model: TracedModel, out: Path, world: World) -> None:
+        self.settings, self.model, self.out, self.world = settings, model, out, world
         self.projection = settings.projection
         if settings.budget:
             self.projection = fit_budget(self.projection, model.all_shapes, settings.codecs[0], settings.budget)
@@ -85,7 +85,9 @@ class Builder:
         self.layout = self.collector.layout
         self._kept: dict[int, Tensor] = {}
 
-    def run(self) -> None:
+    def run(self, passages: PassageSet) -> None:
+        """Makes the rows of the passages, or those that are not made yet."""
+        self.passages = passages
         if self.world.is_main:
             left_out = f"; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
             print(f"rows cover {self.collector.coverage:.0%} of the parameters{left_out}", file=sys.stderr)

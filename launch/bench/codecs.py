@@ -107,7 +107,7 @@ def full_index(opened: Opened, world: World) -> Index:
     )
     out = index.path.with_name(f"{index.path.name}-fp32")
     print(f"float32 rows: {out}", flush=True)
-    Builder(settings, opened.collector.model, opened.passages, out, world).run()
+    Builder(settings, opened.collector.model, out, world).run(opened.passages)
     return open_index(out)
 
 
