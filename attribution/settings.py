@@ -138,6 +138,16 @@ class IndexSettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlaceSettings:
+    """Where an index's model is, if it is neither where it was, seen from the index, nor where it was at all."""
+
+    run: str = setting("", "The run directory.")
+    path: str = setting("", "The directory of the Hugging Face model, or of the LoRA adapter.")
+    optimizer_state: str = setting("", "The saved torch optimizer state.")
+    base: str = setting("", "The directory of a LoRA adapter's base model.")
+
+
+@dataclass(kw_only=True, slots=True)
 class TraceSettings:
     """Which passages taught the answers to a set of queries."""
 
@@ -146,6 +156,7 @@ class TraceSettings:
         [], "Further indexes of the same passages (other checkpoints, captured rows): scores are added."
     )
     weights: list[float] = setting([], "Weights of `index` and the further ones; empty: all 1.")
+    model: PlaceSettings = section(PlaceSettings)
     queries: str = setting("", "A JSONL file of queries.")
     out: str = setting("", "Where the results go, as JSONL.")
     query_set: str = setting("headwater", "Name of the query set, noted in the results.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -38,6 +41,43 @@ class CorruptError(UserError):
 
 class MismatchError(UserError):
     """Two artifacts that do not belong together: their fingerprints differ."""
+
+
+class RefusedError(UserError):
+    """Something that the operating system refused: the disk is full, a path leads nowhere, files may not be written."""
+
+
+_FIXES = {
+    errno.ENOSPC: "make room, then give the same command again: what is finished is kept",
+    errno.EDQUOT: "make room within the quota, then give the same command again: what is finished is kept",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then give the same command again",
+    errno.EMFILE: "raise the limit on open files (ulimit -n 4096), then give the same command again",
+    errno.ENFILE: "close other programs, then give the same command again",
+    errno.EROFS: "choose a place that is not mounted read-only",
+    errno.EACCES: "mend its rights, or choose another place",
+    errno.EPERM: "mend its rights, or choose another place",
+    errno.EIO: "look at the disk (dmesg); what is finished is kept",
+    errno.ESTALE: "mount the share again; what is finished is kept",
+}
+
+
+def as_refused(error: OSError) -> RefusedError:
+    """What the system has said, as an error for the user."""
+    places = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    said = error.strerror or str(error) or type(error).__name__
+    fix = _FIXES.get(error.errno or 0, "check the path")
+    return RefusedError(f"{' to '.join(places)}: {said}" if places else said, fix=fix)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Raises what the operating system refuses as a `UserError`; a reader that has gone (`| head`) is let through."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise as_refused(error) from error
 
 
 @dataclass(frozen=True, slots=True)

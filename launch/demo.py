@@ -110,6 +110,7 @@ class Demo:
         keep_settings(
             self.run_dir.path / "demo.json",
             given,
+            home=self.run_dir.path,
             mark=fingerprint([asdict(self.pretrain_settings), asdict(self.settings)]),
             what=f"{self.run_dir.path} was started with other settings",
             fix="choose another out=, or remove that directory",

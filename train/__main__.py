@@ -11,7 +11,7 @@ import os
 import sys
 
 from headwater.configs import load_config
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 from headwater.train.settings import PretrainSettings
 
 USER_ERROR = 2
@@ -25,12 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     die_with_parent()
     try:
-        settings = load_config(PretrainSettings, arguments[0], arguments[1:])
+        with refusals():
+            settings = load_config(PretrainSettings, arguments[0], arguments[1:])
     except UserError as error:
         # The processes of a machine read the same file.
         return failed(error, said=os.environ.get("LOCAL_RANK", "0") != "0")
     try:
-        return pretrain(settings)
+        with refusals():
+            return pretrain(settings)
     except UserError as error:
         return failed(error, said=getattr(error, "is_said", False))
 

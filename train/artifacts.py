@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -93,13 +93,6 @@ class RunDir:
         return self.path / "traces" / f"{name}.jsonl"
 
 
-def run_of_index(path: Path, noted: str) -> Path:
-    """The run that an index was made from: the one that it lies in, wherever that was moved, or else the one noted."""
-    above = path.resolve().parent
-    inside = above.name == "index" and (above.parent / "checkpoints").is_dir()
-    return above.parent if inside else Path(noted)
-
-
 def require_directory(path: Path) -> None:
     """Refuses a run directory that is a file, or would lie below one."""
     for each in (path, *path.absolute().parents):
@@ -137,6 +130,28 @@ def require_empty(out: Path) -> None:
     """Refuses a directory that holds anything already."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already", expected="a new or empty directory", fix="choose another one")
+
+
+def require_place_for_file(path: str | os.PathLike[str], key: str) -> None:
+    """Refuses, before any work, a path that a file could not be written to in the end. Nothing is left of the trial.
+
+    Raises:
+        UserError: naming the setting `key`.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"{key}={path} is a directory", expected="the path of a file", fix="add a file's name to it")
+    made: list[Path] = []
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        made = make_directories(target.parent)
+        part.touch()
+    except OSError as error:
+        raise UserError(f"{key}={path} cannot be written", got=error, fix=f"choose another `{key}`") from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        remove_if_empty(made)
 
 
 @contextmanager
@@ -259,9 +274,11 @@ def read_json(path: str | os.PathLike[str], *, made_by: str | None = None) -> An
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"{path} is missing", fix=f"run `{made_by}` first" if made_by else None) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CorruptError(f"{path} cannot be read", got=error, fix="restore it, or mend its rights") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, thousands of digits, nested too deeply
         raise CorruptError(f"{path} is not valid JSON", got=str(error), fix="restore it, or make it again") from None
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.train import parallel
@@ -24,6 +23,7 @@ from headwater.train.checkpoint import FORMAT, KINDS, steps_in
 from headwater.train.engine import Engine
 from headwater.train.model import parameter_parts
 from headwater.train.parallel import World
+from headwater.train.tensor_files import save_tensors
 
 _FILE_BYTES = 1 << 30
 
@@ -138,7 +138,7 @@ class CheckpointWriter:
             own = [(name, tensor) for other, name, tensor in tensors if other == kind]
             for number, chunk in enumerate(_chunks(own)):
                 file = f"{kind}-{place}-{number}.safetensors"
-                save_file({name: tensor.contiguous() for name, tensor in chunk}, part / file)
+                save_tensors(part / file, dict(chunk))
                 hashes[file] = fingerprint_file(part / file)
                 for name, tensor in chunk:
                     entries[kind][name] = {"file": file, "shape": list(tensor.shape)}
@@ -176,7 +176,7 @@ def save_weights(directory: Path, named: Iterable[tuple[str, Tensor]], meta: dic
     entries, hashes = {}, {}
     for number, chunk in enumerate(_chunks(named)):
         file = f"weight-{number}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in chunk}, directory / file)
+        save_tensors(directory / file, dict(chunk))
         hashes[file] = fingerprint_file(directory / file)
         for name, tensor in chunk:
             digest = fingerprint(tensor.contiguous().numpy().tobytes())

@@ -19,6 +19,9 @@ from headwater.train.artifacts import make_directories, remove_if_empty
 
 POLL_S = 0.1
 
+VANISHED = 100
+"""Times that a directory may be gone again before its lock is there; after that it is one that cannot be made."""
+
 PATIENCE_S = 10.0
 """How long a process that was killed may take to be gone, before its work is begun by another."""
 
@@ -69,14 +72,15 @@ def take_lock(
 ) -> tuple[IO[str], list[Path]]:
     """A file that this process alone has locked, and the directories that were made for it."""
     made: list[Path] = []
-    began, told = time.monotonic(), False
+    began, told, vanished = time.monotonic(), False, 0
     while True:
         try:
             made += make_directories(name.parent)
             lock = open(name, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 (kept open while it is held)
-        except FileNotFoundError:
-            continue  # the one before removed the directory that it had made
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and vanished < VANISHED:
+                vanished += 1
+                continue  # the one before removed the directory that it had made
             remove_if_empty(made)
             raise UserError(
                 f"{name.parent} cannot be written to", got=error, fix="choose another directory, or mend its rights"

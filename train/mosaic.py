@@ -96,6 +96,8 @@ def merge_indexes(directory: Path, shards: list[str]) -> None:
 
 def open_reader(path: Path, entry: dict[str, Any]) -> Any:
     """mosaicml's reader of one local shard file; `entry` is its description in a corpus's index.json."""
+    if dict(zip(entry["column_names"], entry["column_encodings"], strict=True)) != COLUMNS:
+        raise ValueError(f"columns {entry['column_names']} of {entry['column_encodings']}")
     entry["raw_data"]["basename"] = path.name
     return part_of("format.mds.reader").MDSReader.from_json(str(path.parent), None, entry)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 from headwater.train.compat import functions_left_plain
 from headwater.train.gloo import share_devices
 
@@ -194,7 +194,8 @@ def from_main(world: World, action: Callable[[], T]) -> T:
     outcome: list[Any] = [None, None]
     if world.is_main:
         try:
-            outcome[0] = action()
+            with refusals():
+                outcome[0] = action()
         except Exception as error:
             outcome[1] = error
     if world.size > 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import RunDir, require_own
 from headwater.train.callbacks.base import Callback
-from headwater.train.checkpoint import open_checkpoint
+from headwater.train.checkpoint import open_checkpoint, steps_in
 from headwater.train.engine import MOMENTS
 from headwater.train.parallel import World
 from headwater.train.resume import SHAPE, check_same_model
@@ -33,7 +33,7 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
     """Looks at the files and callbacks that the settings name, and at the run's records, before anything is made."""
     written = (run.config, run.metrics, run.probes, run.ledger, run.checkpoints, run.tensorboard)
     require_own(run.path, [path.name for path in written], run.provenance.name)
-    if settings.model.init_from:
+    if settings.model.init_from and not steps_in(run.checkpoints):  # it is read at the very start alone
         start = open_checkpoint(settings.model.init_from)
         names = SHAPE if settings.model.vocab_size else SHAPE[:-1]
         check_same_model(start, {name: getattr(settings.model, name) for name in names})

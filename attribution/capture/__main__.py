@@ -8,15 +8,21 @@ from __future__ import annotations
 import sys
 
 from headwater.attribution.capture.build import build_captured
+from headwater.configs.errors import UserError, refusals
 from headwater.train.artifacts import RunDir
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) not in (1, 2):
+    if len(arguments) not in (1, 2) or not all(step.isdecimal() for step in arguments[1:]):
         print(__doc__)
         return 2
-    print(build_captured(RunDir.at(arguments[0]), int(arguments[1]) if len(arguments) == 2 else None))
-    return 0
+    try:
+        with refusals():
+            print(build_captured(RunDir.at(arguments[0]), int(arguments[1]) if len(arguments) == 2 else None))
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import RunDir, read_json
 from headwater.train.checkpoint import Checkpoint, open_checkpoint, steps_in
+from headwater.train.places import note_place
 from headwater.train.stream.corpus import open_passages
 
 NOTE = "capture.json"
@@ -65,7 +66,8 @@ def build_captured(run: RunDir, step: int | None = None) -> Path:
     }
     meta = {
         **note,
-        "model": note["model"] | {"step": checkpoint.step},
+        "model": {key: note["model"][key] for key in ("kind", "precision")} | {"step": checkpoint.step},
+        "places": {"run": note_place(run.path, out)},
         "model_fingerprint": checkpoint.fingerprint,
         "step": checkpoint.step,
         "corpus": passages.fingerprint,

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwater.attribution.capture.build import NOTE, build_captured
 from headwater.attribution.capture.sums import MeanRows
 from headwater.attribution.capture.visits import VisitLog
 from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
-from headwater.attribution.models.base import Site
+from headwater.attribution.models.base import EPS, Site
 from headwater.attribution.models.headwater import is_block_linear, megatron_sites
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import module_dims
@@ -42,6 +41,7 @@ from headwater.train.model import parameter_parts
 from headwater.train.parallel import World
 from headwater.train.settings import CaptureSettings, PretrainSettings
 from headwater.train.stream.stream import TrainingSequence
+from headwater.train.tensor_files import load_tensors, save_tensors
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:
@@ -137,7 +137,10 @@ class Capture(Callback):
         self.corrections = {}
         for name, part in self.parts.items():
             moment = whole_moment(engine, part, self.world)
-            made = whole_correction(self.settings.correction, moment / unbiased, name, (part.shape[0], part.shape[1]))
+            shape = (part.shape[0], part.shape[1])
+            made = whole_correction(
+                self.settings.correction, moment / unbiased, name, shape, engine.settings.optimizer.eps
+            )
             assert made is not None
             self.corrections[name] = made
         self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
@@ -202,12 +205,12 @@ class Capture(Callback):
                 for name, made in self.corrections.items()
                 for part in made.__dataclass_fields__
             }
-            save_file(tensors, directory / f"capture-correction-{stage}.safetensors")
+            save_tensors(directory / f"capture-correction-{stage}.safetensors", tensors)
         if self.world.is_main:
             write_json(directory / NOTE, self._note())
 
     def _note(self) -> dict[str, Any]:
-        settings = self.settings
+        settings, eps = self.settings, self.trainer.settings.optimizer.eps
         return {
             "layout": self.layout.to_json(),
             "curvature": settings.curvature,
@@ -215,12 +218,9 @@ class Capture(Callback):
             "codecs": list(settings.codecs),
             "loss": "cross_entropy",
             "correction": settings.correction,
+            **({"eps": eps} if settings.correction != "none" and eps != EPS else {}),
             "projection": {"dims": self.projection.dims, "modules": {}, "seed": self.projection.seed},
-            "model": {
-                "kind": "headwater",
-                "run": str(self.run.path),
-                "precision": self.trainer.settings.train.precision,
-            },
+            "model": {"kind": "headwater", "precision": self.trainer.settings.train.precision},
             "kind of mean": "unit rows",
             "captured": {"weights": "lr", "mode": settings.mode, "refresh": settings.refresh},
         }
@@ -244,7 +244,7 @@ class Capture(Callback):
         if self.visits is not None:
             self.visits.load(directory)
         for file in sorted(directory.glob("capture-correction-*.safetensors")):
-            tensors = load_file(file)
+            tensors = load_tensors(file, fix="restore the checkpoint, or go on from another one")
             for name in {key.split("/")[0] for key in tensors} & self.parts.keys():
                 kind = Full if self.settings.correction == "adam" else Factored
                 parts = [tensors[f"{name}/{part}"].to(self.world.device) for part in kind.__dataclass_fields__]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwater.attribution.index.writer import default_shard_rows
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.norms import unit_rows
 from headwater.train.artifacts import remove
+from headwater.train.tensor_files import load_tensors, save_tensors
+
+SAVED = ("sums", "weights", "visits")
+MEND = "restore the checkpoint, or make the index from another one"
 
 
 class MeanRows:
@@ -34,7 +38,10 @@ class MeanRows:
         for number in numbers[share[0] :: share[1]] if share else ():
             directory.mkdir(parents=True, exist_ok=True)
             rows = min(self.width, passages - number * self.width)
-            held = np.memmap(self._file(number), np.float32, "w+", shape=(rows, dims))
+            with open(self._file(number), "wb") as file:
+                # Taken now: a map that finds the disk full later ends the process.
+                os.posix_fallocate(file.fileno(), 0, rows * dims * 4)
+            held = np.memmap(self._file(number), np.float32, "r+", shape=(rows, dims))
             self.sums[number] = torch.from_numpy(held)
             self.weights[number] = torch.zeros(rows, dtype=torch.float64)
             self.visits[number] = torch.zeros(rows, dtype=torch.int64)
@@ -59,11 +66,11 @@ class MeanRows:
     def save(self, directory: Path) -> None:
         for number, sums_ND in self.sums.items():
             tensors = {"sums": sums_ND, "weights": self.weights[number], "visits": self.visits[number]}
-            save_file(tensors, directory / shard_file(number))
+            save_tensors(directory / shard_file(number), tensors)
 
     def load(self, directory: Path) -> None:
         for number, sums_ND in self.sums.items():
-            state = load_file(directory / shard_file(number))
+            state = load_tensors(directory / shard_file(number), SAVED, fix=MEND)
             sums_ND.copy_(state["sums"])
             self.weights[number].copy_(state["weights"])
             self.visits[number].copy_(state["visits"])
@@ -75,7 +82,7 @@ def shard_file(number: int) -> str:
 
 def mean_rows(directory: Path, number: int) -> tuple[Tensor, Tensor]:
     """(mean rows float32 [n, D], visits int64 [n]) of one shard; a passage without a visit has a row of zeros."""
-    state = load_file(directory / shard_file(number))
+    state = load_tensors(directory / shard_file(number), SAVED, fix=MEND)
     weights_N1 = state["weights"].clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     means_ND = (state["sums"].double() / weights_N1).float()
     require_finite(means_ND, number * default_shard_rows(means_ND.shape[1]), "captured means")

@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.attribution.rows.checks import require_width
 from headwater.attribution.rows.layout import ModuleSpan, RowLayout
 from headwater.configs.errors import UserError
 from headwater.train.artifacts import atomic_path, fingerprint_file
+from headwater.train.tensor_files import save_tensors
 
 BLOCK = 256
 """Rows of one matrix product. Fixed, so that results do not depend on how rows were handed over."""
@@ -87,7 +87,7 @@ class Whitening(ABC):
         tensors["damping"] = torch.tensor(self.damping, dtype=torch.float64)
         tensors["count"] = torch.tensor(self.count, dtype=torch.int64)
         with atomic_path(path) as part:
-            save_file(tensors, part)
+            save_tensors(part, tensors)
         self.fingerprint = fingerprint_file(path)
         return self.fingerprint
 

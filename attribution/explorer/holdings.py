@@ -26,8 +26,9 @@ from headwater.attribution.explorer.library import Library, document_of, open_li
 from headwater.attribution.explorer.loading import read_ranking, read_results
 from headwater.attribution.explorer.measures import Measure, measures_of
 from headwater.attribution.explorer.sets import AnswerSet
+from headwater.attribution.index.manifest import model_places
 from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import RunDir, read_json, run_of_index
+from headwater.train.artifacts import RunDir, read_json
 
 
 @dataclass
@@ -324,7 +325,9 @@ def add_index(holdings: Holdings, name: str, path: Path, home: Home | None = Non
     except UserError as error:
         about, trouble = {}, str(error)
     if home is None:
-        run = about.get("model", {}).get("run") or ""
-        own = (path / "corpus").is_dir() or not run
-        home = home_at(holdings, path if own else run_of_index(path, run))
+        runs = model_places(path, about).get("run", []) if about else []
+        own = (path / "corpus").is_dir() or not runs
+        home = home_at(
+            holdings, path if own else next((run for run in runs if (run / "checkpoints").is_dir()), runs[0])
+        )
     holdings.indexes[name] = IndexEntry(name, path, home, about, trouble)

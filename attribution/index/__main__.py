@@ -9,7 +9,7 @@ import sys
 
 from headwater.attribution.settings import IndexSettings
 from headwater.configs import load_config
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 
 
 def main(arguments: list[str]) -> int:
@@ -17,10 +17,11 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0 if arguments else 2
     try:
-        settings = load_config(IndexSettings, arguments[0], arguments[1:])
-        from headwater.attribution.index.build import build_index
+        with refusals():
+            settings = load_config(IndexSettings, arguments[0], arguments[1:])
+            from headwater.attribution.index.build import build_index
 
-        print(build_index(settings), flush=True)
+            print(build_index(settings), flush=True)
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -24,16 +24,17 @@ from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models.base import Example, TracedModel
+from headwater.attribution.models.base import EPS, Example, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir
+from headwater.train.artifacts import RunDir, fingerprint_file
 from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
+from headwater.train.places import note_place
 from headwater.train.progress import track
 from headwater.train.stream.corpus import PassageSet, open_passages
 
@@ -55,8 +56,8 @@ def build_index(settings: IndexSettings) -> Path:
         model = open_model(settings.model, world)
         out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
         with sole_writer(out, "build", lambda action: on_main(world, action)):
-            passages = passages_of(settings, model, out, world)
-            Builder(settings, model, passages, out, world).run()
+            builder = Builder(settings, model, out, world)  # first: a model whose rows are not its gradients is refused
+            builder.run(passages_of(settings, model, out, world))
     finally:
         parallel.stop()
     return out
@@ -74,10 +75,10 @@ def passages_of(settings: IndexSettings, model: TracedModel, out: Path, world: W
 class Builder:
     """One build on this rank."""
 
-    def __init__(
-        self, settings: IndexSettings, model: TracedModel, passages: PassageSet, out: Path, world: World
-    ) -> None:
-        self.settings, self.model, self.passages, self.out, self.world = settings, model, passages, out, world
+    passages: PassageSet
+
+    def __init__(self, settings: IndexSettings, model: TracedModel, out: Path, world: World) -> None:
+        self.settings, self.model, self.out, self.world = settings, model, out, world
         self.projection = settings.projection
         if settings.budget:
             self.projection = fit_budget(self.projection, model.all_shapes, settings.codecs[0], settings.budget)
@@ -85,7 +86,9 @@ class Builder:
         self.layout = self.collector.layout
         self._kept: dict[int, Tensor] = {}
 
-    def run(self) -> None:
+    def run(self, passages: PassageSet) -> None:
+        """Makes the rows of the passages, or those that are not made yet."""
+        self.passages = passages
         if self.world.is_main:
             left_out = f"; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
             print(f"rows cover {self.collector.coverage:.0%} of the parameters{left_out}", file=sys.stderr)
@@ -124,12 +127,17 @@ class Builder:
         return min(dist.get_process_group_ranks(parallel.replica_group()))
 
     def _meta(self) -> dict[str, Any]:
+        state = self.model.places.get("optimizer_state")
+        read = state if self.settings.correction != "none" else None
         return {
+            **({"optimizer_state": fingerprint_file(read)} if read is not None else {}),
+            **({"eps": self.model.eps} if self.settings.correction != "none" and self.model.eps != EPS else {}),
             "loss": self.settings.loss,
             "correction": self.settings.correction,
             "projection": asdict(self.projection),
             "sampled": asdict(self.settings.curvature),
             "model": self.model.description,
+            "places": {name: note_place(place, self.out) for name, place in self.model.places.items()},
             "model_fingerprint": self.model.fingerprint,
             "coverage": round(self.collector.coverage, 4),
             "layers_left_out": list(self.model.left_out),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from headwater.attribution.index.writer import require_index_directory
 from headwater.attribution.models.base import TracedModel
 from headwater.attribution.settings import IndexSettings
-from headwater.configs.errors import MissingError, UserError
+from headwater.configs.errors import ConfigError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
 from headwater.train.corpus.settings import CorpusSettings, TokenizerSettings
@@ -15,6 +18,7 @@ from headwater.train.facts.settings import FactsSettings
 from headwater.train.parallel import World, on_main
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.tokenizer import TextTokenizer
 
 _SEQUENCE_TOKENS = 2048
 """Passages are stored in sequences of at least this length; the index does not depend on it."""
@@ -38,6 +42,8 @@ def passages_of_documents(settings: IndexSettings, model: TracedModel, out: Path
     tokenizer = Path(settings.model.path or settings.model.run) / "tokenizer.json"
     if not tokenizer.exists():
         raise MissingError(f"{tokenizer} is missing", fix="save the model's fast tokenizer beside it")
+    with own_keys():
+        require_known_tokens(TextTokenizer.from_file(tokenizer, corpus.bos), tokenizer, model)
     wanted = PretrainSettings(
         out=str(out),
         corpus=CorpusSettings(
@@ -54,5 +60,48 @@ def passages_of_documents(settings: IndexSettings, model: TracedModel, out: Path
         require_index_directory(out)
         build_corpus(wanted)
 
-    on_main(world, build)
+    with own_keys():
+        on_main(world, build)
     return open_passages(RunDir.at(out))
+
+
+def require_known_tokens(tokenizer: TextTokenizer, path: Path, model: TracedModel) -> None:
+    """Refuses a tokenizer that makes tokens for which the model has no embedding. Added tokens do not count: many a
+    model has one for padding that it was never given a row for, and no text becomes it."""
+    highest = max([tokenizer.bos_id, *tokenizer.tokenizer.get_vocab(with_added_tokens=False).values()])
+    if model.vocabulary is not None and highest >= model.vocabulary:
+        raise MismatchError(
+            f"{path} makes tokens that the model does not know",
+            got=f"tokens up to {highest}",
+            expected=f"0 to {model.vocabulary - 1}, the rows of its embedding",
+            fix="restore the tokenizer that was saved with this model",
+        )
+
+
+_KEYS = (
+    (r"\bcorpus\.tokenizer\.bos\b", "corpus.bos"),
+    (r"check path, kind and text_field of each source", "check corpus.path, corpus.kind and corpus.text_field"),
+    (r"(?<![\w.])(text_field|id_field)\b(?! of)", r"corpus.\1"),
+    (r"the source's (path|corpus)", r"\1"),
+    (r"\bpath \(or its kind\)", "corpus.path (or corpus.kind)"),
+)
+"""How a pretraining's hints name what these settings call otherwise."""
+
+
+@contextmanager
+def own_keys() -> Iterator[None]:
+    """Raises the errors of a corpus build with the keys that the settings of an index have."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except UserError as error:
+        told = {}
+        for part in ("what", "got", "expected", "fix"):
+            value = getattr(error, part)
+            for pattern, key in _KEYS if isinstance(value, str) else ():
+                value = re.sub(pattern, key, value)
+            told[part] = value
+        renamed = type(error)(told.pop("what"), **told)
+        renamed.__dict__.update({key: value for key, value in error.__dict__.items() if key not in renamed.__dict__})
+        raise renamed from None

@@ -22,7 +22,16 @@ from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.codecs.rotation import VERSION
 from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
-from headwater.attribution.index.manifest import FORMAT, NORMS, NOT_MADE_FROM, recorded_files
+from headwater.attribution.index.manifest import (
+    FORMAT,
+    NORMS,
+    made_from,
+    model_places,
+    read_manifest,
+    recorded_entries,
+    recorded_files,
+    without_places,
+)
 from headwater.attribution.index.reader import Index
 from headwater.attribution.index.shards import shard_name, write_shard
 from headwater.attribution.rows.checks import require_finite, require_width
@@ -38,6 +47,7 @@ from headwater.train.artifacts import (
     require_directory,
     write_json,
 )
+from headwater.train.places import note_place
 
 SHARD_BYTES = 64 << 20
 """Target size of one shard's rows in float32: what a rank holds in memory."""
@@ -114,7 +124,7 @@ class IndexWriter:
 
     def manifest(self) -> dict[str, Any]:
         """index.json of the unfinished index."""
-        made_from = {
+        content = {
             "format": FORMAT,
             "passages": self.passages,
             "shard_rows": self.shard_rows,
@@ -125,7 +135,7 @@ class IndexWriter:
             "wanted_codecs": [codec.name for codec in self.codecs],
             **self.meta,
         }
-        return {"fingerprint": fingerprint(made_from), "complete": False, **made_from, "codecs": {}}
+        return {"fingerprint": fingerprint(made_from(content)), "complete": False, **content, "codecs": {}}
 
     def begin(self) -> None:
         """Makes the directory, or takes up an unfinished index in it. One rank only, before the others start.
@@ -135,7 +145,7 @@ class IndexWriter:
         """
         require_index_directory(self.path)
         target, curvature = self.path / "index.json", self.path / "curvature.safetensors"
-        theirs = read_json(target) if target.exists() else None
+        theirs = read_manifest(self.path) if target.exists() else None
         if theirs is not None:
             self._require_same(theirs)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -158,16 +168,14 @@ class IndexWriter:
 
     def _require_same(self, theirs: dict[str, Any]) -> None:
         """Refuses an index of something else. A curvature that has not been saved yet has no hash to be compared."""
-        mine = self.manifest()
+        mine, found = without_places(self.manifest()), without_places(theirs)
         if not self.whitening.fingerprint:
-            hashed = {"fingerprint": theirs.get("curvature", {}).get("fingerprint", "")}
-            mine |= {"fingerprint": theirs.get("fingerprint"), "curvature": {**mine["curvature"], **hashed}}
-        changed = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
-        changed -= NOT_MADE_FROM - {"fingerprint"}
+            mine["curvature"] |= {"fingerprint": found.get("curvature", {}).get("fingerprint", "")}
+        changed = {key for key in mine.keys() | found.keys() if mine.get(key) != found.get(key)}
         if changed:
             raise MismatchError(
                 f"{self.path} holds an index made from something else",
-                got=f"another {', '.join(sorted(changed - {'fingerprint'}))}",
+                got=f"another {', '.join(sorted(changed))}",
                 expected="the same settings, model and corpus",
                 fix="choose another directory, or remove that one",
             )
@@ -192,7 +200,7 @@ class IndexWriter:
 
     def _drop_broken_records(self) -> None:
         for record in self.path.glob("rows-*.json"):
-            if not all(self._intact(entry) for entry in read_json(record)["files"]):
+            if not all(self._intact(entry) for entry in recorded_entries(record)):
                 remove(record)
 
     def _remove_records(self) -> None:
@@ -303,14 +311,18 @@ def recode(index: Index, path: str | os.PathLike[str], codecs: Sequence[str]) ->
     if not index.complete:
         raise index.incomplete()
     made_here = {"format", "passages", "shard_rows", "dims", "layout", "rotation", "curvature", "wanted_codecs"}
-    kept = {key: value for key, value in index.manifest.items() if key not in made_here | NOT_MADE_FROM}
+    kept = {key: value for key, value in without_places(index.manifest).items() if key not in made_here}
+    places = {
+        name: note_place(next((each for each in found if each.exists()), found[0]), path)
+        for name, found in model_places(index.path, index.manifest).items()
+    }
     writer = IndexWriter(
         path,
         layout=index.layout,
         passages=index.passages,
         whitening=index.whitening,
         codecs=codecs,
-        meta={**kept, "recoded_from": index.codecs[0]},
+        meta={**kept, "places": places, "recoded_from": index.codecs[0]},
         shard_rows=index.shard_rows,
     )
     writer.begin()

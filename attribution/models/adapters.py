@@ -50,20 +50,19 @@ def is_adapter(directory: Path) -> bool:
     return (directory / "adapter_config.json").is_file() and not (directory / "config.json").exists()
 
 
-def open_adapted(directory: Path, base: str, dtype: torch.dtype) -> Any:
+def open_adapted(directory: Path, base: Path, dtype: torch.dtype) -> Any:
     """The base model with its adapter in place.
 
     Args:
         directory: PEFT's.
-        base: the directory of the base model; empty: the one that the adapter's configuration names.
+        base: the directory of the base model.
 
     Raises:
         MissingError, CorruptError, MismatchError, UserError: no such base model, another kind of adapter, or weights
             that do not fit.
     """
-    config = read_json(directory / "adapter_config.json", made_by="save_pretrained")
-    require_lora(directory, config)
-    model = open_causal_model(base_of(directory, base or str(config.get("base_model_name_or_path") or "")), dtype)
+    model = open_causal_model(base, dtype)
+    config = read_config(directory)
     pairs = read_pairs(directory)
     for name, pair in pairs.items():
         try:
@@ -74,7 +73,9 @@ def open_adapted(directory: Path, base: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def require_lora(directory: Path, config: Any) -> None:
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration of a plain LoRA adapter."""
+    config = read_json(directory / "adapter_config.json", made_by="save_pretrained")
     if not isinstance(config, dict):
         raise CorruptError(f"{directory / 'adapter_config.json'} is not an adapter's configuration", fix="restore it")
     odd = {key: config[key] for key in _UNKNOWN if config.get(key)}
@@ -89,10 +90,13 @@ def require_lora(directory: Path, config: Any) -> None:
             expected="a plain LoRA adapter (peft_type LORA, bias none)",
             fix="merge it into its base model (merge_and_unload, save_pretrained) and trace that",
         )
+    return config
 
 
-def base_of(directory: Path, named: str) -> Path:
-    """The base model's directory; a relative one is looked for from here and beside the adapter."""
+def base_of(directory: Path, given: str) -> Path:
+    """The base model's directory: the one given, else the one that the adapter's configuration names; a relative one is
+    looked for from here and beside the adapter."""
+    named = given or str(read_config(directory).get("base_model_name_or_path") or "")
     for path in (Path(named), directory / named):
         if named and (path / "config.json").is_file():
             return path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from headwater.train.parallel import World
+
+EPS = 1e-8
+"""Adam's epsilon where nothing says another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +134,27 @@ class TracedModel(abc.ABC):
     Attributes:
         world: process groups, or None for a model on one process.
         fingerprint: of the weights.
-        description: what an index notes of the model, enough to open it again.
+        description: what an index notes of the model, enough to open it again where `places` are known.
+        places: the files and directories that it was opened from, by the setting that names them.
         bounds: of the examples of the running batch in the flattened tokens that the sites see, rising.
         context: longest input, or None.
         vocabulary: rows of the embedding, or None.
         parameters: numbers of the whole model, a tied one counted once.
         alone: one example at a time: with several, their tokens could not be told apart, or would change each other.
         left_out: linear layers that the model has and never calls.
+        eps: of the Adam whose second moments it has, which a correction by them adds to their roots.
         agreed: the layers whose rows have been held against autograd's gradients (rows/agreement.py).
     """
 
     bounds: list[int]
     fingerprint: str
     description: dict[str, Any]
+    places: dict[str, Path]
     world: World | None = None
     context: int | None = None
     vocabulary: int | None = None
     parameters: int = 0
+    eps: float = EPS
     alone: bool = False
     left_out: Sequence[str] = ()
     device = torch.device("cpu")

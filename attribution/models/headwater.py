@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.attribution.models.base import Example, Site, TracedModel, freeze
+from headwater.attribution.models.base import EPS, Example, Site, TracedModel, freeze
 from headwater.configs.errors import UserError
-from headwater.train.checkpoint import Checkpoint, load_weights
+from headwater.train.checkpoint import Checkpoint, load_weights, model_settings
 from headwater.train.model import Batch, ParameterPart, build_model, parameter_parts
 from headwater.train.parallel import World, tensor_rank, tensor_size
 from headwater.train.pipeline import run_schedule
-from headwater.train.settings import ModelSettings, TrainSettings
+from headwater.train.settings import TrainSettings
 
 
 class HeadwaterModel(TracedModel):
@@ -24,18 +24,19 @@ class HeadwaterModel(TracedModel):
     def __init__(self, checkpoint: Checkpoint, world: World, precision: str = "fp32") -> None:
         super().__init__()
         self.checkpoint, self.world, self.device = checkpoint, world, world.device
-        settings = ModelSettings(**checkpoint.meta["model"])
+        settings = model_settings(checkpoint)
         self.gpt = build_model(settings, TrainSettings(precision=precision), world, seed=0)
         load_weights(self.gpt, checkpoint)
         freeze(self.gpt)
         self.fingerprint = checkpoint.fingerprint
         self.description = {
             "kind": "headwater",
-            "run": str(checkpoint.path.parent.parent),
             "step": checkpoint.step,
             "precision": precision,
         }
+        self.places = {"run": checkpoint.path.parent.parent}
         self.vocabulary = settings.vocab_size
+        self.eps = float(checkpoint.meta.get("optimizer", {}).get("eps", EPS))
         self.parameters = sum(math.prod(entry["shape"]) for entry in checkpoint.meta["tensors"]["weight"].values())
 
     @property
@@ -62,12 +63,12 @@ class HeadwaterModel(TracedModel):
         run_schedule(self.gpt, [batch], lambda output: (output[0], {}))
 
     def second_moment(self, site: Site) -> Tensor:
-        beta2 = self.checkpoint.meta["optimizer"]["beta2"]
-        updates = self.checkpoint.meta["updates"]
-        if not updates:
+        beta2 = self.checkpoint.meta.get("optimizer", {}).get("beta2")
+        updates = self.checkpoint.meta.get("updates")
+        if not updates or beta2 is None:
             raise UserError(
                 f"{self.checkpoint.path} holds no moments",
-                got="a checkpoint before the first update",
+                got="a checkpoint before the first update, or not of a training",
                 fix="take a later checkpoint, or correction=none",
             )
         return self.checkpoint.tensor("exp_avg_sq", f"{site.name}.weight") / (1 - beta2**updates)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.attribution.models.adapters import is_adapter, open_adapted
+from headwater.attribution.models.adapters import base_of, is_adapter, open_adapted
 from headwater.attribution.models.base import Example, Site, TracedModel, freeze
 from headwater.attribution.models.finding import find_sites, shared_input
 from headwater.attribution.models.heads import Head, hidden_states
@@ -52,7 +52,8 @@ class HuggingFaceModel(TracedModel):
         self.device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
         adapted = is_adapter(Path(path))
         if adapted:
-            model = open_adapted(Path(path), base, PRECISIONS[precision])
+            base_path = base_of(Path(path), base)
+            model = open_adapted(Path(path), base_path, PRECISIONS[precision])
         else:
             model = open_causal_model(path, PRECISIONS[precision])
         self.model: Any = nn.Module.to(model, self.device)
@@ -67,18 +68,17 @@ class HuggingFaceModel(TracedModel):
         self.fingerprint = fingerprint(
             {n: fingerprint(p.float().cpu().numpy().tobytes()) for n, p in model.named_parameters()}
         )
-        self.description = {
-            "kind": "huggingface",
-            "path": str(path),
-            "precision": precision,
-            "optimizer_state": optimizer_state,
-        }
+        self.description = {"kind": "huggingface", "precision": precision}
+        self.places = {"path": Path(path)}
+        if optimizer_state:
+            self.places["optimizer_state"] = Path(optimizer_state)
         self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
         self._sites: list[Site] = []
         self._look_into()
         if adapted:
-            self.description |= {"base": base, "rows_of": rows_of}
+            self.description["rows_of"] = rows_of
+            self.places["base"] = base_path
             self._sites = [each for each in map(of_adapter if rows_of == "adapter" else of_base, self._sites) if each]
 
     def _look_into(self) -> None:

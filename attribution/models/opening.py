@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from headwater.attribution.models.base import TracedModel
@@ -37,14 +39,11 @@ def open_model(settings: TracedModelSettings, world: World | None = None) -> Tra
     return HeadwaterModel(checkpoint, world, settings.precision)
 
 
-def model_settings_of(description: dict[str, Any]) -> TracedModelSettings:
-    """The settings that open the model an index was made with."""
-    if description["kind"] == "headwater":
-        return TracedModelSettings(run=description["run"], step=description["step"], precision=description["precision"])
+def model_settings_of(description: Mapping[str, Any], places: Mapping[str, Path]) -> TracedModelSettings:
+    """The settings that open the model an index was made with, where it is now."""
     return TracedModelSettings(
-        path=description["path"],
+        **{name: str(place) for name, place in places.items()},
+        step=description.get("step"),
         precision=description["precision"],
-        optimizer_state=description.get("optimizer_state", ""),
-        base=description.get("base", ""),
         rows_of=description.get("rows_of", "adapter"),
     )

@@ -18,7 +18,7 @@ from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
-from headwater.attribution.settings import TraceSettings
+from headwater.attribution.settings import PlaceSettings, TraceSettings
 from headwater.attribution.tracing.opened import BATCH_TOKENS, Opened, open_for_queries
 from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.results import Extras, as_results
@@ -72,6 +72,7 @@ class Attributor:
         *,
         also: Sequence[str | os.PathLike[str]] = (),
         weights: Sequence[float] = (),
+        model: PlaceSettings | None = None,
         world: World | None = None,
     ) -> Attributor:
         """Opens an index and the model that it was made with.
@@ -80,6 +81,7 @@ class Attributor:
             path: the index directory.
             also: further indexes of the same passages.
             weights: one per index; all 1 if not given.
+            model: where their model is, if they cannot know it.
             world: process groups; by default those that this process has joined, or else new ones, left by `close`.
 
         Raises:
@@ -90,7 +92,7 @@ class Attributor:
         try:
             keep_freed_memory()
             use_onednn()
-            opened = [open_for_queries(each, joined) for each in (path, *also)]
+            opened = [open_for_queries(each, joined, model) for each in (path, *also)]
             return cls(opened, weights or [1.0] * len(opened), joined, owns_world=found is None)
         except BaseException:
             if found is None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from headwater.attribution.index.reader import Index, open_index
-from headwater.attribution.models.base import Example
-from headwater.attribution.models.opening import model_settings_of, open_model
+from headwater.attribution.models.base import EPS, Example
 from headwater.attribution.rows.collector import GradientCollector, collect
-from headwater.attribution.settings import ProjectionSettings
+from headwater.attribution.settings import PlaceSettings, ProjectionSettings
+from headwater.attribution.tracing.its_model import open_model_of
 from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.query_rows import captured_query_rows, query_rows
 from headwater.configs.errors import MismatchError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, run_of_index
+from headwater.train.artifacts import RunDir
 from headwater.train.stream.corpus import PassageSet, open_passages
 
 BATCH_TOKENS = 2048
@@ -35,13 +33,20 @@ class Opened:
     collector: GradientCollector
     passages: PassageSet
 
+    @property
+    def run(self) -> RunDir | None:
+        """The run of the index's model, where it is now; None of a Hugging Face model."""
+        place = self.collector.model.places.get("run")
+        return RunDir.at(place) if place is not None else None
+
     def rows(self, queries: Sequence[Query]) -> Tensor:
         """Raw query rows float32 [Q, D], at the index's own checkpoint, loss, correction and projection; for captured
         rows the mean over the run's checkpoints."""
         if self.holds_captured:
             world = self.collector.model.world
             assert world is not None
-            return captured_query_rows(self.index.manifest, world, self.passages.tokenizer, queries)
+            assert self.run is not None
+            return captured_query_rows(self.run, self.index.manifest, world, self.passages.tokenizer, queries)
         return query_rows(self.collector, self.passages.tokenizer, queries)
 
     @property
@@ -55,26 +60,22 @@ class Opened:
         return collect(self.collector, examples, BATCH_TOKENS)
 
 
-def open_for_queries(path: str | os.PathLike[str], world: parallel.World) -> Opened:
+def open_for_queries(path: str | os.PathLike[str], world: parallel.World, moved: PlaceSettings | None = None) -> Opened:
     """Opens an index and the model that it was made with.
+
+    Args:
+        moved: where the model is, if the index cannot know.
 
     Raises:
         MissingError, MismatchError: the model or corpus is gone, or another one now.
     """
     index = open_index(path)
     meta = index.manifest
-    if meta["model"]["kind"] == "headwater":
-        meta["model"] = {**meta["model"], "run": str(run_of_index(Path(path), meta["model"]["run"]))}
-    model = open_model(model_settings_of(meta["model"]), world)
-    if model.fingerprint != meta["model_fingerprint"]:
-        raise MismatchError(
-            f"{path} was made with other weights than its model has now",
-            got=model.fingerprint,
-            expected=meta["model_fingerprint"],
-            fix="restore that checkpoint, or make the index again",
-        )
-    collector = GradientCollector(model, ProjectionSettings(**meta["projection"]), meta["correction"], meta["loss"])
-    passages = passages_of_index(Path(path), meta)
+    model = open_model_of(index, world, moved or PlaceSettings())
+    projection = ProjectionSettings(**meta["projection"])
+    collector = GradientCollector(model, projection, meta["correction"], meta["loss"], meta.get("eps", EPS))
+    beside = (index.path / "corpus").exists()  # of documents that no run has
+    passages = open_passages(RunDir.at(index.path if beside else model.places["run"]))
     if passages.fingerprint != meta["corpus"]:
         raise MismatchError(
             f"{path} was made from another corpus",
@@ -83,8 +84,3 @@ def open_for_queries(path: str | os.PathLike[str], world: parallel.World) -> Ope
             fix="restore the corpus, or make the index again",
         )
     return Opened(index, collector, passages)
-
-
-def passages_of_index(path: Path, meta: dict[str, Any]) -> PassageSet:
-    """The passages that an index was made of: kept beside it, or its run's."""
-    return open_passages(RunDir.at(path if (path / "corpus").exists() else meta["model"]["run"]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from headwater.attribution.models.base import Example
+from headwater.attribution.models.base import EPS, Example
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.rows.norms import unit_rows
@@ -82,15 +82,18 @@ def encoded(query: Query, tokenizer: TextTokenizer) -> tuple[np.ndarray, int]:
 
 
 def captured_query_rows(
-    manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[Query]
+    run: RunDir, manifest: dict[str, Any], world: World, tokenizer: TextTokenizer, queries: Sequence[Query]
 ) -> Tensor:
     """Raw query rows for an index of captured rows, float32 [Q, D]: the lr-weighted mean of the unit rows at the run's
     saved checkpoints up to the index's step, each with its own moments.
 
+    Args:
+        run: that the rows were captured in, where it is now.
+        manifest: of the index.
+
     Raises:
         MissingError: no checkpoint is left.
     """
-    run = RunDir.at(manifest["model"]["run"])
     total_QD: Tensor | None = None
     weight = 0.0
     for step in steps_in(run.checkpoints):
@@ -100,7 +103,8 @@ def captured_query_rows(
             continue
         model = HeadwaterModel(checkpoint, world, manifest["model"]["precision"])
         projection = ProjectionSettings(**manifest["projection"])
-        collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"])
+        eps = manifest.get("eps", EPS)
+        collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"], eps)
         rows_QD = unit_rows(query_rows(collector, tokenizer, queries)) * lr
         total_QD = rows_QD if total_QD is None else total_QD + rows_QD
         weight += lr

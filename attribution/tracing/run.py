@@ -15,6 +15,7 @@ from headwater.attribution.tracing.attributor import Asked, Attributor
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.results import write_results
 from headwater.configs.errors import MissingError, UserError
+from headwater.train.artifacts import require_place_for_file
 
 
 def run_trace(
@@ -34,7 +35,11 @@ def run_trace(
         queries = read_queries(settings.queries)
     else:
         raise MissingError("there are no queries", fix="set queries=FILE.jsonl, or give --prompt and --target")
-    with Attributor.open(settings.index, also=settings.also, weights=settings.weights) as attributor:
+    if settings.out:
+        require_place_for_file(settings.out, "out")
+    with Attributor.open(
+        settings.index, also=settings.also, weights=settings.weights, model=settings.model
+    ) as attributor:
         results = attributor.trace(queries, settings)
         if settings.out and attributor.world.is_main:
             write_results(settings.out, results)

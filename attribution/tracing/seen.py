@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from headwater.attribution.tracing.opened import Opened
-from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.ledger import read_ledger
 
 
@@ -21,11 +20,10 @@ class SeenSteps:
 
     @classmethod
     def of(cls, opened: Opened) -> SeenSteps | None:
-        model = opened.index.manifest["model"]
-        if model["kind"] != "headwater":
+        if opened.run is None:
             return None
-        table = read_ledger(RunDir.at(model["run"]).ledger)
-        table = table.filter(pc.less_equal(table["step"], model["step"]))
+        table = read_ledger(opened.run.ledger)
+        table = table.filter(pc.less_equal(table["step"], opened.index.manifest["model"]["step"]))
         passages, steps = np.asarray(table["passage"]), np.asarray(table["step"])
         order = np.lexsort((steps, passages))
         return cls(passages[order], steps[order])

@@ -146,6 +146,7 @@ def prepare(settings: AblateSettings, cell: Cell) -> None:
     keep_settings(
         cell.path / "cell.json",
         stated,
+        home=Path(settings.out),
         mark=fingerprint(stated),
         what=f"{cell.path} holds a cell of other settings",
         fix="choose another out=, or remove it",

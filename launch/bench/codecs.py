@@ -71,12 +71,10 @@ def main(
 
 
 def default_queries(opened: Opened) -> Path:
-    from headwater.train.artifacts import RunDir
-
-    model = opened.index.manifest["model"]
-    if model["kind"] != "headwater":
-        raise UserError("the index's model has no probes", got=model["path"], fix="give --queries FILE.jsonl")
-    return RunDir.at(model["run"]).facts / "probes.jsonl"
+    if opened.run is None:
+        path = opened.collector.model.places["path"]
+        raise UserError("the index's model has no probes", got=path, fix="give --queries FILE.jsonl")
+    return opened.run.facts / "probes.jsonl"
 
 
 def full_index(opened: Opened, world: World) -> Index:
@@ -100,7 +98,7 @@ def full_index(opened: Opened, world: World) -> Index:
         kind, rows = "none" if meta["curvature"]["kind"] == "none" else "full", meta["curvature"]["rows"]
         curvature = CurvatureSettings(kind=kind, damping=meta["curvature"]["damping"] or None, sample=rows)
     settings = IndexSettings(
-        model=model_settings_of(meta["model"]),
+        model=model_settings_of(meta["model"], opened.collector.model.places),
         loss=meta["loss"],
         correction=meta["correction"],
         projection=ProjectionSettings(**meta["projection"]),
@@ -109,7 +107,7 @@ def full_index(opened: Opened, world: World) -> Index:
     )
     out = index.path.with_name(f"{index.path.name}-fp32")
     print(f"float32 rows: {out}", flush=True)
-    Builder(settings, opened.collector.model, opened.passages, out, world).run()
+    Builder(settings, opened.collector.model, out, world).run(opened.passages)
     return open_index(out)
 
 

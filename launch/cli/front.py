@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
@@ -26,7 +26,8 @@ class Front(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with refusals():
+                return super().invoke(ctx)
         except UserError as error:
             say("error", str(error), "bold red")
             raise typer.Exit(USER_ERROR) from None

@@ -36,8 +36,8 @@ def launch_job(job: Job, *, submit: bool) -> int:
     settings = check(job)
     out = Path(settings.out)
     script = job.script or out / ("launch.sbatch" if job.slurm else "launch.sh")
-    (out / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make the directory of its output
     write_bytes(script, script_text(job, settings).encode())
+    (out / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make the directory of its output
     script.chmod(0o755)
     print(f"wrote {script}")
     if not submit:

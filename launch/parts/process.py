@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 from headwater.launch.jobs.processes import keep_to_cores
 from headwater.train.artifacts import read_json
 
@@ -31,7 +31,7 @@ def run_part(arguments: Sequence[str], work: Callable[[Path, dict[str, Any]], in
     path = Path(arguments[0])
     keep_to_cores(arguments[1] if len(arguments) > 1 else "")
     try:
-        with file_lock(path / "running"):
+        with refusals(), file_lock(path / "running"):
             return work(path, read_json(path / note))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ def keep_settings(
     path: Path,
     settings: Mapping[str, Any],
     *,
+    home: Path,
     mark: str,
     what: str,
     fix: str,
@@ -31,6 +32,7 @@ def keep_settings(
 
     Args:
         settings: by name, sections as further mappings.
+        home: a directory that may be moved with what it holds: paths in it are compared as seen from it.
         mark: their fingerprint. Files of earlier versions hold nothing else to compare.
         what: of the refusal: that the directory holds other settings.
         note: what else stands in the file.
@@ -39,11 +41,11 @@ def keep_settings(
     Raises:
         MismatchError: naming the keys that differ; nothing is written.
     """
-    settings = json.loads(json.dumps(settings))
+    settings = seen_from(home, json.loads(json.dumps(settings)))
     if path.exists():
         kept = read_json(path)
         if MADE_WITH in kept:
-            before = dict(kept[MADE_WITH])
+            before = dict(seen_from(home, kept[MADE_WITH]))
             for name in growing:
                 if _begins(before.get(name), settings.get(name)):
                     before[name] = settings[name]
@@ -83,6 +85,7 @@ def keep_study(
     keep_settings(
         out / "study.json",
         given,
+        home=out,
         mark=mark or fingerprint(given),
         what=f"{out} holds a study of other settings",
         fix="choose another out=, or remove that directory",
@@ -90,6 +93,18 @@ def keep_study(
         growing=("seeds",),
     )
     save_config(settings, out / config)
+
+
+def seen_from(home: Path, value: Any) -> Any:
+    """Settings in which the paths that begin with a directory begin with a dot in its place."""
+    if isinstance(value, Mapping):
+        return {key: seen_from(home, each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [seen_from(home, each) for each in value]
+    for start in (str(home), str(home.absolute())) if isinstance(value, str) else ():
+        if value == start or value.startswith(f"{start}/"):
+            return f".{value.removeprefix(start)}"
+    return value
 
 
 def require_same(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, fix: str) -> None:

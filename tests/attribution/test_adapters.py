@@ -88,7 +88,7 @@ def test_the_adapters_rows_are_its_matrices(base: Path, adapter: Path) -> None:
     assert model.all_shapes["layers.1.self_attn.v_proj.lora_B"] == (16, RANK)
     rows = GradientCollector(model, ProjectionSettings(dims=40), "none", "log_odds").rows(examples())
     assert bool((rows.norm(dim=1) > 0).all())
-    settings = model_settings_of(model.description)
+    settings = model_settings_of(model.description, model.places)
     assert (settings.path, settings.rows_of) == (str(adapter), "adapter")
 
 

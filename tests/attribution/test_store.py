@@ -41,7 +41,7 @@ def make_writer(path, rows_ND, *, codecs=("fp32", "int8"), shard_rows=SHARD, met
         passages=len(rows_ND),
         whitening=whitening,
         codecs=codecs,
-        meta=meta or {"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"},
+        meta=meta or {"corpus": "c", "model": {"kind": "headwater", "step": 600}, "step": 600, "loss": "log_odds"},
         shard_rows=shard_rows,
     )
 
@@ -155,7 +155,11 @@ def test_nan_rows_are_refused_and_name_the_passage(tmp_path, rows_ND):
 def test_a_directory_of_another_index_is_left_alone(built, rows_ND):
     before = contents(built)
     with pytest.raises(MismatchError, match=r"another .*step"):
-        build(built, rows_ND, meta={"corpus": "c", "model": "m", "step": 700, "loss": "log_odds"})
+        build(
+            built,
+            rows_ND,
+            meta={"corpus": "c", "model": {"kind": "headwater", "step": 600}, "step": 700, "loss": "log_odds"},
+        )
     assert contents(built) == before
     build(built, rows_ND)
     assert contents(built) == before
@@ -246,7 +250,7 @@ def write_part(path, rows_file, rank, world):
         passages=len(rows_ND),
         whitening=load_whitening(f"{path}/curvature.safetensors", LAYOUT),
         codecs=["fp32", "int8"],
-        meta={"corpus": "c", "model": "m", "step": 600, "loss": "log_odds"},
+        meta={"corpus": "c", "model": {"kind": "headwater", "step": 600}, "step": 600, "loss": "log_odds"},
         shard_rows=5,
     )
     for number in writer.pending()[rank::world]:

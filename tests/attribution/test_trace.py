@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from headwater.attribution import open_index, trace
+from headwater.attribution import Attributor, open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.index.budget import bytes_per_passage
 from headwater.attribution.index.build import build_index
+from headwater.attribution.index.manifest import made_from
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.models.opening import open_model
@@ -33,7 +34,7 @@ from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.run import run_trace
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, read_json, write_json
+from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.stream.corpus import open_passages
 
@@ -163,7 +164,8 @@ def test_killed_build_goes_on_to_the_same_bytes(run: Path, tiny_run: Path, tmp_p
 def test_another_checkpoint_is_refused(run: Path) -> None:
     manifest_path = run / "index/headwater/index.json"
     manifest = read_json(manifest_path)
-    write_json(manifest_path, {**manifest, "model": {**manifest["model"], "step": 6}})
+    changed = {**manifest, "model": {**manifest["model"], "step": 6}}
+    write_json(manifest_path, {**changed, "fingerprint": fingerprint(made_from(changed))})
     try:
         with pytest.raises(MismatchError, match="other weights"):
             trace(run / "index/headwater", [("a", "b")])
@@ -281,3 +283,22 @@ def test_a_budget_takes_the_most_dimensions_that_fit(run: Path) -> None:
     assert bytes_per_passage(wider, "sign") > 500
     with pytest.raises(UserError, match="too small"):
         build_index(index_settings(run, "nothing", codecs=["sign"], budget=20))
+
+
+def test_an_index_of_a_run_with_another_epsilon_is_asked_with_it(tiny_run: Path, tmp_path: Path) -> None:
+    """Rows of a checkpoint that notes a large epsilon are divided by it, in the index and afterwards."""
+    raw = []
+    for eps in (1e-8, 1e-2):
+        run = tmp_path / f"{eps}"
+        shutil.copytree(tiny_run, run)
+        note = run / "checkpoints/step-00000012/checkpoint.json"
+        meta = read_json(note)
+        write_json(note, {**meta, "optimizer": {**meta["optimizer"], "eps": eps}})
+        build_index(index_settings(run, "x", correction="adam", curvature=CurvatureSettings(kind="none")))
+        index = open_index(run / "index/x")
+        assert index.manifest.get("eps", 1e-8) == eps
+        with Attributor.open(index.path) as attributor:
+            made = attributor.rows([Example(attributor.passages.tokens(3).astype(np.int64))])
+        torch.testing.assert_close(made, index.rows(3, 4), rtol=1e-3, atol=1e-4 * float(made.abs().max()))
+        raw.append(made)
+    assert float(raw[1].norm()) < 0.3 * float(raw[0].norm())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import pickle
 import re
@@ -11,74 +10,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from headwater.launch.cli.commands import app
 from headwater.train.artifacts import fingerprint_file
 
-CONFIG = """
-seed: 3
-corpus:
-  sources: [{kind: jsonl, path: texts.jsonl}]
-  tokenizer: {vocab_size: 384}
-  max_tokens: 80
-  min_tokens: 5
-  seq_len: 96
-facts: {people: 2, passages: 2, distractors: 1, schedule: {count: 2}}
-model: {layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn_hidden: 48}
-train: {steps: 6, hard_stop: 4, global_batch: 4}
-checkpoint: {every: 2}
-callbacks: {probes: {every: 2}, metrics: {tensorboard: false}}
-"""
-WORDS = ["river", "stone", "cloud", "ember", "willow", "harbor", "lantern", "meadow", "north", "city"]
+from .whole import headwater, tree
+
 GO_ON = ["pretrain", "config.yaml", "out=run", "train.hard_stop=6"]
 NEW = ["pretrain", "config.yaml", "out=new/run"]
 BUILD = ["corpus", "config.yaml", "out=new/run"]
-
-
-def headwater(*arguments: str) -> tuple[int, str]:
-    """Exit status and everything printed to standard error."""
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stderr
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.yaml, texts.jsonl, a run that stands at step 4 of 6, and its last checkpoint as a Hugging Face model."""
-    directory = tmp_path_factory.mktemp("whole")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, rng.integers(6, 40))) for _ in range(60)]
-    lines = [json.dumps({"id": f"d{number}", "text": text}) for number, text in enumerate(texts)]
-    (directory / "texts.jsonl").write_text("\n".join(lines) + "\n")
-    (directory / "config.yaml").write_text(CONFIG)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        assert headwater("pretrain", "config.yaml", "out=run")[0] == 0
-        assert headwater("export", "run", "hf")[0] == 0
-    return directory
-
-
-@pytest.fixture
-def here(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `whole`, as the working directory."""
-    shutil.copytree(whole, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
-def tree(directory: Path) -> dict[str, str]:
-    """Every directory, and every file with its hash."""
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "/"
-        for path in directory.rglob("*")
-    }
 
 
 def refused(here: Path, arguments: list[str], named: list[str]) -> None:
@@ -303,7 +246,7 @@ RECORDS: dict[str, tuple[Callable[[], object], list[str]]] = {
         ["probes.jsonl, line 1 is not a probe", "target"],
     ),
     "probe not UTF-8": (lambda: (FACTS / "probes.jsonl").write_bytes(b"\xff\n"), ["probes.jsonl, line 1", "utf-8"]),
-    "schedule cut": (lambda: cut(FACTS / "schedule.parquet"), ["schedule.parquet is not a schedule", "restore it"]),
+    "schedule cut": (lambda: cut(FACTS / "schedule.parquet"), ["schedule.parquet cannot be read", "restore it"]),
     "schedule missing": (lambda: (FACTS / "schedule.parquet").unlink(), ["schedule.parquet is missing"]),
     "schedule before the start": (lambda: schedule([-1, 2], ["a", "b"]), ["is not a schedule", "from 0 on"]),
     "schedule names nobody": (lambda: schedule([1], ["nobody#0"]), ["no passage has the id 'nobody#0'"]),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import (
     RunDir,
     fingerprint,
@@ -35,11 +35,11 @@ from headwater.train.artifacts import (
 )
 from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.injected import check_lengths, ensure_facts
-from headwater.train.corpus.origin import ORIGIN, check_origin, describe_corpus, note_made
+from headwater.train.corpus.origin import ORIGIN, check_origin, describe_corpus, found_again, note_made, note_start
 from headwater.train.corpus.parts import Gathered, batches, chosen_documents, gathered, write_part
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.pools import run_jobs
-from headwater.train.corpus.prebuilt import adopt_tables
+from headwater.train.corpus.prebuilt import adopt_tables, placed
 from headwater.train.corpus.settings import BuildSettings, CorpusSettings
 from headwater.train.corpus.writing import (
     Progress,
@@ -79,14 +79,23 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
     ):
         require_own(run.path, names_at_stake(run), ORIGIN)
         facts = make_facts(cfg.facts, cfg.seed)
-        origin = describe_corpus(cfg.corpus, facts)
-        check_origin(run, origin)
+        require_whole(run.corpus / "base")
+        corpus = found_again(cfg.corpus, run)
+        origin = check_origin(run, describe_corpus(corpus, facts) | note_start(corpus, run))
         remove_parts(run.corpus, "tokenizer.*")
         remove_parts(run.facts)
-        tokenizer = ensure_tokenizer(run, cfg.corpus, facts, progress)
-        check_lengths(facts.passages, tokenizer, cfg.corpus.max_tokens, end_of(tokenizer, cfg.corpus))
-        ensure_base(run, cfg.corpus, tokenizer, origin["base"], progress, undo)
+        tokenizer = ensure_tokenizer(run, corpus, facts, progress)
+        check_lengths(facts.passages, tokenizer, corpus.max_tokens, end_of(tokenizer, corpus))
+        ensure_base(run, corpus, tokenizer, origin["base"], progress, undo)
         ensure_facts(run, cfg, facts, tokenizer, progress)
+
+
+def require_whole(base: Path) -> None:
+    """Refuses a base corpus without its manifest: it came into its place whole, and has lost it since."""
+    if base.exists() and not (base / "manifest.json").is_file():
+        raise CorruptError(
+            f"{base} has lost its manifest.json", fix=f"restore the file, or remove {base} to build it again"
+        )
 
 
 def names_at_stake(run: RunDir) -> list[str]:
@@ -176,7 +185,7 @@ def ensure_base(
         (f"{source.kind}:{source.path}" if source.path else source.kind, source.weight) for source in corpus.sources
     ]
     write_bytes(work / "tokenizer.json", run.tokenizer.read_bytes())
-    unmarked = {"origin": origin, "remote": corpus.remote, "cache": corpus.cache, "window": corpus.window}
+    unmarked = {"origin": origin, **placed(corpus.remote, work), "cache": corpus.cache, "window": corpus.window}
     join_corpus(work, plans, counts, describe, names, **unmarked)
     publish_corpus(work, out, plans, corpus.remote)
     gathered.cache_clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, rea
 from headwater.train.corpus.documents import describe_source
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.types import FactSet
+from headwater.train.places import note_place, noted_places
 
 VERSION = 1
 """Raised when the same configuration would give other bytes."""
@@ -55,34 +56,61 @@ def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
         settings["end_token"] = eos or True
     if corpus.prebuilt:
         kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens", "window")}
-        base = fingerprint([VERSION, kept])
-        return {"tokenizer": base, "base": base, "settings": kept, "sources": []}
+        base, content = fingerprint([VERSION, kept]), adopted(corpus.prebuilt)
+        content = content and fingerprint([VERSION, {**kept, "prebuilt": content}])
+        return {"tokenizer": base, "base": base, "content": content, "settings": kept, "sources": []}
     sources = [describe_source(source) for source in corpus.sources]
+    read: Any = None
     if corpus.tokenizer.path:
         learnt_from = fingerprint_file(corpus.tokenizer.path) if Path(corpus.tokenizer.path).is_file() else None
     else:
-        learnt_from = fingerprint([sources, settings["seed"], [passage.text for passage in facts.passages]])
+        read = [passage.text for passage in facts.passages]
+        learnt_from = fingerprint([sources, settings["seed"], read])
     tokenizer = fingerprint([VERSION, settings["tokenizer"], learnt_from])
     base = fingerprint([VERSION, settings, sources, tokenizer])
-    return {"tokenizer": tokenizer, "base": base, "settings": settings, "sources": sources}
+    content = wherever(settings, sources, read if read is not None else learnt_from)
+    return {"tokenizer": tokenizer, "base": base, "content": content, "settings": settings, "sources": sources}
 
 
-def check_origin(run: RunDir, origin: dict[str, Any]) -> None:
+def wherever(settings: dict[str, Any], sources: list[dict[str, Any]], learnt_from: Any) -> str:
+    """A fingerprint of what a corpus is made from that does not say where it lies. A single file's name stays: ids may
+    be made of it."""
+    unplaced = []
+    for source in sources:
+        alone = [name for name, *_ in source.get("files", [])] == ["."]
+        unplaced.append({**source, "path": Path(source["path"]).name if alone else ""})
+    tokenizer = {**settings["tokenizer"], "path": bool(settings["tokenizer"]["path"])}
+    return fingerprint([VERSION, {**settings, "sources": None, "tokenizer": tokenizer}, unplaced, learnt_from])
+
+
+def adopted(prebuilt: str) -> str | None:
+    """What tells a corpus on this machine from others, wherever it lies."""
+    manifest = Path(prebuilt) / "manifest.json"
+    return fingerprint_file(manifest) if "://" not in prebuilt and manifest.is_file() else None
+
+
+def check_origin(run: RunDir, origin: dict[str, Any]) -> dict[str, Any]:
     """Records what a run's corpus is made from, or compares with what was recorded.
 
     A build that never came to its end (the configuration was wrong, and has been corrected) does not bind the next one.
+
+    Returns:
+        The record that the run is gone on with: its files may lie elsewhere by now.
 
     Raises:
         MismatchError: naming what differs.
     """
     path = run.path / ORIGIN
     recorded = read_json(path) if path.exists() else None
-    if recorded == origin:
-        return
+    unmarked = {"began_in": None, "content": None}
+    if recorded is not None and {**recorded, **unmarked} == {**origin, **unmarked}:
+        return origin
     if recorded is None or not (run.corpus / "base" / "manifest.json").exists():
         remove_made(run)
         write_json(path, origin)
-        return
+        return origin
+    if origin["content"] and recorded.get("content") == origin["content"]:
+        return recorded
     differing = differences(
         {**recorded.get("settings", {}), "sources": recorded.get("sources")},
         {**origin["settings"], "sources": origin["sources"]},
@@ -102,6 +130,33 @@ def check_origin(run: RunDir, origin: dict[str, Any]) -> None:
         expected=wanted if len(wanted) > 1 else wanted[0],
         fix=f"choose another `out`, or remove {run.path}",
     )
+
+
+def found_again(corpus: CorpusSettings, run: RunDir) -> CorpusSettings:
+    """The settings with relative paths that are not there from here leading to where the run was begun from."""
+    path = run.path / ORIGIN
+    recorded = read_json(path) if path.exists() else None
+    starts = noted_places(recorded.get("began_in", []), run.path) if isinstance(recorded, dict) else []
+
+    def found(name: str) -> str:
+        if not name or "://" in name or Path(name).exists():
+            return name
+        return next((str(start / name) for start in starts if (start / name).exists()), name)
+
+    return replace(
+        corpus,
+        sources=[replace(source, path=found(source.path)) for source in corpus.sources],
+        tokenizer=replace(corpus.tokenizer, path=found(corpus.tokenizer.path)),
+        prebuilt=found(corpus.prebuilt),
+    )
+
+
+def note_start(corpus: CorpusSettings, run: RunDir) -> dict[str, Any]:
+    """Where a run is begun from, where its settings have paths that hang on that."""
+    names = [*(source.path for source in corpus.sources), corpus.tokenizer.path, corpus.prebuilt]
+    hanging = any(name and "://" not in name and not Path(name).is_absolute() for name in names)
+    # As seen from the run alone: what a copy was made of is not read in its place.
+    return {"began_in": note_place(Path.cwd(), run.path)[:1]} if hanging else {}
 
 
 def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[tuple[str, Any, Any]]:

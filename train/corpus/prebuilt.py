@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from headwater.configs.errors import MismatchError, MissingError
 from headwater.train.artifacts import read_json, remove, write_bytes, write_json
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.mosaic import fetch
+from headwater.train.places import note_place
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.shards import check_file
 
 TABLES = ("manifest.json", "index.json", "passages.parquet", "tokenizer.json")
 """What a run keeps of a corpus whose shards lie elsewhere; the manifest, first, says whether there is one."""
+
+
+def placed(remote: str, directory: Path) -> dict[str, Any]:
+    """How a corpus notes where its shards are: an address, or a directory that may be moved along with it."""
+    return {"remote": remote, **({"places": note_place(remote, directory)} if remote and "://" not in remote else {})}
 
 
 def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
@@ -39,7 +46,8 @@ def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
     manifest = read_json(work / "manifest.json")
     # A corpus that was itself adopted, or whose shards were uploaded, says where they are.
     remote = manifest.get("remote") or address
-    write_json(work / "manifest.json", {**manifest, "remote": remote, "cache": corpus.cache, "window": corpus.window})
+    unmarked = {**placed(remote, work), "cache": corpus.cache, "window": corpus.window}
+    write_json(work / "manifest.json", {**manifest, **unmarked})
     if (manifest.get("eos_id") is not None) != corpus.end_token:
         has = "true" if manifest.get("eos_id") is not None else "false"
         raise MismatchError(

@@ -19,11 +19,12 @@ import numpy as np
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import RunDir, fingerprint, read_json
 from headwater.train.mosaic import PackedSequence
+from headwater.train.places import noted_places
 from headwater.train.stream.shards import ShardSet, check_file, check_once, check_size
 from headwater.train.tokenizer import TextTokenizer
 
 FORMAT = "headwater-corpus-1"
-UNMARKED = ("format", "fingerprint", "origin", "remote", "cache", "window")
+UNMARKED = ("format", "fingerprint", "origin", "remote", "places", "cache", "window")
 """Entries of a manifest that its fingerprint does not cover."""
 
 CACHED_TOKENS = 32_000_000
@@ -48,7 +49,7 @@ class Corpus:
         cache = cache or (Path(manifest["cache"]) if manifest.get("cache") else None)
         # Corpora that share a cache have shards of the same names.
         cache = cache / manifest["fingerprint"] if cache else None
-        self.shards = ShardSet(path, manifest["shards"], remote=manifest.get("remote", ""), cache=cache)
+        self.shards = ShardSet(path, manifest["shards"], remote=remote_of(path, manifest), cache=cache)
         self.passages: int = manifest["passages"]
         self.sequences: int = manifest["sequences"]
         self.fingerprint: str = manifest["fingerprint"]
@@ -215,6 +216,12 @@ class Corpus:
         """
         check_file(self.path / self.manifest["table"]["file"], self.manifest["table"])
         self.shards.verify()
+
+
+def remote_of(path: Path, manifest: dict[str, Any]) -> str:
+    """Where the shards of a corpus are, if not in its directory; a directory may have been moved along with it."""
+    places = [str(place) for place in noted_places(manifest.get("places", []), path) if place.is_dir()]
+    return places[0] if places else manifest.get("remote", "")
 
 
 def open_corpus(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Corpus:

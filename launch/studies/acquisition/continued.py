@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.configs import load_config
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, refusals
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_json
 from headwater.train.callbacks.probes import Probes
 from headwater.train.checkpoint import open_checkpoint, steps_in
+from headwater.train.places import noted_places
 from headwater.train.preflight import check_world
 from headwater.train.resume import compared, saved_settings
 from headwater.train.run import INTERRUPTED, build_trainer
@@ -104,7 +105,9 @@ def continue_run(path: Path) -> int:
         check_world(settings, world)
         # Damaged or not, a checkpoint that is there is judged by what resumes from it.
         if world.is_main and not steps_in(run.checkpoints):
-            take_over(settings, run, RunDir.at(note["base"]), note["stage"])
+            noted = [note["base"]] if isinstance(note["base"], str) else noted_places(note["base"], path)
+            base = next((place for place in noted if Path(place).is_dir()), noted[0])
+            take_over(settings, run, RunDir.at(base), note["stage"])
         parallel.any_rank(False)  # the others wait for it
         trainer, step = build_trainer(settings, run, world)
         place = next(n for n, callback in enumerate(trainer.callbacks) if isinstance(callback, Probes))
@@ -129,7 +132,8 @@ def saved_state(run: RunDir, step: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     try:
-        return continue_run(Path(arguments[0]))
+        with refusals():
+            return continue_run(Path(arguments[0]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

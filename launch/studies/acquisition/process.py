@@ -16,12 +16,14 @@ from typing import Any
 from headwater.configs import load_config, save_config
 from headwater.launch.jobs.command import run_module
 from headwater.launch.parts.process import run_part
+from headwater.launch.parts.training import link
 from headwater.launch.studies.acquisition.parts import TASK, BasePart, ContinuedPart
 from headwater.launch.studies.acquisition.records import records_of
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.acquisition.study import Acquisition
 from headwater.train.artifacts import RunDir, write_json, write_provenance
 from headwater.train.facts.settings import FactsSettings
+from headwater.train.places import note_place
 from headwater.train.settings import PretrainSettings
 
 
@@ -67,8 +69,7 @@ def prepare_run(study: Acquisition, part: ContinuedPart) -> None:
     made, scenarios, left_out, schedule = records_of(study.settings, part)
     run.corpus.mkdir(parents=True, exist_ok=True)
     for source, place in ((base.corpus / "base", run.corpus / "base"), (base.tokenizer, run.tokenizer)):
-        if not place.is_symlink():
-            place.symlink_to(source.resolve())
+        link(source, place)
     # A passage at the head of a sequence may be as long as the sequence, whatever the corpus's own are cut to.
     corpus = replace(settings.corpus, max_tokens=settings.corpus.seq_len)
     write_injected(run, corpus, made, TextTokenizer.from_file(run.tokenizer), part.seed)
@@ -76,7 +77,7 @@ def prepare_run(study: Acquisition, part: ContinuedPart) -> None:
     write_schedule(schedule, run.facts / "schedule.parquet")
     save_config(settings, run.config)
     write_provenance(run, world_size=study.settings.ranks)
-    note = {"base": str(part.base), "seed": part.seed, "stage": part.stage, "batch": part.batch}
+    note = {"base": note_place(part.base, run.path), "seed": part.seed, "stage": part.stage, "batch": part.batch}
     grid = {name: getattr(study.settings, name) for name in ("interval", "count", "dense")}
     write_json(
         run.path / "part.json",

@@ -40,6 +40,7 @@ class TrainingPart(Part):
         keep_settings(
             self.path / "part.json",
             settings,
+            home=self.path,
             mark=fingerprint(settings),
             what=f"{self.path} holds a training of other settings",
             fix="choose another out=, or remove it",
@@ -70,6 +71,7 @@ class MethodPart(Part):
         keep_settings(
             self.path / "part.json",
             method,
+            home=self.path,
             mark=fingerprint(method),
             what=f"{self.path} holds the scores of another method",
             fix="give this one another name, or remove that directory",

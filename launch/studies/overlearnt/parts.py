@@ -40,6 +40,7 @@ class TrainingPart(Part):
         keep_settings(
             self.path / "cell.json",
             {"pretraining": settings},
+            home=self.path.parent,
             mark=fingerprint({"kind": "pretrain", "settings": settings, "pretraining": settings}),
             what=f"{self.path} holds a cell of other settings",
             fix="choose another out=, or remove it",

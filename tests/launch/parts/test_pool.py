@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -147,8 +148,15 @@ test_pool.run_parts([test_pool.Task(name="long", path=Path({str(home / "long")!r
         assert order(home) == ["long begins"]
 
 
+def about_a_study(home: Path) -> dict[str, Any]:
+    return {"home": home, "what": "it holds a study of other settings", "fix": "choose another out="}
+
+
 def test_other_settings_are_refused_key_by_key(tmp_path: Path) -> None:
-    path, about = tmp_path / "study.json", {"what": "it holds a study of other settings", "fix": "choose another out="}
+    path, about = (
+        tmp_path / "study.json",
+        {"home": tmp_path, "what": "it holds a study of other settings", "fix": "choose another out="},
+    )
     keep_settings(path, {"seeds": [0], "model": {"layers": 2, "hidden": 8}}, mark="a", note={"kind": "x"}, **about)
     kept = path.read_text()
     assert json.loads(kept)["kind"] == "x"
@@ -163,8 +171,28 @@ def test_other_settings_are_refused_key_by_key(tmp_path: Path) -> None:
     assert path.read_text() == kept
 
 
+def test_a_study_that_was_moved_is_the_same(tmp_path: Path) -> None:
+    """Paths in it are compared as seen from it; others as they are."""
+    first, second = tmp_path / "first", tmp_path / "else" / "second"
+
+    def settings(out: Path, **more: str) -> dict[str, Any]:
+        return {"out": str(out), "train": {"exclude": f"{out}/leave/a.txt"}, "also": [str(out)], **more}
+
+    keep_settings(first / "part.json", settings(first, base="b"), mark="a", **about_a_study(first))
+    second.parent.mkdir()
+    first.rename(second)
+    keep_settings(second / "part.json", settings(second, base="b"), mark="a", **about_a_study(second))
+    with pytest.raises(MismatchError, match="other settings"):
+        keep_settings(second / "part.json", settings(second, base="c"), mark="a", **about_a_study(second))
+    with pytest.raises(MismatchError, match="other settings"):
+        keep_settings(second / "part.json", settings(tmp_path / "seconds", base="b"), mark="a", **about_a_study(second))
+
+
 def test_a_study_of_an_earlier_version_is_compared_by_its_fingerprint(tmp_path: Path) -> None:
-    path, about = tmp_path / "study.json", {"what": "it holds a study of other settings", "fix": "choose another out="}
+    path, about = (
+        tmp_path / "study.json",
+        {"home": tmp_path, "what": "it holds a study of other settings", "fix": "choose another out="},
+    )
     write_json(path, {"fingerprint": "a"})
     with pytest.raises(MismatchError, match="other settings"):
         keep_settings(path, {"seeds": [0]}, mark="b", **about)
