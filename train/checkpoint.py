@@ -28,6 +28,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import fingerprint_file, read_json
 from headwater.train.engine import MOMENTS, Engine
 from headwater.train.model import EMBEDDING, PackedGPT, ParameterPart, parameter_parts, tied_copy
+from headwater.train.settings import ModelSettings, OptimizerSettings
 
 FORMAT = 1
 KINDS = ("weight", *MOMENTS)
@@ -156,7 +157,70 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             expected="format, step, fingerprint, files and tensors",
             fix="restore it, or delete this checkpoint; the one before it is taken instead",
         )
+    if not is_described(meta):
+        raise CorruptError(
+            f"{path / 'checkpoint.json'} does not describe a checkpoint",
+            got="something else under step, updates, lr, model, files or tensors",
+            fix="restore it, or delete this checkpoint; the one before it is taken instead",
+        )
     return Checkpoint(path, meta)
+
+
+def is_described(meta: dict[str, Any]) -> bool:
+    """Whether what a checkpoint notes is of the kinds that it should be."""
+    counts = [meta["step"], *(meta[name] for name in ("updates",) if name in meta)]
+    kinds = meta["tensors"].values()
+    entries = [entry for kind in kinds for entry in (kind.values() if isinstance(kind, dict) else [kind])]
+    return (
+        all(type(count) is int and count >= 0 for count in counts)
+        and type(meta.get("lr", 0.0)) in (int, float)
+        and all(isinstance(part, str) for item in meta["files"].items() for part in item)
+        and all(is_tensor_entry(entry) for entry in entries)
+        and same_kinds(meta.get("model"), ModelSettings())
+        and same_kinds(meta.get("optimizer"), OptimizerSettings())
+    )
+
+
+def model_settings(checkpoint: Checkpoint) -> ModelSettings:
+    """The settings of a checkpoint's model.
+
+    Raises:
+        CorruptError: they are not those of a model, or not of one that its tensors could be.
+    """
+    saved: Any = checkpoint.meta.get("model")
+    try:
+        settings = ModelSettings(**saved)
+        wrong = [str(problem) for problem in settings.problems()]
+    except TypeError as error:
+        wrong = [str(error)]
+    if wrong:
+        raise CorruptError(
+            f"{checkpoint.path / 'checkpoint.json'} does not describe a model",
+            got="; ".join(wrong),
+            expected="the settings under model",
+            fix="restore it, or use another checkpoint",
+        )
+    return settings
+
+
+def is_tensor_entry(entry: Any) -> bool:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+    return whole and isinstance(entry.get("file"), str)
+
+
+def same_kinds(saved: Any, known: Any) -> bool:
+    """Whether saved settings, if there are any, are values of the kinds that a section of settings has."""
+    if saved is None:
+        return True
+    if not isinstance(saved, dict):
+        return False
+    for name, value in saved.items():
+        default = getattr(known, name, None)
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if default is not None and type(value) not in kinds:
+            return False
+    return True
 
 
 def steps_in(directory: Path) -> list[int]:

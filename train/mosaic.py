@@ -73,6 +73,8 @@ def open_reader(path: Path, entry: dict[str, Any]) -> Any:
     streaming()
     from streaming.base.format.mds.reader import MDSReader
 
+    if dict(zip(entry["column_names"], entry["column_encodings"], strict=True)) != COLUMNS:
+        raise ValueError(f"columns {entry['column_names']} of {entry['column_encodings']}")
     entry["raw_data"]["basename"] = path.name
     return MDSReader.from_json(str(path.parent), None, entry)
 

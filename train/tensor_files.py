@@ -1,16 +1,17 @@
-"""Writing safetensors files that those whom the umask admits may read, and whose failures are the system's errors."""
+"""Safetensors files: written for those whom the umask admits, read with one error for whatever is wrong."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from headwater.configs.errors import CorruptError, MissingError
 from headwater.train.artifacts import remove
 
 
@@ -29,6 +30,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     os.chmod(path, 0o666 & ~umask())  # safetensors keeps every file to its owner
+
+
+def load_tensors(path: Path, names: Sequence[str] = (), *, fix: str) -> dict[str, Tensor]:
+    """Reads one file whole.
+
+    Args:
+        names: tensors that it must hold.
+
+    Raises:
+        MissingError, CorruptError: it is not there, is no safetensors file, or lacks one of them.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} is missing", fix=fix)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CorruptError(f"{path} cannot be read", got=error, expected="a safetensors file", fix=fix) from None
+    lacking = [name for name in names if name not in tensors]
+    if lacking:
+        raise CorruptError(f"{path} has no {', '.join(lacking)}", got=sorted(tensors)[:8], fix=fix)
+    return tensors
 
 
 def umask() -> int:

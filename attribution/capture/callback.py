@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import Tensor
 
 from headwater.attribution.capture.build import NOTE, build_captured
@@ -42,7 +41,7 @@ from headwater.train.model import parameter_parts
 from headwater.train.parallel import World
 from headwater.train.settings import CaptureSettings, PretrainSettings
 from headwater.train.stream.stream import TrainingSequence
-from headwater.train.tensor_files import save_tensors
+from headwater.train.tensor_files import load_tensors, save_tensors
 
 
 def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Capture:
@@ -241,7 +240,7 @@ class Capture(Callback):
         if self.visits is not None:
             self.visits.load(directory)
         for file in sorted(directory.glob("capture-correction-*.safetensors")):
-            tensors = load_file(file)
+            tensors = load_tensors(file, fix="restore the checkpoint, or go on from another one")
             for name in {key.split("/")[0] for key in tensors} & self.parts.keys():
                 kind = Full if self.settings.correction == "adam" else Factored
                 parts = [tensors[f"{name}/{part}"].to(self.world.device) for part in kind.__dataclass_fields__]

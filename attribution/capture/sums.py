@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from headwater.attribution.index.writer import default_shard_rows
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.norms import unit_rows
 from headwater.train.artifacts import remove
-from headwater.train.tensor_files import save_tensors
+from headwater.train.tensor_files import load_tensors, save_tensors
+
+SAVED = ("sums", "weights", "visits")
+MEND = "restore the checkpoint, or make the index from another one"
 
 
 class MeanRows:
@@ -68,7 +70,7 @@ class MeanRows:
 
     def load(self, directory: Path) -> None:
         for number, sums_ND in self.sums.items():
-            state = load_file(directory / shard_file(number))
+            state = load_tensors(directory / shard_file(number), SAVED, fix=MEND)
             sums_ND.copy_(state["sums"])
             self.weights[number].copy_(state["weights"])
             self.visits[number].copy_(state["visits"])
@@ -80,7 +82,7 @@ def shard_file(number: int) -> str:
 
 def mean_rows(directory: Path, number: int) -> tuple[Tensor, Tensor]:
     """(mean rows float32 [n, D], visits int64 [n]) of one shard; a passage without a visit has a row of zeros."""
-    state = load_file(directory / shard_file(number))
+    state = load_tensors(directory / shard_file(number), SAVED, fix=MEND)
     weights_N1 = state["weights"].clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     means_ND = (state["sums"].double() / weights_N1).float()
     require_finite(means_ND, number * default_shard_rows(means_ND.shape[1]), "captured means")

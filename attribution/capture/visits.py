@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import RunDir, atomic_path, remove
-from headwater.train.tensor_files import save_tensors
+from headwater.train.tensor_files import load_tensors, save_tensors
+
+SAVED = ("rows", "passage", "step", "lr")
+MEND = "restore it: what it held is nowhere else"
 
 STEPS_PER_FILE = 100
 """Steps whose visits are held in memory and then written to one file."""
@@ -62,7 +64,7 @@ class VisitLog:
 
     def load(self, directory: Path) -> None:
         file = directory / "capture-visits.safetensors"
-        self._pending = [load_file(file)] if file.exists() else []
+        self._pending = [load_tensors(file, SAVED, fix=MEND)] if file.exists() else []
 
 
 def read_visits(run: RunDir) -> Iterator[dict[str, Tensor]]:
@@ -78,4 +80,4 @@ def read_visits(run: RunDir) -> Iterator[dict[str, Tensor]]:
             f"{run.path} holds no captured visits", fix="train with callbacks.capture.enabled=true and mode=visits"
         )
     for file in files:
-        yield load_file(file)
+        yield load_tensors(file, SAVED, fix=MEND)

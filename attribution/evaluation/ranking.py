@@ -140,12 +140,12 @@ def read_rankings(path: str | os.PathLike[str]) -> list[Ranking]:
     if not path.exists():
         raise MissingError(f"{path} is missing", fix="run `headwater evaluate` first")
     rankings = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             item = json.loads(line)
             ranks = tuple(int(rank) for rank in item["gold_ranks"])
             rankings.append(Ranking(str(item["example_id"]), tuple(item["ranking"]), ranks))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"line {number} of {path} is not a ranking"
             raise CorruptError(what, got=repr(error), fix="run `headwater evaluate` again") from None
     return rankings

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headwater.train.artifacts import read_json
+from headwater.configs.errors import CorruptError
+from headwater.train.artifacts import fingerprint, read_json, require_match
 from headwater.train.places import noted_places
 
 FORMAT = "headwater-index/1"
@@ -22,6 +23,64 @@ PLACES = ("run", "path", "optimizer_state", "base")
 """Settings of a model that say where it lies: indexes made before they had `places` note them in `model`."""
 
 FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """index.json of an index, whole or not: what its fingerprint covers is as it was written, the rest is of its kind.
+
+    Raises:
+        MissingError, CorruptError, MismatchError: there is none, it is not as it was written, or of another format.
+    """
+    manifest = read_json(path / "index.json", made_by="headwater index CONFIG")
+    fix = "restore it, or make the index again"
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), str):
+        raise CorruptError(f"{path}/index.json is not that of an index", fix=fix)
+    require_match(f"{path} is not an index of this format", manifest["format"], FORMAT, "make it again")
+    found = fingerprint(made_from(manifest))
+    if found != manifest.get("fingerprint"):
+        raise CorruptError(
+            f"{path}/index.json is not as it was written: its settings were changed",
+            got=found,
+            expected=manifest.get("fingerprint"),
+            fix=fix,
+        )
+    wrong = [key for key, holds in _UNMARKED.items() if not holds(manifest)]
+    if wrong:
+        raise CorruptError(f"{path}/index.json is not as it was written", got=f"something else under {wrong}", fix=fix)
+    return manifest
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is the record of a shard."""
+    kinds = {"file": str, "start": int, "stop": int, "bytes": int, "xxh3": str}
+    return isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in kinds.items())
+
+
+def _are_codecs(manifest: Mapping[str, Any]) -> bool:
+    codecs = manifest.get("codecs")
+    if not isinstance(codecs, dict) or not set(codecs) <= set(FINEST_FIRST):
+        return False
+    return all(isinstance(each, list) and all(map(_is_entry, each)) for each in codecs.values())
+
+
+def _are_places(manifest: Mapping[str, Any]) -> bool:
+    places = manifest.get("places", {})
+    return isinstance(places, dict) and all(
+        name in PLACES and isinstance(noted, list) and noted and all(isinstance(each, str) for each in noted)
+        for name, noted in places.items()
+    )
+
+
+_UNMARKED: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "complete": lambda manifest: isinstance(manifest.get("complete"), bool),
+    "codecs": _are_codecs,
+    "places": _are_places,
+    "ids": lambda manifest: (
+        not manifest["complete"]
+        or (isinstance(manifest.get("ids"), dict) and isinstance(manifest["ids"].get("xxh3"), str))
+    ),
+}
+"""Keys that the fingerprint does not cover, and whether they hold what they should."""
 
 
 def made_from(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,10 +107,25 @@ def model_places(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[Path
     return found
 
 
+def recorded_entries(record: Path) -> list[dict[str, Any]]:
+    """What the record of a shard says of its files.
+
+    Raises:
+        CorruptError: it is no such record.
+    """
+    content = read_json(record)
+    entries = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+        raise CorruptError(f"{record} is not the record of a shard", fix="remove it, and build again")
+    return entries
+
+
 def recorded_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """codec -> shard entries of an unfinished index, from the records of the shards that are done."""
     files: dict[str, list[dict[str, Any]]] = {codec: [] for codec in manifest["wanted_codecs"]}
     for record in sorted(path.glob("rows-*.json")):
-        for entry in read_json(record)["files"]:
+        for entry in recorded_entries(record):
+            if entry.get("codec") not in files:
+                raise CorruptError(f"{record} is of another index", fix="remove it, and build again")
             files[entry["codec"]].append({key: value for key, value in entry.items() if key != "codec"})
     return files

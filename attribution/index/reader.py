@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -26,11 +24,12 @@ from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.errors import IncompleteIndexError, MissingShardError, TruncatedShardError
-from headwater.attribution.index.manifest import FINEST_FIRST, FORMAT, recorded_files
+from headwater.attribution.index.manifest import FINEST_FIRST, NORMS, read_manifest, recorded_files
 from headwater.attribution.index.shards import ShardFile, shard_name
 from headwater.attribution.rows.layout import RowLayout
-from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
-from headwater.train.artifacts import read_json, require_match
+from headwater.configs.errors import CorruptError, MismatchError, UserError
+from headwater.train.artifacts import require_match
+from headwater.train.tables import read_table
 
 
 class Index:
@@ -47,10 +46,7 @@ class Index:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.manifest: dict[str, Any] = read_json(self.path / "index.json", made_by="headwater index CONFIG")
-        require_match(
-            f"{self.path} is not an index of this format", self.manifest.get("format", ""), FORMAT, "make it again"
-        )
+        self.manifest: dict[str, Any] = read_manifest(self.path)
         self.layout = RowLayout.from_json(self.manifest["layout"])
         self.complete: bool = self.manifest["complete"]
         self.passages: int = self.manifest["passages"]
@@ -97,14 +93,11 @@ class Index:
         if self._ids is None:
             if not self.complete:
                 raise self.incomplete()
-            try:
-                table = pq.read_table(self.path / "ids.parquet")
-            except FileNotFoundError:
-                raise MissingError(f"{self.path}/ids.parquet is missing", fix="make the index again") from None
-            except pa.ArrowInvalid as error:
+            table = read_table(self.path / "ids.parquet", ["id"], fix="make the index again")
+            if table.num_rows != self.passages:
                 raise CorruptError(
-                    f"{self.path}/ids.parquet is damaged", got=error, fix="make the index again"
-                ) from None
+                    f"{self.path}/ids.parquet belongs to another index", got=table.num_rows, expected=self.passages
+                )
             self._ids = table.column("id").to_pylist()
         return self._ids
 
@@ -123,7 +116,7 @@ class Index:
             values = np.full(self.passages, np.nan, dtype=np.float32)
             codec = self.codecs[-1]
             for start, stop in self.shards(codec):
-                with ShardFile(self.path / shard_name(start // self.shard_rows, codec)) as shard:
+                with self._open_shard(codec, start // self.shard_rows) as shard:
                     values[start:stop] = shard.tensor(name).numpy()
             self._norms[name] = values
         return self._norms[name]
@@ -200,7 +193,7 @@ class Index:
         return held[1].fields(low, high)
 
     def _open_shard(self, codec: str, number: int) -> ShardFile:
-        self.codec(codec)
+        held = {name: (width,) for name, (_, width) in self.codec(codec).fields.items()} | dict.fromkeys(NORMS, ())
         start = number * self.shard_rows
         name = shard_name(number, codec)
         if not self.complete and not any(entry["start"] == start for entry in self._files[codec]):
@@ -212,6 +205,13 @@ class Index:
         if shard.rows != rows:
             raise TruncatedShardError(
                 f"shard {self.path / name} has the wrong number of rows", got=shard.rows, expected=rows
+            )
+        if shard.shapes != held:
+            raise CorruptError(
+                f"shard {self.path / name} holds something else than {codec} rows",
+                got=shard.shapes,
+                expected=held,
+                fix="make the index again",
             )
         return shard
 

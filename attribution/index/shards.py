@@ -7,6 +7,7 @@ damaged file gives one clear error instead of a crash.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,18 @@ def shard_name(number: int, codec: str) -> str:
     return f"rows-{number:05d}.{codec}.safetensors"
 
 
+def is_tensor(entry: Any) -> bool:
+    """Whether the header says something possible of a tensor: rows of a known type that fill their place."""
+    if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
+        return False
+    shape: Any = entry.get("shape")
+    place: Any = entry.get("data_offsets")
+    for numbers in (shape, place):
+        if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
+            return False
+    return len(place) == 2 and place[1] - place[0] == math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
+
+
 def write_shard(path: Path, fields: Mapping[str, Tensor]) -> None:
     """Writes the tensors atomically. The same tensors give the same bytes."""
     with atomic_path(path) as part:
@@ -62,7 +75,9 @@ class ShardFile:
             ) from None
         header, self._base = self._header(size)
         self._entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in self._entries.values()), default=0)
+        if not self._entries or not all(map(is_tensor, self._entries.values())):
+            raise TruncatedShardError(f"shard {path} has an unreadable header", fix=_FIX)
+        end = max(entry["data_offsets"][1] for entry in self._entries.values())
         if size != self._base + end:
             raise TruncatedShardError(
                 f"shard {path} has the wrong length",
@@ -70,16 +85,21 @@ class ShardFile:
                 expected=f"{self._base + end} bytes",
                 fix=_FIX,
             )
-        self.rows = min((entry["shape"][0] for entry in self._entries.values()), default=0)
+        self.rows = min(entry["shape"][0] for entry in self._entries.values())
 
     def _header(self, size: int) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(self._map[:8], "little") if self._map is not None and size >= 8 else -1
         if self._map is None or not 2 <= length <= size - 8:
             raise TruncatedShardError(f"shard {self.path} is cut off in its header", got=f"{size} bytes", fix=_FIX)
         try:
-            return json.loads(self._map[8 : 8 + length]), 8 + length
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            return dict(json.loads(self._map[8 : 8 + length])), 8 + length
+        except (ValueError, TypeError, RecursionError) as error:
             raise TruncatedShardError(f"shard {self.path} has an unreadable header", got=error, fix=_FIX) from None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What a row has of each stored tensor."""
+        return {name: tuple(entry["shape"][1:]) for name, entry in self._entries.items()}
 
     @property
     def names(self) -> list[str]:

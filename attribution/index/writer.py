@@ -22,7 +22,16 @@ from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.codecs.rotation import VERSION
 from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
-from headwater.attribution.index.manifest import FORMAT, NORMS, made_from, model_places, recorded_files, without_places
+from headwater.attribution.index.manifest import (
+    FORMAT,
+    NORMS,
+    made_from,
+    model_places,
+    read_manifest,
+    recorded_entries,
+    recorded_files,
+    without_places,
+)
 from headwater.attribution.index.reader import Index
 from headwater.attribution.index.shards import shard_name, write_shard
 from headwater.attribution.rows.checks import require_finite, require_width
@@ -136,7 +145,7 @@ class IndexWriter:
         """
         require_index_directory(self.path)
         target, curvature = self.path / "index.json", self.path / "curvature.safetensors"
-        theirs = read_json(target) if target.exists() else None
+        theirs = read_manifest(self.path) if target.exists() else None
         if theirs is not None:
             self._require_same(theirs)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -191,7 +200,7 @@ class IndexWriter:
 
     def _drop_broken_records(self) -> None:
         for record in self.path.glob("rows-*.json"):
-            if not all(self._intact(entry) for entry in read_json(record)["files"]):
+            if not all(self._intact(entry) for entry in recorded_entries(record)):
                 remove(record)
 
     def _remove_records(self) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from headwater.attribution.models.base import Example, Site, TracedModel, freeze
 from headwater.configs.errors import UserError
-from headwater.train.checkpoint import Checkpoint, load_weights
+from headwater.train.checkpoint import Checkpoint, load_weights, model_settings
 from headwater.train.model import Batch, ParameterPart, build_model, parameter_parts
 from headwater.train.parallel import World, tensor_rank, tensor_size
 from headwater.train.pipeline import run_schedule
-from headwater.train.settings import ModelSettings, TrainSettings
+from headwater.train.settings import TrainSettings
 
 
 class HeadwaterModel(TracedModel):
@@ -24,7 +24,7 @@ class HeadwaterModel(TracedModel):
     def __init__(self, checkpoint: Checkpoint, world: World, precision: str = "fp32") -> None:
         super().__init__()
         self.checkpoint, self.world, self.device = checkpoint, world, world.device
-        settings = ModelSettings(**checkpoint.meta["model"])
+        settings = model_settings(checkpoint)
         self.gpt = build_model(settings, TrainSettings(precision=precision), world, seed=0)
         load_weights(self.gpt, checkpoint)
         freeze(self.gpt)

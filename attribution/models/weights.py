@@ -17,6 +17,7 @@ import torch
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import read_json
+from headwater.train.tensor_files import load_tensors
 
 _SAVE = "save the model again with save_pretrained, or download it again"
 
@@ -167,9 +168,7 @@ def weights_of(directory: Path, stem: str = "") -> dict[str, torch.Tensor]:
     for path in weight_files(directory, stem):
         _names_in(path)
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found = load_file(path)
+            found = load_tensors(path, fix=_SAVE)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
         weights.update({plain_name(name): value for name, value in found.items()})

@@ -17,6 +17,7 @@ import numpy as np
 
 from headwater.attribution.evaluation.ranking import Ranking, read_rankings
 from headwater.configs.errors import CorruptError, MissingError
+from headwater.train import tables
 from headwater.train.artifacts import RunDir, read_json
 
 
@@ -115,27 +116,22 @@ def require(path: Path, made_by: str) -> Path:
 def read_lines(path: Path, made_by: str) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file."""
     rows = []
-    for number, line in enumerate(require(path, made_by).read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(require(path, made_by).read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
             fix = f"run `{made_by}` again"
-            raise CorruptError(f"line {number} of {path} is not valid JSON", got=str(error), fix=fix) from None
+            raise CorruptError(f"line {number} of {path} is not a JSON object", got=str(error), fix=fix) from None
     return rows
 
 
 def read_table(path: Path, columns: Iterable[str]) -> dict[str, np.ndarray]:
     """Columns of a parquet file as arrays."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=list(columns))
-        return {name: table.column(name).to_numpy() for name in columns}
-    except (pa.ArrowException, KeyError) as error:
-        raise CorruptError(f"{path} cannot be read", got=str(error), fix="restore it, or make it again") from None
+    names = list(columns)
+    table = tables.read_table(path, names, fix="restore it, or make it again")
+    return {name: table.column(name).to_numpy() for name in names}
 
 
 def read_manifests(run: RunDir) -> dict[str, dict[str, Any]]:

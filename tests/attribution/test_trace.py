@@ -17,6 +17,7 @@ from headwater.attribution import open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.index.budget import bytes_per_passage
 from headwater.attribution.index.build import build_index
+from headwater.attribution.index.manifest import made_from
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.models.opening import open_model
@@ -33,7 +34,7 @@ from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.run import run_trace
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, read_json, write_json
+from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.stream.corpus import open_passages
 
@@ -163,7 +164,8 @@ def test_killed_build_goes_on_to_the_same_bytes(run: Path, tiny_run: Path, tmp_p
 def test_another_checkpoint_is_refused(run: Path) -> None:
     manifest_path = run / "index/headwater/index.json"
     manifest = read_json(manifest_path)
-    write_json(manifest_path, {**manifest, "model": {**manifest["model"], "step": 6}})
+    changed = {**manifest, "model": {**manifest["model"], "step": 6}}
+    write_json(manifest_path, {**changed, "fingerprint": fingerprint(made_from(changed))})
     try:
         with pytest.raises(MismatchError, match="other weights"):
             trace(run / "index/headwater", [("a", "b")])

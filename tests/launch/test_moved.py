@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from headwater.train.artifacts import read_json, write_json
+from headwater.attribution.index.manifest import made_from
+from headwater.train.artifacts import fingerprint, read_json, write_json
 from headwater.train.places import note_place, noted_places
 from headwater.train.tensor_files import save_tensors, umask
 
@@ -130,7 +131,7 @@ def test_an_index_of_an_earlier_version_is_read(here: Path):
     manifest = read_json(path)
     del manifest["places"]
     manifest["model"]["run"] = "run"
-    write_json(path, manifest)
+    write_json(path, {**manifest, "fingerprint": fingerprint(made_from(manifest))})
     shutil.copytree("run", "copy")
     spoil(Path("run/checkpoints"))
     assert traced("copy/index/headwater") == before

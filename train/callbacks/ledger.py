@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch.distributed as dist
 
+from headwater.configs.errors import CorruptError
 from headwater.train import parallel
 from headwater.train.artifacts import atomic_path, remove
 from headwater.train.callbacks.base import Callback, Training
 from headwater.train.engine import StepResult
 from headwater.train.stream.stream import TrainingSequence
+from headwater.train.tables import read_table, write_table
 
 STEPS_PER_FILE = 1000
 SCHEMA = pa.schema(
@@ -42,7 +43,10 @@ def read_ledger(directory: Path) -> pa.Table:
 
 def read_file(file: Path) -> pa.Table:
     """One file of a ledger; an older one calls the batch index `row`."""
-    table = pq.read_table(file)
+    table = read_table(file, fix="restore it; without it nothing says what was seen in these steps")
+    names = {"batch_index" if name == "row" else name for name in table.column_names}
+    if not names.issuperset(SCHEMA.names):
+        raise CorruptError(f"{file} is no ledger", got=table.column_names, expected=SCHEMA.names, fix="restore it")
     return table.rename_columns(["batch_index" if name == "row" else name for name in table.column_names])
 
 
@@ -97,4 +101,4 @@ class Ledger(Callback):
 
     def _write(self, file: Path, table: pa.Table) -> None:
         with atomic_path(file) as part:
-            pq.write_table(table.combine_chunks(), part, compression="zstd")
+            write_table(table.combine_chunks(), part)

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from headwater.configs.errors import CorruptError
+from headwater.configs.errors import CorruptError, MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import atomic_path
 from headwater.train.callbacks.base import Callback, Training
 from headwater.train.engine import Engine, StepResult
 from headwater.train.model import Batch
 from headwater.train.stream.stream import TrainingSequence
+from headwater.train.tables import read_table, write_table
 from headwater.train.tokenizer import TextTokenizer, encode_query
 
 SCHEMA = pa.schema(
@@ -48,11 +48,13 @@ def read_prompts(path: Path, tokenizer: TextTokenizer) -> list[Prompt]:
         CorruptError: naming the line that is not a probe.
     """
     prompts, number = [], 0
+    if not path.is_file():
+        raise MissingError(f"{path} is missing", fix="restore it, or build the corpus again")
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line.decode())
             prompts.append(Prompt(*encode_query(tokenizer, record["prompt"], record["target"])))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptError(
                 f"{path}, line {number} is not a probe",
                 got=repr(error),
@@ -148,7 +150,7 @@ class Probes(Callback):
 
     def start(self, trainer: Training, step: int) -> None:
         if step and trainer.world.is_main and self.path.exists():
-            table = pq.read_table(self.path)
+            table = read_table(self.path, fix="restore it, or move it away: what it noted is lost then")
             self._tables = [table.filter(np.asarray(table["step"]) <= step)]
         if step == 0:
             self._note(trainer, 0)
@@ -175,4 +177,4 @@ class Probes(Callback):
         if trainer.world.is_main and self._tables:
             self._tables = [pa.concat_tables(self._tables).combine_chunks()]
             with atomic_path(self.path) as part:
-                pq.write_table(self._tables[0], part, compression="zstd")
+                write_table(self._tables[0], part)

@@ -189,7 +189,7 @@ def parquet_documents(source: SourceSettings) -> Iterator[Document]:
             with pq.ParquetFile(path) as file:
                 columns = columns_of(source, file.schema_arrow, path)
                 yield from batch_documents(source, file.iter_batches(1024, columns=columns), path)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptError(
                 f"corpus file {path} is not readable Parquet", got=error, fix="restore the file"
             ) from None
@@ -218,9 +218,19 @@ def huggingface_documents(source: SourceSettings) -> Iterator[Document]:
             raise MissingError(f"{path} is missing, though {state} lists it", fix="restore the dataset")
         try:
             with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as batches:
-                yield from batch_documents(source, batches, path)
+                yield from batch_documents(source, map(valid, batches), path)
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"{path} is not an Arrow stream", got=error, fix="restore the dataset") from None
+
+
+def valid(batch: Any) -> Any:
+    """A batch whose offsets lead nowhere else: reading one of a damaged file could end the process.
+
+    Raises:
+        pa.ArrowInvalid: they do.
+    """
+    batch.validate(full=True)
+    return batch
 
 
 def arrow_files(state: Path) -> list[Path]:

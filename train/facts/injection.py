@@ -14,6 +14,7 @@ from headwater.configs.errors import CorruptError, MissingError
 from headwater.train.artifacts import atomic_path, fingerprint
 from headwater.train.facts.draws import generator
 from headwater.train.facts.settings import ScheduleSettings
+from headwater.train.tables import read_table, write_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +142,12 @@ def find_swap(
 def write_schedule(schedule: Schedule, path: Path) -> None:
     """Writes schedule.parquet: step int32, passage_id string."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.table(
         {"step": pa.array(schedule.steps, pa.int32()), "passage_id": pa.array(schedule.passage_ids, pa.string())}
     )
     with atomic_path(path) as part:
-        pq.write_table(table, part)
+        write_table(table, part, "snappy")
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -156,17 +156,9 @@ def read_schedule(path: Path) -> Schedule:
     Raises:
         MissingError, CorruptError: it is not there, or not a schedule.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.exists():
         raise MissingError(f"{path} is missing", fix="build the corpus first: `headwater corpus CONFIG`")
-    try:
-        table = pq.read_table(path, columns=["step", "passage_id"])
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptError(
-            f"{path} is not a schedule", got=error, fix="restore it, or build the corpus again"
-        ) from None
+    table = read_table(path, ["step", "passage_id"], fix="restore it, or build the corpus again")
     steps, passages = np.asarray(table["step"]), table["passage_id"].to_pylist()
     if steps.dtype.kind != "i" or (steps < 0).any() or (np.diff(steps) < 0).any() or None in passages:
         raise CorruptError(

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir, atomic_path, read_json, require_empty, write_bytes, write_json
-from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
+from headwater.train.checkpoint import Checkpoint, model_settings, newest, open_checkpoint
 from headwater.train.huggingface.families import DTYPES, llama_config, to_llama
-from headwater.train.settings import ModelSettings
 from headwater.train.tensor_files import save_tensors
 from headwater.train.tokenizer import TextTokenizer
 
@@ -54,7 +53,7 @@ def export_llama(source: str | Path, out: str | Path, *, step: int | None = None
         raise UserError("there is no such number format", got=dtype, expected=" or ".join(DTYPES))
     checkpoint = find_checkpoint(source, step)
     checkpoint.verify()
-    model = ModelSettings(**checkpoint.meta["model"])
+    model = model_settings(checkpoint)
     tokenizer, eos, context = _tokenizer_of(checkpoint)
     with atomic_path(out) as part:
         part.mkdir()

@@ -51,9 +51,12 @@ class ShardSet:
         shard = int(np.searchsorted(self.starts, sequence, side="right")) - 1
         if shard not in self._readers:
             self._readers[shard] = self._open(shard)
-        sample = self._readers[shard][sequence - int(self.starts[shard])]
-        packed = PackedSequence(sample["tokens"], sample["lengths"], sample["first_passage"])
-        return packed, sample["passage_ids"]
+        try:
+            sample = self._readers[shard][sequence - int(self.starts[shard])]
+            packed = PackedSequence(sample["tokens"], sample["lengths"], sample["first_passage"])
+            return packed, sample["passage_ids"]
+        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:  # the shard's own bytes were compared
+            raise self._misdescribed(shard, error) from None
 
     @property
     def is_remote(self) -> bool:
@@ -96,19 +99,22 @@ class ShardSet:
         return read_json(self.directory / "index.json", made_by="headwater corpus CONFIG")
 
     def _open(self, shard: int) -> Any:
-        path, index = self._local_file(shard), self.directory / "index.json"
+        path = self._local_file(shard)
         try:
             reader = open_reader(path, self._index["shards"][shard])
             if reader.size != self.shards[shard]["sequences"]:
                 raise ValueError(f"{reader.size} sequences in shard {shard}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptError(
-                f"{index} does not describe the corpus's shards",
-                got=repr(error),
-                expected=f"{len(self.shards)} shards, number {shard} of {self.shards[shard]['sequences']} sequences",
-                fix=MEND,
-            ) from None
+            raise self._misdescribed(shard, error) from None
         return reader
+
+    def _misdescribed(self, shard: int, error: Exception) -> CorruptError:
+        return CorruptError(
+            f"{self.directory / 'index.json'} does not describe the corpus's shards",
+            got=repr(error),
+            expected=f"{len(self.shards)} shards, number {shard} of {self.shards[shard]['sequences']} sequences",
+            fix=MEND,
+        )
 
     def _local_file(self, shard: int) -> Path:
         """The shard's file, fetched if need be, whose bytes have been checked on this machine."""
