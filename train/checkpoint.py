@@ -147,6 +147,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise MismatchError(f"{path} has another format", got=meta["format"], expected=FORMAT, fix=fix)
     try:
         lacking = [each for each in ("format", "step", "fingerprint") if each not in meta]
+        if MOMENTS[-1] in meta["tensors"]:  # of a training
+            lacking += [each for each in ("updates", "model", "optimizer") if each not in meta]
         whole = not lacking and isinstance(meta["files"], dict) and isinstance(meta["tensors"]["weight"], dict)
     except (KeyError, TypeError) as error:
         whole, lacking = False, [str(error)]

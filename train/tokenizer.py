@@ -28,6 +28,9 @@ _WITHOUT_SPACES = (
 """Ranges of characters of scripts that put no space between words."""
 
 BOS_CANDIDATES = (END_OF_TEXT, "<|begin_of_text|>", "<s>", "<bos>", "[CLS]")
+TRIAL = "The river (1,250 km) ran to Málaga, 東京.\n"
+"""What a tokenizer is tried on when it is opened."""
+
 VOCABULARY_MULTIPLE = 64
 
 
@@ -75,7 +78,10 @@ class TextTokenizer:
             raise MissingError(f"tokenizer {path} is missing", fix="build the corpus first: `headwater corpus CONFIG`")
         try:
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
+            tokenizer.decode(tokenizer.encode(TRIAL).ids, skip_special_tokens=False)
+        except BaseException as error:  # the library raises bare Exception, and panics
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise CorruptError(f"{path} is not a tokenizer.json", got=error, fix="restore it") from None
         return cls(tokenizer, bos)
 

@@ -76,7 +76,7 @@ _UNMARKED: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "codecs": _are_codecs,
     "places": _are_places,
     "ids": lambda manifest: (
-        not manifest["complete"]
+        manifest.get("complete") is not True
         or (isinstance(manifest.get("ids"), dict) and isinstance(manifest["ids"].get("xxh3"), str))
     ),
 }

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import (
     RunDir,
     fingerprint,
@@ -79,6 +79,7 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
     ):
         require_own(run.path, names_at_stake(run), ORIGIN)
         facts = make_facts(cfg.facts, cfg.seed)
+        require_whole(run.corpus / "base")
         corpus = found_again(cfg.corpus, run)
         origin = check_origin(run, describe_corpus(corpus, facts) | note_start(corpus, run))
         remove_parts(run.corpus, "tokenizer.*")
@@ -87,6 +88,14 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
         check_lengths(facts.passages, tokenizer, corpus.max_tokens, end_of(tokenizer, corpus))
         ensure_base(run, corpus, tokenizer, origin["base"], progress, undo)
         ensure_facts(run, cfg, facts, tokenizer, progress)
+
+
+def require_whole(base: Path) -> None:
+    """Refuses a base corpus without its manifest: it came into its place whole, and has lost it since."""
+    if base.exists() and not (base / "manifest.json").is_file():
+        raise CorruptError(
+            f"{base} has lost its manifest.json", fix=f"restore the file, or remove {base} to build it again"
+        )
 
 
 def names_at_stake(run: RunDir) -> list[str]:

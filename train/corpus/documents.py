@@ -219,7 +219,7 @@ def huggingface_documents(source: SourceSettings) -> Iterator[Document]:
         try:
             with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as batches:
                 yield from batch_documents(source, map(valid, batches), path)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptError(f"{path} is not an Arrow stream", got=error, fix="restore the dataset") from None
 
 

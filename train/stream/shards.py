@@ -55,7 +55,13 @@ class ShardSet:
             sample = self._readers[shard][sequence - int(self.starts[shard])]
             packed = PackedSequence(sample["tokens"], sample["lengths"], sample["first_passage"])
             return packed, sample["passage_ids"]
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:  # the shard's own bytes were compared
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            OSError,
+        ) as error:  # its bytes were compared
             raise self._misdescribed(shard, error) from None
 
     @property
@@ -104,7 +110,7 @@ class ShardSet:
             reader = open_reader(path, self._index["shards"][shard])
             if reader.size != self.shards[shard]["sequences"]:
                 raise ValueError(f"{reader.size} sequences in shard {shard}")
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise self._misdescribed(shard, error) from None
         return reader
 
