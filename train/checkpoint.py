@@ -148,7 +148,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         lacking = [each for each in ("format", "step", "fingerprint") if each not in meta]
         if MOMENTS[-1] in meta["tensors"]:  # of a training
-            lacking += [each for each in ("updates", "model", "optimizer") if each not in meta]
+            lacking += [each for each in ("updates",) if each not in meta]
         whole = not lacking and isinstance(meta["files"], dict) and isinstance(meta["tensors"]["weight"], dict)
     except (KeyError, TypeError) as error:
         whole, lacking = False, [str(error)]

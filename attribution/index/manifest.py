@@ -36,14 +36,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), str):
         raise CorruptError(f"{path}/index.json is not that of an index", fix=fix)
     require_match(f"{path} is not an index of this format", manifest["format"], FORMAT, "make it again")
-    found = fingerprint(made_from(manifest))
-    if found != manifest.get("fingerprint"):
-        raise CorruptError(
-            f"{path}/index.json is not as it was written: its settings were changed",
-            got=found,
-            expected=manifest.get("fingerprint"),
-            fix=fix,
-        )
+    what = f"the settings in {path}/index.json were changed"
+    require_match(what, fingerprint(made_from(manifest)), str(manifest.get("fingerprint")), fix)
     wrong = [key for key, holds in _UNMARKED.items() if not holds(manifest)]
     if wrong:
         raise CorruptError(f"{path}/index.json is not as it was written", got=f"something else under {wrong}", fix=fix)

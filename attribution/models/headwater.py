@@ -62,12 +62,12 @@ class HeadwaterModel(TracedModel):
         run_schedule(self.gpt, [batch], lambda output: (output[0], {}))
 
     def second_moment(self, site: Site) -> Tensor:
-        beta2 = self.checkpoint.meta["optimizer"]["beta2"]
-        updates = self.checkpoint.meta["updates"]
-        if not updates:
+        beta2 = self.checkpoint.meta.get("optimizer", {}).get("beta2")
+        updates = self.checkpoint.meta.get("updates")
+        if not updates or beta2 is None:
             raise UserError(
                 f"{self.checkpoint.path} holds no moments",
-                got="a checkpoint before the first update",
+                got="a checkpoint before the first update, or not of a training",
                 fix="take a later checkpoint, or correction=none",
             )
         return self.checkpoint.tensor("exp_avg_sq", f"{site.name}.weight") / (1 - beta2**updates)

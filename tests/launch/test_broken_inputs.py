@@ -246,7 +246,7 @@ RECORDS: dict[str, tuple[Callable[[], object], list[str]]] = {
         ["probes.jsonl, line 1 is not a probe", "target"],
     ),
     "probe not UTF-8": (lambda: (FACTS / "probes.jsonl").write_bytes(b"\xff\n"), ["probes.jsonl, line 1", "utf-8"]),
-    "schedule cut": (lambda: cut(FACTS / "schedule.parquet"), ["schedule.parquet is not a schedule", "restore it"]),
+    "schedule cut": (lambda: cut(FACTS / "schedule.parquet"), ["schedule.parquet cannot be read", "restore it"]),
     "schedule missing": (lambda: (FACTS / "schedule.parquet").unlink(), ["schedule.parquet is missing"]),
     "schedule before the start": (lambda: schedule([-1, 2], ["a", "b"]), ["is not a schedule", "from 0 on"]),
     "schedule names nobody": (lambda: schedule([1], ["nobody#0"]), ["no passage has the id 'nobody#0'"]),

@@ -85,7 +85,7 @@ def test_a_schedule_survives_its_file(tmp_path):
     write_schedule(empty, tmp_path / "empty.parquet")
     assert len(read_schedule(tmp_path / "empty.parquet")) == 0
     (tmp_path / "schedule.parquet").write_bytes(b"PAR1nothing")
-    with pytest.raises(CorruptError, match="not a schedule"):
+    with pytest.raises(CorruptError, match="cannot be read"):
         read_schedule(tmp_path / "schedule.parquet")
     with pytest.raises(MissingError):
         read_schedule(tmp_path / "none.parquet")
