@@ -34,9 +34,22 @@ class TopK:
         scores_QN = scores_NQ.T
         if len(passages_N) > self.k:
             best_Qk, places_Qk = scores_QN.topk(self.k, dim=1, sorted=False)
+            self._settle_ties(scores_QN, passages_N, best_Qk, places_Qk)
             self._append(best_Qk, passages_N[places_Qk])
         else:
             self._append(scores_QN.contiguous(), passages_N.expand(len(scores_QN), -1))
+
+    def _settle_ties(self, scores_QN: Tensor, passages_N: Tensor, best_Qk: Tensor, places_Qk: Tensor) -> None:
+        """Where more have the k-th score than there is room for, those with the lowest numbers take it: torch's `topk`
+        takes any of them."""
+        least_Q1 = best_Qk.amin(dim=1, keepdim=True)
+        tied_Q = ((scores_QN >= least_Q1).sum(dim=1) > self.k) & (least_Q1[:, 0] > -torch.inf)
+        if not bool(tied_Q.any()):
+            return
+        order_N = passages_N.argsort(stable=True)
+        ordered_qN = scores_QN[tied_Q][:, order_N]
+        chosen_qk = ordered_qN.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+        best_Qk[tied_Q], places_Qk[tied_Q] = ordered_qN.gather(1, chosen_qk), order_N[chosen_qk]
 
     def _append(self, scores_Qk: Tensor, passages_Qk: Tensor) -> None:
         self._scores.append(scores_Qk)

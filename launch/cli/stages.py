@@ -133,10 +133,17 @@ def _print_trace(result: dict[str, Any]) -> None:
 
     for end in ("proponent", "opponent"):
         table = Table("score", "seen at steps", f"{end}s", box=None, header_style="bold", pad_edge=False)
+        scored = result.get(f"{end}_token_scores") or [[]] * len(result[f"{end}s"])
+        pieces = result.get(f"{end}_tokens") or scored
         seen = result.get(f"{end}_seen_steps") or [[]] * len(result[f"{end}s"])
-        for score, steps, name, text in zip(
-            result[f"{end}_scores"], seen, result[f"{end}_ids"], result[f"{end}s"], strict=True
+        for score, steps, name, text, tokens, scores in zip(
+            result[f"{end}_scores"], seen, result[f"{end}_ids"], result[f"{end}s"], pieces, scored, strict=True
         ):
             shown = ", ".join(map(str, steps[:4])) + (", ..." if len(steps) > 4 else "")
             table.add_row(f"{score:.4f}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
+            if tokens:
+                each = (
+                    f"{part.strip() or repr(part)} {value:+.4f}" for part, value in zip(tokens, scores, strict=True)
+                )
+                table.add_row("", "", Text("  ".join(each), style="dim"))
         Console(highlight=False).print(table)

@@ -15,6 +15,7 @@ from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.topk import NOBODY, TopK
 from headwater.configs.errors import MismatchError, UserError
 
 from .synthetic_rows import make_rows
@@ -324,3 +325,24 @@ def test_an_unfinished_index_is_refused_or_says_so(tmp_path, rows_ND):
     assert result.scanned == 100
     assert result.passages.min() >= 100
     assert result.passages.max() < 200
+
+
+@pytest.mark.parametrize("block", [1, 3, 50, 200])
+def test_ties_go_to_the_lowest_passages_however_the_scores_are_cut(block):
+    """Scores of four values only, so that the k-th is shared by many, against a sort by score and number."""
+    generator = np.random.default_rng(3)
+    scores_NQ = generator.integers(0, 4, (200, 5)).astype(np.float32)
+    scores_NQ[generator.random((200, 5)) < 0.1] = -np.inf
+    scores_NQ[:, 4] = -np.inf  # nothing is left of it
+    scores_NQ[7, 4] = 1.0
+    best = TopK(5, 9)
+    order = generator.permutation(200)  # candidates come in any order
+    for start in range(0, 200, block):
+        part = order[start : start + block]
+        best.add(torch.from_numpy(scores_NQ[part]), torch.from_numpy(part))
+    got_scores, got_passages = best.result()
+    for query in range(5):
+        wanted = sorted((-score, n) for n, score in enumerate(scores_NQ[:, query].tolist()) if score > -np.inf)[:9]
+        count = len(wanted)
+        assert got_passages[query].tolist() == [n for _, n in wanted] + [NOBODY] * (9 - count)
+        assert got_scores[query, :count].tolist() == [-score for score, _ in wanted]

@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     ),
     "verify": (["index", "verify", "run/index/headwater"], ()),
     "trace": ([*TRACE, "out=new.jsonl"], ("new.jsonl",)),
-    "trace, printed": ([*TRACE[:3], "--prompt", "river", "--target", "stone"], ()),
+    "trace, printed": ([*TRACE[:3], "--prompt", "river", "--target", "stone", "tokens=true"], ()),
     "export": (["export", "run", "new"], ("new/",)),
     "import": (["import", "hf", "new"], ("new/",)),
     "plan": (["plan", "config.yaml", "gpus=1"], ()),
