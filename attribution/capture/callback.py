@@ -23,7 +23,7 @@ from headwater.attribution.capture.build import NOTE, build_captured
 from headwater.attribution.capture.sums import MeanRows
 from headwater.attribution.capture.visits import VisitLog
 from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
-from headwater.attribution.models.base import Site
+from headwater.attribution.models.base import EPS, Site
 from headwater.attribution.models.headwater import is_block_linear, megatron_sites
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import module_dims
@@ -137,7 +137,10 @@ class Capture(Callback):
         self.corrections = {}
         for name, part in self.parts.items():
             moment = whole_moment(engine, part, self.world)
-            made = whole_correction(self.settings.correction, moment / unbiased, name, (part.shape[0], part.shape[1]))
+            shape = (part.shape[0], part.shape[1])
+            made = whole_correction(
+                self.settings.correction, moment / unbiased, name, shape, engine.settings.optimizer.eps
+            )
             assert made is not None
             self.corrections[name] = made
         self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
@@ -207,7 +210,7 @@ class Capture(Callback):
             write_json(directory / NOTE, self._note())
 
     def _note(self) -> dict[str, Any]:
-        settings = self.settings
+        settings, eps = self.settings, self.trainer.settings.optimizer.eps
         return {
             "layout": self.layout.to_json(),
             "curvature": settings.curvature,
@@ -215,6 +218,7 @@ class Capture(Callback):
             "codecs": list(settings.codecs),
             "loss": "cross_entropy",
             "correction": settings.correction,
+            **({"eps": eps} if settings.correction != "none" and eps != EPS else {}),
             "projection": {"dims": self.projection.dims, "modules": {}, "seed": self.projection.seed},
             "model": {"kind": "headwater", "precision": self.trainer.settings.train.precision},
             "kind of mean": "unit rows",

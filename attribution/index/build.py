@@ -24,7 +24,7 @@ from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models.base import Example, TracedModel
+from headwater.attribution.models.base import EPS, Example, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import GradientCollector, collect
@@ -130,6 +130,7 @@ class Builder:
         read = state if self.settings.correction != "none" else None
         return {
             **({"optimizer_state": fingerprint_file(read)} if read is not None else {}),
+            **({"eps": self.model.eps} if self.settings.correction != "none" and self.model.eps != EPS else {}),
             "loss": self.settings.loss,
             "correction": self.settings.correction,
             "projection": asdict(self.projection),

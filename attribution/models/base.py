@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from headwater.train.parallel import World
 
+EPS = 1e-8
+"""Adam's epsilon where nothing says another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -139,6 +142,7 @@ class TracedModel(abc.ABC):
         parameters: numbers of the whole model, a tied one counted once.
         alone: one example at a time: with several, their tokens could not be told apart, or would change each other.
         left_out: linear layers that the model has and never calls.
+        eps: of the Adam whose second moments it has, which a correction by them adds to their roots.
         agreed: the layers whose rows have been held against autograd's gradients (rows/agreement.py).
     """
 
@@ -150,6 +154,7 @@ class TracedModel(abc.ABC):
     context: int | None = None
     vocabulary: int | None = None
     parameters: int = 0
+    eps: float = EPS
     alone: bool = False
     left_out: Sequence[str] = ()
     device = torch.device("cpu")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.attribution.models.base import Example, Site, TracedModel, freeze
+from headwater.attribution.models.base import EPS, Example, Site, TracedModel, freeze
 from headwater.configs.errors import UserError
 from headwater.train.checkpoint import Checkpoint, load_weights, model_settings
 from headwater.train.model import Batch, ParameterPart, build_model, parameter_parts
@@ -36,6 +36,7 @@ class HeadwaterModel(TracedModel):
         }
         self.places = {"run": checkpoint.path.parent.parent}
         self.vocabulary = settings.vocab_size
+        self.eps = float(checkpoint.meta.get("optimizer", {}).get("eps", EPS))
         self.parameters = sum(math.prod(entry["shape"]) for entry in checkpoint.meta["tensors"]["weight"].values())
 
     @property

@@ -60,14 +60,23 @@ class GradientCollector:
         projection: dimensions and seed.
         correction: none, adam or adafactor.
         loss: log_odds, cross_entropy or margin.
+        eps: of the correction; the model's own if not given.
 
     Raises:
         UserError: the model's rows are not its gradients, a pattern of `projection` fits no module.
         MismatchError: the moments are not the model's.
     """
 
-    def __init__(self, model: TracedModel, projection: ProjectionSettings, correction: str, loss: str) -> None:
+    def __init__(
+        self,
+        model: TracedModel,
+        projection: ProjectionSettings,
+        correction: str,
+        loss: str,
+        eps: float | None = None,
+    ) -> None:
         self.model, self.loss = model, loss
+        eps = model.eps if eps is None else eps
         self.layout = row_layout(model, projection)
         require_agreement(model, self.layout.names)
         self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
@@ -80,7 +89,7 @@ class GradientCollector:
             if site.name not in whole:  # the parts of a layer come one after the other
                 whole.clear()
                 moment = model.second_moment(site) if correction != "none" else None
-                whole[site.name] = whole_correction(correction, moment, site.name, site.shape)
+                whole[site.name] = whole_correction(correction, moment, site.name, site.shape, eps)
             return part_of(whole[site.name], site)
 
         self.watcher.correct(corrected)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwater.attribution.models.base import Site
+from headwater.attribution.models.base import EPS, Site
 from headwater.configs.errors import MismatchError
 from headwater.kernels import Correction, Factored, Full
 
-EPS = 1e-8
+SMALLEST = 1e-30
+"""In place of an epsilon of 0: a weight that has never had a gradient has a moment of 0, and is not divided by it."""
 
 
 def correction_for(kind: str, moment_OI: Tensor | None, site: Site) -> Correction | None:
@@ -21,13 +22,16 @@ def correction_for(kind: str, moment_OI: Tensor | None, site: Site) -> Correctio
     return part_of(whole_correction(kind, moment_OI, site.name, site.shape), site)
 
 
-def whole_correction(kind: str, moment_OI: Tensor | None, name: str, shape: tuple[int, int]) -> Correction | None:
+def whole_correction(
+    kind: str, moment_OI: Tensor | None, name: str, shape: tuple[int, int], eps: float = EPS
+) -> Correction | None:
     """The correction of a whole layer.
 
     Args:
         kind: none, adam or adafactor.
         moment_OI: Adam's second moment of the whole layer, float32, without bias; unused by none.
         name, shape: the layer's, (O, I).
+        eps: Adam's.
 
     Raises:
         MismatchError: its shape is not the layer's (never broadcast), or it is negative or not finite.
@@ -48,11 +52,12 @@ def whole_correction(kind: str, moment_OI: Tensor | None, name: str, shape: tupl
             f"the second moment of {name} is not one", got="negative or not finite", expected="finite, >= 0"
         )
     moment_OI = moment_OI.float()
+    eps = max(eps, SMALLEST)
     if kind == "adam":
-        return Full(1.0 / (moment_OI.sqrt() + EPS))
+        return Full(1.0 / (moment_OI.sqrt() + eps))
     rows_O, columns_I = moment_OI.mean(dim=1), moment_OI.mean(dim=0)
-    mean = rows_O.mean().clamp_min(EPS**2)
-    return Factored(1.0 / ((rows_O / mean).sqrt() + EPS), 1.0 / (columns_I.sqrt() + EPS))
+    mean = rows_O.mean().clamp_min(max(eps**2, SMALLEST))
+    return Factored(1.0 / ((rows_O / mean).sqrt() + eps), 1.0 / (columns_I.sqrt() + eps))
 
 
 def part_of(correction: Correction | None, site: Site) -> Correction | None:

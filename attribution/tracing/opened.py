@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from headwater.attribution.index.reader import Index, open_index
-from headwater.attribution.models.base import Example
+from headwater.attribution.models.base import EPS, Example
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.settings import PlaceSettings, ProjectionSettings
 from headwater.attribution.tracing.its_model import open_model_of
@@ -72,7 +72,8 @@ def open_for_queries(path: str | os.PathLike[str], world: parallel.World, moved:
     index = open_index(path)
     meta = index.manifest
     model = open_model_of(index, world, moved or PlaceSettings())
-    collector = GradientCollector(model, ProjectionSettings(**meta["projection"]), meta["correction"], meta["loss"])
+    projection = ProjectionSettings(**meta["projection"])
+    collector = GradientCollector(model, projection, meta["correction"], meta["loss"], meta.get("eps", EPS))
     beside = (index.path / "corpus").exists()  # of documents that no run has
     passages = open_passages(RunDir.at(index.path if beside else model.places["run"]))
     if passages.fingerprint != meta["corpus"]:

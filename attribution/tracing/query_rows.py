@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from headwater.attribution.models.base import Example
+from headwater.attribution.models.base import EPS, Example
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.rows.collector import GradientCollector, collect
 from headwater.attribution.rows.norms import unit_rows
@@ -103,7 +103,8 @@ def captured_query_rows(
             continue
         model = HeadwaterModel(checkpoint, world, manifest["model"]["precision"])
         projection = ProjectionSettings(**manifest["projection"])
-        collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"])
+        eps = manifest.get("eps", EPS)
+        collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"], eps)
         rows_QD = unit_rows(query_rows(collector, tokenizer, queries)) * lr
         total_QD = rows_QD if total_QD is None else total_QD + rows_QD
         weight += lr

@@ -17,7 +17,7 @@ from headwater.attribution.models.huggingface import HuggingFaceModel
 from headwater.attribution.models.moments import read_moments
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector, batched, collect, module_dims
-from headwater.attribution.rows.correction import correction_for
+from headwater.attribution.rows.correction import correction_for, whole_correction
 from headwater.attribution.rows.hooks import sign_parts
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
@@ -292,3 +292,15 @@ def test_examples_without_a_target_are_refused(headwater_model: HeadwaterModel) 
     for weights in ([1.0, 1.0], [1.0, 0.0, 0.0], [1.0, np.nan, 1.0], [[1.0, 1.0, 1.0]]):
         with pytest.raises(UserError, match="weights that cannot be taken"):
             collector.rows([Example(np.array([1, 2, 3]), weights=np.array(weights, dtype=np.float32))])
+
+
+def test_a_correction_takes_the_epsilon_of_the_run():
+    """Where moments are small beside it, a larger epsilon is what divides; one of 0 divides nothing by 0."""
+    moment = torch.tensor([[1e-12, 0.0], [4.0, 1e-6]], dtype=torch.float64)
+    for eps in (1e-3, 1e-8):
+        made = whole_correction("adam", moment, "layer", (2, 2), eps)
+        assert isinstance(made, Full)
+        torch.testing.assert_close(made.w_OI.double(), 1 / (moment.sqrt() + eps), rtol=1e-5, atol=0)
+    none = whole_correction("adam", moment, "layer", (2, 2), 0.0)
+    assert isinstance(none, Full)
+    assert bool(torch.isfinite(none.w_OI).all())

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from headwater.attribution import open_index, trace
+from headwater.attribution import Attributor, open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.index.budget import bytes_per_passage
 from headwater.attribution.index.build import build_index
@@ -283,3 +283,22 @@ def test_a_budget_takes_the_most_dimensions_that_fit(run: Path) -> None:
     assert bytes_per_passage(wider, "sign") > 500
     with pytest.raises(UserError, match="too small"):
         build_index(index_settings(run, "nothing", codecs=["sign"], budget=20))
+
+
+def test_an_index_of_a_run_with_another_epsilon_is_asked_with_it(tiny_run: Path, tmp_path: Path) -> None:
+    """Rows of a checkpoint that notes a large epsilon are divided by it, in the index and afterwards."""
+    raw = []
+    for eps in (1e-8, 1e-2):
+        run = tmp_path / f"{eps}"
+        shutil.copytree(tiny_run, run)
+        note = run / "checkpoints/step-00000012/checkpoint.json"
+        meta = read_json(note)
+        write_json(note, {**meta, "optimizer": {**meta["optimizer"], "eps": eps}})
+        build_index(index_settings(run, "x", correction="adam", curvature=CurvatureSettings(kind="none")))
+        index = open_index(run / "index/x")
+        assert index.manifest.get("eps", 1e-8) == eps
+        with Attributor.open(index.path) as attributor:
+            made = attributor.rows([Example(attributor.passages.tokens(3).astype(np.int64))])
+        torch.testing.assert_close(made, index.rows(3, 4), rtol=1e-3, atol=1e-4 * float(made.abs().max()))
+        raw.append(made)
+    assert float(raw[1].norm()) < 0.3 * float(raw[0].norm())
