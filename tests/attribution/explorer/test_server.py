@@ -359,7 +359,7 @@ def test_a_run_is_asked_wherever_it_was_moved(explored: Path, tmp_path: Path, mo
     run = tmp_path / "moved"
     shutil.copytree(explored, run)
     manifest = json.loads((run / "index/headwater/index.json").read_text())
-    manifest["model"]["run"] = "runs/gone"
+    manifest["places"]["run"][1] = "/gone/run"
     (run / "index/headwater/index.json").write_text(json.dumps(manifest))
     monkeypatch.chdir(tmp_path)
     found = find([run / "index/headwater"])

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from headwater.attribution.index.build import build_index
+from headwater.attribution.index.manifest import made_from
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings
 from headwater.configs.errors import MissingError, UserError
 from headwater.launch.bench.codecs import main, overlap, reciprocal_rank_found
 from headwater.launch.bench.parser import run_benchmark
-from headwater.train.artifacts import read_json, write_json
+from headwater.train.artifacts import fingerprint, read_json, write_json
 
 
 def test_places_beyond_what_was_found_count_for_nothing():
@@ -58,6 +59,8 @@ def test_the_table_of_a_run(tiny_run: Path, tmp_path: Path, capsys: pytest.Captu
     again = run_benchmark("codecs", main, [str(run / "index/headwater-fp32"), "--codecs", "int8"])
     assert again == [*table[:1], rows["int8"]]
     manifest = read_json(run / "index/headwater-fp32/index.json")
-    write_json(run / "index/headwater-fp32/index.json", {**manifest, "captured": {}, "codecs": {"int8": []}})
+    changed = {**manifest, "captured": {}, "codecs": {"int8": []}}
+    changed["fingerprint"] = fingerprint(made_from(changed))
+    write_json(run / "index/headwater-fp32/index.json", changed)
     with pytest.raises(UserError, match="captured"):
         run_benchmark("codecs", main, [str(run / "index/headwater-fp32")])
