@@ -221,5 +221,5 @@ def _print_trace(result: dict[str, Any]) -> None:
             result[f"{end}_scores"], seen, result[f"{end}_ids"], result[f"{end}s"], strict=True
         ):
             shown = ", ".join(map(str, steps[:4])) + (", ..." if len(steps) > 4 else "")
-            table.add_row(f"{score:.4f}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
+            table.add_row(f"{score:.3g}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
         Console(highlight=False).print(table)
