@@ -85,6 +85,7 @@ def jobs(python: Path) -> list[list[str]]:
         [headwater, "--help"],
         [headwater, "plan", "study/storage-1b", "gpus=8"],
         [headwater, "demo", "--yaml"],
+        [headwater, "select", "select/default", "index=a", "queries=b", "out=c.jsonl", "top=1", "--yaml"],
         [headwater, "pretrain", "pretrain/tiny", *tiny],
         [headwater, "index", "index/run", "model.run=runs/tiny", "projection.dims=4"],
     ]

@@ -223,7 +223,7 @@ def _print_trace(result: dict[str, Any]) -> None:
             result[f"{end}_scores"], seen, result[f"{end}_ids"], result[f"{end}s"], pieces, scored, strict=True
         ):
             shown = ", ".join(map(str, steps[:4])) + (", ..." if len(steps) > 4 else "")
-            table.add_row(f"{score:.4f}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
+            table.add_row(f"{score:.3g}", shown, Text.assemble((f"{name}  ", "bold"), " ".join(text.split())))
             if tokens:
                 each = (
                     f"{part.strip() or repr(part)} {value:+.4f}" for part, value in zip(tokens, scores, strict=True)

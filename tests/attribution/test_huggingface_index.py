@@ -98,8 +98,7 @@ def test_methods_are_held_against_each_other_on_it(built: Path, documents: Path,
         "headwater", "corpus", "gradient_cosine", "gradient_dot", "tfidf", "random", "again",
     }  # fmt: skip
     assert methods["again"]["mrr"] == methods["headwater"]["mrr"]
-    assert methods["tfidf"]["mrr"][0] == 1.0
-    assert methods["headwater"]["mrr"][0] > methods["random"]["mrr"][0]
+    assert min(methods[name]["mrr"][0] for name in ("headwater", "tfidf")) > methods["random"]["mrr"][0]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from headwater.attribution.index.build import build_index
+from headwater.attribution.index.manifest import made_from
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
@@ -21,7 +22,7 @@ from headwater.attribution.tracing.query_rows import examples_of
 from headwater.attribution.tracing.run import run_trace, trace
 from headwater.configs.errors import UserError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, read_json, write_json
+from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
 from headwater.train.stream.corpus import open_passages
 
 
@@ -130,7 +131,8 @@ def test_several_checkpoints_and_duplicates(run: Path, tmp_path: Path) -> None:
 def test_captured_rows_have_no_tokens(run: Path) -> None:
     path = run / "index/step-12/index.json"
     manifest = read_json(path)
-    write_json(path, {**manifest, "captured": {"mode": "mean"}})
+    captured = {**manifest, "captured": {"mode": "mean"}}
+    write_json(path, {**captured, "fingerprint": fingerprint(made_from(captured))})
     try:
         with pytest.raises(UserError, match="captured rows have no token scores"):
             trace(run / "index/step-12", [("a", "b")], tokens=True)
