@@ -33,7 +33,11 @@ SCHEMAS = {
 COPIED = {"reference/families.md": "attribution/models/README.md", "reference/kernels.md": "kernels/README.md"}
 """Pages that are a folder's README."""
 
-PICTURE = "attribution/report/example.png"
+PICTURES = {
+    "example.png": "attribution/report/example.png",
+    "ask.png": "attribution/explorer/ask.png",
+    "read.png": "attribution/explorer/read.png",
+}
 
 
 def load(target: str) -> Any:
@@ -52,7 +56,8 @@ def on_files(files: Any, config: Any) -> Any:
     }
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
-    files.append(File.generated(config, "example.png", abs_src_path=str(ROOT / PICTURE)))
+    for page, picture in PICTURES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / picture)))
     return files
 
 

@@ -222,7 +222,7 @@ def test_what_is_running_is_told_while_nothing_ends(home: Path, monkeypatch: pyt
 def test_more_seeds_may_be_added_and_the_first_stay(tmp_path: Path) -> None:
     path, about = (
         tmp_path / "study.json",
-        {"what": "other settings", "fix": "choose another out=", "growing": ["seeds"]},
+        {"home": tmp_path, "what": "other settings", "fix": "choose another out=", "growing": ["seeds"]},
     )
     keep_settings(path, {"seeds": [3], "k": 1}, mark="a", **about)
     keep_settings(path, {"seeds": [3, 4, 5], "k": 1}, mark="b", **about)
