@@ -16,6 +16,7 @@ import pytest
 from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import CorruptError
+from headwater.launch.cli import commands as cli
 from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE, judge
 from headwater.launch.studies.acquisition.metrics import (
     effectivity,
@@ -286,7 +287,7 @@ def test_a_study_from_end_to_end_killed_in_the_middle(tmp_path: Path):
     check_study(out, part)
     # Its summary is a function of the runs: once more, and it is the same but for the clock.
     first = json.loads((out / "summary.json").read_text())
-    subprocess.run(command, check=True, capture_output=True)
+    cli.app(["study", "acquisition", config, *small, "seeds=[0]"], standalone_mode=False)
     assert json.loads((out / "summary.json").read_text()) == first
 
 
