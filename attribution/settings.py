@@ -147,6 +147,12 @@ class PlaceSettings:
     base: str = setting("", "The directory of a LoRA adapter's base model.")
 
 
+CURVATURES = ("task", "train", "none")
+"""Of scores: the queries' mixed into the corpus's, the corpus's alone, none."""
+ENOUGH_QUERIES = 10
+"""A task: alone, a question suppresses its own direction."""
+
+
 @dataclass(kw_only=True, slots=True)
 class TraceSettings:
     """Which passages taught the answers to a set of queries."""
@@ -160,7 +166,12 @@ class TraceSettings:
     queries: str = setting("", "A JSONL file of queries.")
     out: str = setting("", "Where the results go, as JSONL.")
     query_set: str = setting("headwater", "Name of the query set, noted in the results.")
-    curvature: str = setting("task", "Curvature of the scores.", choices=("task", "train", "none"))
+    curvature: str = setting(
+        "task",
+        "Curvature of the scores; `task` needs a `task` or enough queries, else it is `train`.",
+        choices=CURVATURES,
+    )
+    task: str = setting("", "A JSONL file of queries that stand for the task; empty: those that are asked.")
     task_weight: float | str = task_weight_setting()
     rank: int | None = setting(None, "Directions per module of the queries' curvature; all if not given.")
     normalize: bool = setting(True, "Unit norm of query and passage (cosine).")
@@ -183,6 +194,8 @@ class TraceSettings:
     renamed: ClassVar[dict[str, str]] = {"lambda_": "task_weight"}
 
     def problems(self) -> Iterator[Problem]:
+        if self.task and self.curvature != "task":
+            yield Problem("task", self.task, "given with curvature=task only")
         if not self.index:
             yield Problem("index", self.index, "an index directory")
         if self.weights and len(self.weights) != 1 + len(self.also):

@@ -17,10 +17,9 @@ from headwater.attribution.index.reader import Index
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.search.products import products
+from headwater.attribution.settings import CURVATURES
 from headwater.configs.errors import UserError
 from headwater.kernels.coded import CodedVectors
-
-CURVATURES = ("task", "train", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
-from headwater.attribution.settings import PlaceSettings, TraceSettings
+from headwater.attribution.settings import ENOUGH_QUERIES, PlaceSettings, TraceSettings
 from headwater.attribution.tracing.opened import BATCH_TOKENS, Opened, open_for_queries
-from headwater.attribution.tracing.queries import Query
+from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.results import Extras, as_results
 from headwater.attribution.tracing.token_scores import TokenScorer, score_tokens
 from headwater.configs.errors import ConfigError
@@ -170,7 +170,8 @@ class Attributor:
             options: single settings, in place of those in `settings`.
 
         Returns:
-            One record a query, as `headwater trace` writes them (tracing/results.py), on every rank.
+            One record a query, as `headwater trace` writes them (tracing/results.py), on every rank. `curvature` in it
+            says what the scores were made with: fewer than ten queries are no task.
 
         Raises:
             ConfigError: an option is not allowed.
@@ -181,8 +182,16 @@ class Attributor:
         if problems:
             raise ConfigError(problems, "the trace")
         queries = as_queries(asked)
-        found, extras = self._searched(settings, self.sources(queries))
-        return as_results(queries, found, self.opened[0], settings.query_set, extras)
+        task = read_queries(settings.task) if settings.task else None
+        if settings.curvature == "task" and len(queries if task is None else task) < ENOUGH_QUERIES:
+            settings = replace(settings, curvature="train", task="")
+            task = None
+        found, extras = self._searched(settings, self.sources(queries, task))
+        records = as_results(queries, found, self.opened[0], settings.query_set, extras)
+        about: dict[str, Any] = {"kind": settings.curvature}
+        if settings.curvature == "task":
+            about |= {"queries": len(queries if task is None else task), "weight": found.lambdas}
+        return [{**record, "curvature": about} for record in records]
 
     def _searched(self, settings: TraceSettings, sources: list[Source]) -> tuple[ScanResult, Extras]:
         """The scan, with near-duplicates collapsed and tokens scored if that is asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import textwrap
@@ -19,6 +20,7 @@ from headwater.attribution.search.options import Exclusion, ScanOptions
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
 from headwater.attribution.tracing import attributor as module
+from headwater.attribution.tracing.queries import read_queries
 from headwater.configs.errors import ConfigError, MissingError, UserError
 from headwater.train import parallel
 
@@ -54,7 +56,7 @@ def test_it_answers_as_trace_does_and_opens_nothing_again(
 
 
 def test_scores_and_places_are_those_of_the_trace(attributor: Attributor) -> None:
-    scores_QN = attributor.scores(ASKED)
+    scores_QN = attributor.scores(ASKED, Scoring(curvature="train"))
     assert scores_QN.shape == (2, len(attributor.passages))
     records = attributor.trace(ASKED, top_k=7)
     for scores_N, record in zip(scores_QN, records, strict=True):
@@ -62,9 +64,30 @@ def test_scores_and_places_are_those_of_the_trace(attributor: Attributor) -> Non
         assert record["proponent_ids"] == [attributor.passages.id_of(int(n)) for n in best[:7]]
         np.testing.assert_allclose(record["proponent_scores"], scores_N[best[:7]], rtol=1e-6)
     golds = [[int(n) for n in np.argsort(-scores_N, kind="stable")[[0, 3, 40]]] for scores_N in scores_QN]
-    found, places = attributor.ranked(ASKED, golds, ScanOptions(top_k=2))
+    options = ScanOptions(top_k=2, scoring=Scoring(curvature="train"))
+    found, places = attributor.ranked(ASKED, golds, options)
     assert [each.tolist() for each in places] == [[0, 3, 40]] * 2
-    assert found.passages.tolist() == attributor.search(ASKED, ScanOptions(top_k=2)).passages.tolist()
+    assert found.passages.tolist() == attributor.search(ASKED, options).passages.tolist()
+
+
+def test_a_task_is_a_set_of_queries_and_never_the_one_question_asked(attributor: Attributor, tmp_path: Path) -> None:
+    """A question alone is scored with the corpus's curvature; with a file of queries, with theirs."""
+    (alone,) = attributor.trace(ASKED[:1], top_k=5)
+    assert alone["curvature"] == {"kind": "train"}
+    assert alone == attributor.trace(ASKED[:1], top_k=5, curvature="train")[0]
+    path = tmp_path / "task.jsonl"
+    others = [{"example_id": str(n), "prompt": f"The town of {n} is", "target": f"number {n}"} for n in range(12)]
+    path.write_text("\n".join(map(json.dumps, others)))
+    (asked,) = attributor.trace(ASKED[:1], top_k=5, task=str(path), task_weight=0.4)
+    assert asked["curvature"] == {"kind": "task", "queries": 12, "weight": [0.4]}
+    scoring = Scoring(curvature="task", task_weight=0.4)
+    found = attributor.search(ASKED[:1], ScanOptions(top_k=5, scoring=scoring), task=read_queries(path))
+    assert asked["proponent_scores"] == [float(score) for score in found.scores[0]]
+    assert asked["proponent_scores"] != alone["proponent_scores"]
+    path.write_text(json.dumps(others[0]))
+    assert attributor.trace(ASKED[:1], top_k=5, task=str(path))[0] == alone
+    with pytest.raises(ConfigError, match="curvature=task only"):
+        attributor.trace(ASKED[:1], curvature="none", task=str(path))
 
 
 def test_rows_are_those_of_the_index(run: Path, attributor: Attributor) -> None:
