@@ -151,6 +151,18 @@ CURVATURES = ("task", "train", "none")
 """Of scores: the queries' mixed into the corpus's, the corpus's alone, none."""
 ENOUGH_QUERIES = 10
 """A task: alone, a question suppresses its own direction."""
+WAYS = {
+    "headwater": ("task", True),
+    "corpus": ("train", True),
+    "gradient_cosine": ("none", True),
+    "gradient_dot": ("none", False),
+}
+"""Curvature and unit norm of the ways in which an evaluation scores the rows of one index."""
+
+
+def curvature_used(asked: str, queries: int) -> str:
+    """The curvature of scores: that which is asked for, unless so many queries are no task."""
+    return "train" if asked == "task" and queries < ENOUGH_QUERIES else asked
 
 
 @dataclass(kw_only=True, slots=True)
@@ -245,6 +257,6 @@ class EvaluateSettings:
             )
         if ("encoder" in self.baselines) != bool(self.encoder):
             yield Problem("encoder", self.encoder, "given where `baselines` has encoder, and only there")
-        taken = sorted({"headwater", "corpus", "gradient_cosine", "gradient_dot", *BASELINES} & self.results.keys())
+        taken = sorted({*WAYS, *BASELINES} & self.results.keys())
         if taken:
             yield Problem("results", ", ".join(taken), "names that no method of ours has")

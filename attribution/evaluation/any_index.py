@@ -20,17 +20,9 @@ from headwater.attribution.evaluation.ranking import DEPTH, Method, Ranking, num
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.search.options import ScanOptions
 from headwater.attribution.search.scorer import Scoring
-from headwater.attribution.settings import ENOUGH_QUERIES, EvaluateSettings
+from headwater.attribution.settings import WAYS, EvaluateSettings, curvature_used
 from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import Query, read_queries
-
-WAYS = {
-    "headwater": ("task", True),
-    "corpus": ("train", True),
-    "gradient_cosine": ("none", True),
-    "gradient_dot": ("none", False),
-}
-"""Curvature and unit norm of the ways to score the same rows."""
 
 
 def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
@@ -52,9 +44,8 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
         for name, path in settings.results.items():  # first: they may be refused
             rankings[name] = outside_rankings(path, queries, passages)
         for name, (curvature, normalize) in WAYS.items():
-            if len(queries) < ENOUGH_QUERIES and curvature == "task":
-                curvature = "train"  # as a trace of them does
-            scoring = Scoring(curvature=curvature, task_weight=settings.task_weight, normalize=normalize)
+            used = curvature_used(curvature, len(queries))
+            scoring = Scoring(curvature=used, task_weight=settings.task_weight, normalize=normalize)
             rankings[name] = rankings_of(attributor, queries, scoring)
         for method in baselines(settings):
             rankings[method.name] = method.rank(queries, passages)

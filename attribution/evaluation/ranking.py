@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,31 @@ def rank_by_order(query: Query, order_N: np.ndarray, passages: Passages, depth: 
         tuple(passages.id_of(int(number)) for number in order_N[:depth]),
         tuple(int(rank) for rank in gold_ranks),
     )
+
+
+class ScoringMethod(ABC):
+    """A method that gives every passage a score, and ranks by it.
+
+    Args:
+        depth: how many ids a ranking names.
+    """
+
+    name: str
+
+    def __init__(self, depth: int = DEPTH) -> None:
+        self.depth = depth
+
+    @abstractmethod
+    def scores(self, queries: Sequence[Query], passages: Passages) -> np.ndarray:
+        """Every passage's score, float32 [queries, passages]."""
+
+    def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
+        """One ranking per query; where scores are equal the passages stand in their own order."""
+        scores_QN = self.scores(queries, passages)
+        return [
+            rank_by_scores(query, scores_N, passages, self.depth)
+            for query, scores_N in zip(queries, scores_QN, strict=True)
+        ]
 
 
 def write_rankings(path: str | os.PathLike[str], rankings: Sequence[Ranking]) -> None:

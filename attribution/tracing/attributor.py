@@ -18,7 +18,7 @@ from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import Scoring
-from headwater.attribution.settings import ENOUGH_QUERIES, PlaceSettings, TraceSettings
+from headwater.attribution.settings import PlaceSettings, TraceSettings, curvature_used
 from headwater.attribution.tracing.opened import BATCH_TOKENS, Opened, open_for_queries
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.results import Extras, as_results
@@ -183,14 +183,15 @@ class Attributor:
             raise ConfigError(problems, "the trace")
         queries = as_queries(asked)
         task = read_queries(settings.task) if settings.task else None
-        if settings.curvature == "task" and len(queries if task is None else task) < ENOUGH_QUERIES:
-            settings = replace(settings, curvature="train", task="")
-            task = None
+        standing = queries if task is None else task
+        used = curvature_used(settings.curvature, len(standing))
+        if used != settings.curvature:
+            settings, task = replace(settings, curvature=used, task=""), None
         found, extras = self._searched(settings, self.sources(queries, task))
         records = as_results(queries, found, self.opened[0], settings.query_set, extras)
         about: dict[str, Any] = {"kind": settings.curvature}
         if settings.curvature == "task":
-            about |= {"queries": len(queries if task is None else task), "weight": found.lambdas}
+            about |= {"queries": len(standing), "weight": found.lambdas}
         return [{**record, "curvature": about} for record in records]
 
     def _searched(self, settings: TraceSettings, sources: list[Source]) -> tuple[ScanResult, Extras]:

@@ -8,25 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Ranking, rank_by_scores
+from headwater.attribution.evaluation.ranking import Passages, ScoringMethod
 from headwater.attribution.tracing.queries import Query
 
 
-class BM25:
+class BM25(ScoringMethod):
     """Okapi BM25 (Lucene's variant, k1 = 1.5, b = .75) through `bm25s`, English stop words, Snowball stems."""
 
     name = "bm25"
-
-    def __init__(self, depth: int = DEPTH) -> None:
-        self.depth = depth
-
-    def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
-        """One ranking per query; a query that shares no word with the corpus leaves the passages in their own order."""
-        scores_QN = self.scores(queries, passages)
-        return [
-            rank_by_scores(query, scores_N, passages, self.depth)
-            for query, scores_N in zip(queries, scores_QN, strict=True)
-        ]
 
     def scores(self, queries: Sequence[Query], passages: Passages) -> np.ndarray:
         """Every passage's score, float32 [queries, passages]; 0 where a query shares no word with it."""

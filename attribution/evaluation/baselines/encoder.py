@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Ranking, rank_by_scores
+from headwater.attribution.evaluation.ranking import DEPTH, Passages, ScoringMethod
 from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import UserError
 
 BATCH = 64
 
 
-class Encoder:
+class Encoder(ScoringMethod):
     """The encoder of a directory as sentence-transformers writes it: a transformer, a pooling (the mean of the tokens,
     or the first one), and unit norm.
 
@@ -30,7 +30,8 @@ class Encoder:
     name = "encoder"
 
     def __init__(self, path: str, depth: int = DEPTH) -> None:
-        self.path, self.depth = Path(path), depth
+        super().__init__(depth)
+        self.path = Path(path)
         if not (self.path / "config.json").is_file():
             raise UserError(
                 f"{path} holds no sentence encoder",
@@ -47,13 +48,6 @@ class Encoder:
                 expected="the mean of the tokens, or the first one",
                 fix="take another encoder",
             )
-
-    def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
-        scores_QN = self.scores(queries, passages)
-        return [
-            rank_by_scores(query, scores_N, passages, self.depth)
-            for query, scores_N in zip(queries, scores_QN, strict=True)
-        ]
 
     def scores(self, queries: Sequence[Query], passages: Passages) -> np.ndarray:
         """Every passage's cosine, float32 [queries, passages]; embeddings are held, texts are not."""

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from headwater.attribution.evaluation.baselines.bm25 import words_of
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Ranking, rank_by_scores
+from headwater.attribution.evaluation.ranking import Passages, ScoringMethod
 from headwater.attribution.tracing.queries import Query
 
 
-class TfIdf:
+class TfIdf(ScoringMethod):
     """(1 + ln tf) (1 + ln((1 + N) / (1 + df))), rows of unit norm (Salton and Buckley 1988, smoothed as scikit-learn
     does), on the words of BM25.
 
@@ -20,17 +20,6 @@ class TfIdf:
     """
 
     name = "tfidf"
-
-    def __init__(self, depth: int = DEPTH) -> None:
-        self.depth = depth
-
-    def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
-        """One ranking per query; a query that shares no word with the corpus leaves the passages in their own order."""
-        scores_QN = self.scores(queries, passages)
-        return [
-            rank_by_scores(query, scores_N, passages, self.depth)
-            for query, scores_N in zip(queries, scores_QN, strict=True)
-        ]
 
     def scores(self, queries: Sequence[Query], passages: Passages) -> np.ndarray:
         """Every passage's cosine, float32 [queries, passages]."""
