@@ -44,6 +44,11 @@ class Format:
     dims: tuple[int, ...]
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the sums of every module fit into 32 bits."""
+        return max(self.dims) <= LARGEST
+
+    @property
     def widths(self) -> list[int]:
         """Bytes of each module in a row."""
         return [-(-d * self.bits // 8) for d in self.dims]
@@ -68,7 +73,7 @@ class CodedVectors:
         planes: int,
         dot: str | None = None,
     ) -> None:
-        if max(form.dims) > LARGEST:
+        if not form.is_exact:
             raise ValueError(f"a module of {max(form.dims)} numbers: at most {LARGEST}")
         self.form, self.planes, self.dot = form, planes, dot or coded_code.best_dot()
         self.queries = len(queries[0])

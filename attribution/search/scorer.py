@@ -122,7 +122,7 @@ class BlockScorer:
         self._queries_QD = codec.rotate(prepared.queries_QD).contiguous()
         self._directions = self._rotated(prepared.directions)
         self._coded: CodedVectors | None = None
-        if integer and codec.form is not None:
+        if integer and codec.form is not None and codec.form.is_exact:
             queries = [self._queries_QD[:, span.slice] for span in codec.layout]
             self._coded = CodedVectors(codec.form, queries, self._directions, codec.planes)
 

@@ -10,6 +10,7 @@ from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.search.scorer import BlockScorer, PreparedQueries, Scoring
 from headwater.configs.errors import UserError
+from headwater.kernels.coded import LARGEST
 
 from .synthetic_rows import make_rows
 
@@ -151,3 +152,12 @@ def test_integer_products_are_those_of_the_decoded_rows(name, rank):
     true = BlockScorer(prepared, plain).scores(plain.encode(unit_ND) | norms)
     assert float((whole - exact).square().mean().sqrt()) < 0.1 * float((exact - true).square().mean().sqrt())
     assert not torch.equal(exact, whole)
+
+
+def test_modules_too_wide_for_whole_sums_are_scored_as_numbers():
+    layout = RowLayout([("wide", 1, LARGEST + 1)])
+    codec = make_codec("int8", layout)
+    unit_ND = unit_rows(torch.randn(3, layout.dims, generator=torch.Generator().manual_seed(0)))
+    fields = codec.encode(unit_ND) | {"norm": torch.ones(3)}
+    prepared = PreparedQueries(Scoring(curvature="train"), unit_ND[:1].clone())
+    assert (BlockScorer(prepared, codec).scores(fields)[:, 0] - unit_ND @ unit_ND[0]).abs().max() < 1e-3
