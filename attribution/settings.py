@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from headwater.configs import Problem, section, setting
@@ -59,13 +59,24 @@ class TracedCorpusSettings:
     kind: str = setting("jsonl", "How to read it.", choices=("jsonl", "parquet", "huggingface", "text"))
     text_field: str = setting("text", "The field with the text.")
     id_field: str = setting("id", "The field with the id.")
+    messages_field: str = setting(
+        "", "The field with a conversation, a list of {role, content}, in place of a text: the assistant's turns count."
+    )
+    chat_template: str = setting("", "A Jinja chat template, or a directory with one; empty takes the model's own.")
+    spans_field: str = setting(
+        "", "The field with the spans whose loss counts, [[start, stop], ...] in characters; all counts without it."
+    )
     max_tokens: int = setting(512, "Longest passage in tokens.", minimum=8)
     bos: str = setting("", "The token that begins a passage; empty takes the tokenizer's own.")
     documents: int = setting(0, "Take this many documents; 0 takes all.", minimum=0)
 
+    def problems(self) -> Iterator[Problem]:
+        if self.path:
+            yield from self.source().problems()
+
     def source(self) -> SourceSettings:
         return SourceSettings(
-            kind=self.kind, path=self.path, text_field=self.text_field, id_field=self.id_field, documents=self.documents
+            **{each.name: getattr(self, each.name) for each in fields(SourceSettings) if hasattr(self, each.name)}
         )
 
 

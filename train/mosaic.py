@@ -28,6 +28,8 @@ from headwater.train.artifacts import atomic_path
 from headwater.train.compat import declare_torchvision_operators
 
 COLUMNS = {"tokens": "ndarray:uint32", "lengths": "ndarray:int32", "first_passage": "int", "passage_ids": "json"}
+COUNTED = {"counted": "ndarray:uint8"}
+"""The further column of a shard in which some tokens carry no loss."""
 SHARD_FILE = "shard.00000.mds"
 
 
@@ -38,11 +40,13 @@ class PackedSequence:
     tokens: uint32 [sum of lengths], passages one after the other, each with its beginning token.
     lengths: int32 [passages].
     first_passage: number of the first passage; the others follow it.
+    counted: bool [sum of lengths], the tokens that carry loss where it comes to predicting them; None: all.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     first_passage: int
+    counted: np.ndarray | None = None
 
 
 @functools.cache
@@ -76,15 +80,24 @@ def part_of(name: str) -> Any:
 _IMPORTING = threading.Lock()
 
 
-def write_shard(directory: Path, sequences: Iterable[tuple[PackedSequence, list[str]]]) -> None:
-    """Writes one shard (sequences with their passage ids) into a directory that appears whole or not at all."""
+def write_shard(
+    directory: Path, sequences: Iterable[tuple[PackedSequence, list[str]]], *, masked: bool = False
+) -> None:
+    """Writes one shard (sequences with their passage ids) into a directory that appears whole or not at all.
+
+    Args:
+        masked: the sequences say which tokens carry loss.
+    """
+    columns = COLUMNS | COUNTED if masked else COLUMNS
     # The writer closes, and with it flushes its last shard, before the directory is renamed.
     with (
         atomic_path(directory) as part,
-        part_of("format.mds.writer").MDSWriter(out=str(part), columns=COLUMNS, size_limit=None) as writer,
+        part_of("format.mds.writer").MDSWriter(out=str(part), columns=columns, size_limit=None) as writer,
     ):
         for sequence, passage_ids in sequences:
             sample = {"tokens": sequence.tokens.astype(np.uint32), "lengths": sequence.lengths.astype(np.int32)}
+            if sequence.counted is not None:
+                sample["counted"] = sequence.counted.astype(np.uint8)
             writer.write({**sample, "first_passage": sequence.first_passage, "passage_ids": passage_ids})
 
 
@@ -96,7 +109,8 @@ def merge_indexes(directory: Path, shards: list[str]) -> None:
 
 def open_reader(path: Path, entry: dict[str, Any]) -> Any:
     """mosaicml's reader of one local shard file; `entry` is its description in a corpus's index.json."""
-    if dict(zip(entry["column_names"], entry["column_encodings"], strict=True)) != COLUMNS:
+    columns = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
+    if columns not in (COLUMNS, COLUMNS | COUNTED):
         raise ValueError(f"columns {entry['column_names']} of {entry['column_encodings']}")
     entry["raw_data"]["basename"] = path.name
     return part_of("format.mds.reader").MDSReader.from_json(str(path.parent), None, entry)

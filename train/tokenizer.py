@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,15 @@ class TextTokenizer:
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
+    @contextmanager
+    def control_tokens(self, *, written: bool) -> Iterator[None]:
+        """Within, the name of a control token in a text becomes the token (`written`), or stays text."""
+        before, self.tokenizer.encode_special_tokens = self.tokenizer.encode_special_tokens, not written
+        try:
+            yield
+        finally:
+            self.tokenizer.encode_special_tokens = before
+
     def decode(self, tokens: np.ndarray | list[int]) -> str:
         """The text of tokens; the token that begins a passage is left out."""
         return self.tokenizer.decode(
@@ -138,13 +148,33 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
     return TextTokenizer(tokenizer, END_OF_TEXT)
 
 
-def encode_query(tokenizer: TextTokenizer, prompt: str, target: str) -> tuple[np.ndarray, int]:
+def require_plain(tokenizer: TextTokenizer, texts: Sequence[str], whose: str) -> None:
+    """Refuses texts in which somebody says the name of a control token, where a chat template writes such tokens.
+
+    Raises:
+        UserError: naming the token and `whose` text it stands in.
+    """
+    names = [each.content for each in tokenizer.tokenizer.get_added_tokens_decoder().values() if each.special]
+    spoken = next((name for text in texts for name in names if name in text), None)
+    if spoken is not None:
+        raise UserError(
+            f"a message of {whose} names the control token {spoken!r}",
+            expected="messages without control tokens: the chat template alone may write them",
+            fix="take it out of the message, or leave the conversation out",
+        )
+
+
+def encode_query(
+    tokenizer: TextTokenizer, prompt: str, target: str, *, rendered: bool = False
+) -> tuple[np.ndarray, int]:
     """A prompt and what should follow it, tokenized together, as they would stand in a document.
 
     Args:
         prompt: text.
         target: the continuation. One space is put between, unless one of the two has whitespace there, the prompt is
             empty, or either side of the boundary is written without spaces (Chinese, Japanese, Thai, ...).
+        rendered: the prompt was made by a chat template: its control tokens are the tokens, and no space is put
+            between.
 
     Returns:
         tokens: int64 [n], the beginning token, the prompt's tokens, the target's tokens.
@@ -153,8 +183,9 @@ def encode_query(tokenizer: TextTokenizer, prompt: str, target: str) -> tuple[np
     Raises:
         UserError: the target is empty, or the tokenizer makes nothing of it.
     """
-    text = prompt + (" " if needs_space(prompt, target) else "") + target
-    encoding = tokenizer.tokenizer.encode(text, add_special_tokens=False)
+    text = prompt + (" " if not rendered and needs_space(prompt, target) else "") + target
+    with tokenizer.control_tokens(written=rendered):
+        encoding = tokenizer.tokenizer.encode(text, add_special_tokens=False)
     first = next((n for n, (_, end) in enumerate(encoding.offsets) if end > len(prompt)), len(encoding.ids))
     if not target or first == len(encoding.ids):
         raise UserError(

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -189,4 +190,9 @@ def pack_sequences(sequences: list[TrainingSequence]) -> Batch:
             counted.append(False)
             rest -= piece
     tokens = torch.cat([torch.from_numpy(each.tokens) for each in sequences])
-    return Batch.from_lengths(tokens, torch.tensor(lengths), torch.tensor(counted))
+    batch = Batch.from_lengths(tokens, torch.tensor(lengths), torch.tensor(counted))
+    if any(each.counted is not None for each in sequences):
+        flags = [np.ones(len(each.tokens), bool) if each.counted is None else each.counted for each in sequences]
+        # A token's weight stands where it is predicted: one place before it. What is rolled round has none anyhow.
+        batch.weights_T *= torch.roll(torch.from_numpy(np.concatenate(flags)), -1)
+    return batch

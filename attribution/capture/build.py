@@ -26,7 +26,7 @@ from headwater.configs.errors import MissingError
 from headwater.train.artifacts import RunDir, read_json
 from headwater.train.checkpoint import Checkpoint, open_checkpoint, steps_in
 from headwater.train.places import note_place
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 
 NOTE = "capture.json"
 NAMED = 100

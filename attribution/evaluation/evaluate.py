@@ -32,7 +32,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir, write_json
 from headwater.train.checkpoint import open_checkpoint
 from headwater.train.numerics import keep_freed_memory, use_onednn
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def measure_tail_patch(
     }
     lists["gold"] = [numbers_of(queries[i].gold, passages).tolist() for i in chosen]
     named = {number for each in lists.values() for numbers in each for number in numbers}
-    examples = {number: Example(passages.tokens(number).astype(np.int64)) for number in named}
+    examples = {number: Example.of_passage(passages, number) for number in named}
     model = HeadwaterModel(open_checkpoint(run.checkpoint(step)), world)
     patch = TailPatch(model, settings.tail_patch.lr)
     prompts = examples_of([queries[i] for i in chosen], passages.tokenizer, None)

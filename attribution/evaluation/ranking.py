@@ -27,7 +27,7 @@ DEPTH = 100
 
 
 class Passages(Protocol):
-    """What a baseline reads of a corpus; `train.stream.corpus.PassageSet` is one."""
+    """What a baseline reads of a corpus; `train.stream.passages.PassageSet` is one."""
 
     def __len__(self) -> int: ...
 

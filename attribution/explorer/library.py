@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.ledger import read_file
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 
 KEPT = 20_000
 """Ids whose numbers are remembered, passages whose steps are."""

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from headwater.attribution.explorer.holdings import Holdings, Home, IndexEntry
 from headwater.attribution.explorer.limits import (
     ANSWERS_KEPT,
@@ -324,6 +322,7 @@ class Desk:
         return tokens
 
     def _tokens(self, job: Job, attributor: Any) -> Found:
+        from headwater.attribution.models.base import Example
         from headwater.attribution.search.scorer import Scoring
         from headwater.attribution.tracing.queries import Query
         from headwater.attribution.tracing.token_scores import TokenScorer
@@ -332,10 +331,10 @@ class Desk:
         number = opened.passages.number_of(asked.passage)
         sources = attributor.sources([Query("question", asked.prompt, asked.target, against=asked.against)])
         scorer = TokenScorer(sources, [opened.collector], Scoring(curvature="train"))
-        tokens = opened.passages.tokens(number).astype(np.int64)
-        scores = scorer.scores(tokens).numpy()[:, 0]
-        pieces = opened.passages.tokenizer.pieces(tokens.tolist())
-        if int(tokens[0]) == opened.passages.tokenizer.bos_id:
+        passage = Example.of_passage(opened.passages, number)
+        scores = scorer.scores(passage).numpy()[:, 0]
+        pieces = opened.passages.tokenizer.pieces(passage.tokens.tolist())
+        if int(passage.tokens[0]) == opened.passages.tokenizer.bos_id:
             pieces[0] = "⟨start⟩ "
         return Found(0, asked.passage, float(scores.sum()), tokens=pieces, token_scores=scores.tolist())
 

@@ -24,10 +24,10 @@ from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models.base import EPS, Example, TracedModel
+from headwater.attribution.models.base import EPS, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
-from headwater.attribution.rows.collector import GradientCollector, collect
+from headwater.attribution.rows.collector import GradientCollector, collect_passages
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, fingerprint_file
@@ -36,7 +36,7 @@ from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
 from headwater.train.places import note_place
 from headwater.train.progress import track
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 
 _KEPT_BYTES = 1 << 30
 """Raw rows of the curvature's sample that a rank keeps for the shards: they need not be made twice."""
@@ -151,8 +151,7 @@ class Builder:
         missing = [int(number) for number in numbers if int(number) not in self._kept]
         made = {}
         if missing:
-            examples = [Example(self.passages.tokens(number).astype(np.int64)) for number in missing]
-            rows_ND = collect(self.collector, examples, self.settings.batch_tokens)
+            rows_ND = collect_passages(self.collector, self.passages, missing, self.settings.batch_tokens)
             made = dict(zip(missing, rows_ND, strict=True))
         found = torch.stack([made[n] if n in made else self._kept.pop(n) for n in map(int, numbers)])
         require_finite(found, name=lambda place: self.passages.ids(int(numbers[place]), int(numbers[place]) + 1)[0])

@@ -17,7 +17,7 @@ from headwater.train.corpus.settings import CorpusSettings, TokenizerSettings
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.parallel import World, on_main
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 from headwater.train.tokenizer import TextTokenizer
 
 _SEQUENCE_TOKENS = 2048
@@ -80,6 +80,7 @@ def require_known_tokens(tokenizer: TextTokenizer, path: Path, model: TracedMode
 
 _KEYS = (
     (r"\bcorpus\.tokenizer\.bos\b", "corpus.bos"),
+    (r"(?<![\w.])(messages_field|spans_field|chat_template)\b", r"corpus.\1"),
     (r"check path, kind and text_field of each source", "check corpus.path, corpus.kind and corpus.text_field"),
     (r"(?<![\w.])(text_field|id_field)\b(?! of)", r"corpus.\1"),
     (r"the source's (path|corpus)", r"\1"),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.train.parallel import World
+from headwater.train.stream.passages import PassageSet
 
 EPS = 1e-8
 """Adam's epsilon where nothing says another."""
@@ -35,6 +36,13 @@ class Example:
     tokens: np.ndarray
     target_start: int = 1
     weights: np.ndarray | None = None
+
+    @classmethod
+    def of_passage(cls, passages: PassageSet, number: int) -> Example:
+        """A passage of a corpus, with a loss on the tokens that carry one there."""
+        counted = passages.counted(number)
+        weights = None if counted is None else counted.astype(np.float32)
+        return cls(passages.tokens(number).astype(np.int64), weights=weights)
 
     @property
     def loss_weights(self) -> np.ndarray:

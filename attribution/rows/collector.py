@@ -23,6 +23,7 @@ from headwater.attribution.rows.hooks import Target, Watcher
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.settings import ProjectionSettings
 from headwater.configs.errors import UserError
+from headwater.train.stream.passages import PassageSet
 
 
 def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings) -> dict[str, tuple[int, int]]:
@@ -201,4 +202,17 @@ def collect(collector: GradientCollector, examples: Sequence[Example], batch_tok
     rows_ND = torch.empty(len(examples), collector.layout.dims)
     for batch in batched([len(example.tokens) for example in examples], batch_tokens):
         rows_ND[batch] = collector.rows([examples[i] for i in batch])
+    return rows_ND
+
+
+def collect_passages(
+    collector: GradientCollector, passages: PassageSet, numbers: Sequence[int], batch_tokens: int
+) -> Tensor:
+    """Raw rows of passages, float32 [n, D]: zeros for one in which no token carries loss (a user's long turn)."""
+    examples = [Example.of_passage(passages, number) for number in numbers]
+    taught = [place for place, each in enumerate(examples) if each.weights is None or each.loss_weights.any()]
+    if len(taught) == len(examples):
+        return collect(collector, examples, batch_tokens)
+    rows_ND = torch.zeros(len(examples), collector.layout.dims)
+    rows_ND[taught] = collect(collector, [examples[place] for place in taught], batch_tokens)
     return rows_ND

@@ -31,7 +31,7 @@ from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import read_queries
 from headwater.configs.errors import UserError
 from headwater.train.artifacts import atomic_path
-from headwater.train.stream.corpus import PassageSet
+from headwater.train.stream.passages import PassageSet
 
 ROWS_AT_ONCE = 4096
 """Records of a row group of Parquet."""

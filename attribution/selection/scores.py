@@ -12,7 +12,7 @@ import xxhash
 from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.distributed import distributed
 from headwater.attribution.search.options import ScanOptions, Source
-from headwater.train.stream.corpus import PassageSet
+from headwater.train.stream.passages import PassageSet
 
 IDS_AT_ONCE = 65536
 """Passages whose ids are held at a time."""

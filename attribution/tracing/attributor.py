@@ -27,7 +27,7 @@ from headwater.configs.errors import ConfigError
 from headwater.train import parallel
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
-from headwater.train.stream.corpus import PassageSet
+from headwater.train.stream.passages import PassageSet
 
 Asked = Sequence[Query | tuple[str, str]]
 """Queries, or (prompt, target) pairs."""
@@ -207,8 +207,8 @@ class Attributor:
             found = scan(sources, options)
         if scorer is not None:
             shown = {n for part in (found.passages, found.bottom_passages) for n in part.ravel().tolist() if n >= 0}
-            tokens_of = {n: self.passages.tokens(n).astype(np.int64) for n in shown}
-            extras.token_scores = score_tokens(found, scorer, tokens_of)
+            examples = {n: Example.of_passage(self.passages, n) for n in shown}
+            extras.token_scores = score_tokens(found, scorer, examples)
         return found, extras
 
     def close(self) -> None:

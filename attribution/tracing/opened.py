@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from headwater.attribution.index.reader import Index, open_index
-from headwater.attribution.models.base import EPS, Example
-from headwater.attribution.rows.collector import GradientCollector, collect
+from headwater.attribution.models.base import EPS
+from headwater.attribution.rows.collector import GradientCollector, collect_passages
 from headwater.attribution.settings import PlaceSettings, ProjectionSettings
 from headwater.attribution.tracing.its_model import open_model_of
 from headwater.attribution.tracing.queries import Query
@@ -19,7 +19,7 @@ from headwater.attribution.tracing.query_rows import captured_query_rows, query_
 from headwater.configs.errors import MismatchError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 
 BATCH_TOKENS = 2048
 """Tokens of a batch whose rows are made."""
@@ -56,8 +56,7 @@ class Opened:
 
     def passage_rows(self, numbers: np.ndarray) -> Tensor:
         """Raw rows of passages, float32 [n, D], made again at the index's checkpoint."""
-        examples = [Example(self.passages.tokens(int(number)).astype(np.int64)) for number in numbers]
-        return collect(self.collector, examples, BATCH_TOKENS)
+        return collect_passages(self.collector, self.passages, [int(number) for number in numbers], BATCH_TOKENS)
 
 
 def open_for_queries(path: str | os.PathLike[str], world: parallel.World, moved: PlaceSettings | None = None) -> Opened:

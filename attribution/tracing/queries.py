@@ -1,7 +1,8 @@
 """Queries: a prompt and the target whose source is sought.
 
-Read from JSONL: `prompt` and `target` (or, as published with TrackStar, `prompt0` and `entity1`), an id (`example_id`
-or `fact_id`), and anything else, which is passed through to the results where the published format has a place for it.
+Read from JSONL: `prompt` and `target` (or, as published with TrackStar, `prompt0` and `entity1`; or `messages`, a
+conversation that the assistant's answer ends or `target` goes on), an id (`example_id` or `fact_id`), and anything
+else, which is passed through to the results where the published format has a place for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.configs.errors import CorruptError, MissingError
+from headwater.train.corpus.conversations import messages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Query:
     Attributes:
         example_id: its id.
         prompt, target: texts; the loss is taken on the target alone.
+        messages: of a question in a chat, the conversation before the target; the prompt is then its last message, for
+            show alone.
         gold: ids of the passages known to state the answer; none if unknown.
         against: another target; the query is then the difference of the two gradients (a contrastive query).
         record: the line it came from.
@@ -31,6 +35,7 @@ class Query:
     target: str
     gold: tuple[str, ...] = ()
     against: str = ""
+    messages: tuple[dict[str, Any], ...] = field(default=(), compare=False)
     record: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -70,8 +75,16 @@ def as_query(record: dict[str, Any], number: int) -> Query:
     Raises:
         KeyError, TypeError, ValueError: it is not one.
     """
-    prompt = record["prompt"] if "prompt" in record else record["prompt0"]
-    target = record["target"] if "target" in record else record["entity1"]
+    messages: list[dict[str, Any]] = []
+    if "messages" in record:
+        messages = messages_of(record["messages"])
+        if "target" not in record and (len(messages) < 2 or messages[-1]["role"] != "assistant"):
+            raise ValueError("messages must end with the assistant's answer, or target must be given")
+        target = record["target"] if "target" in record else messages.pop()["content"]
+        prompt = messages[-1]["content"] if messages else ""
+    else:
+        prompt = record["prompt"] if "prompt" in record else record["prompt0"]
+        target = record["target"] if "target" in record else record["entity1"]
     if not (isinstance(prompt, str) and isinstance(target, str) and target.strip()):
         raise TypeError("prompt and target must be text, and the target not empty")
     name = str(record.get("example_id", record.get("fact_id", number)))
@@ -85,4 +98,4 @@ def as_query(record: dict[str, Any], number: int) -> Query:
         raise TypeError("gold must be a list of ids")
     for text in (prompt, target, name, against or "", *gold):
         text.encode("utf-8")  # half of a surrogate pair is no text
-    return Query(name, prompt, target, tuple(gold), against or "", record)
+    return Query(name, prompt, target, tuple(gold), against or "", tuple(messages), record)

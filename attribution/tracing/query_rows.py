@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import open_checkpoint, steps_in
+from headwater.train.corpus.conversations import read_template
 from headwater.train.parallel import World
-from headwater.train.tokenizer import TextTokenizer, encode_query
+from headwater.train.tokenizer import TextTokenizer, encode_query, require_plain
 
 
 def query_rows(
@@ -32,11 +35,11 @@ def query_rows(
     Raises:
         UserError: a query is longer than the model's context, its target is empty, or it is held against itself.
     """
-    context = collector.model.context
-    asked = examples_of(queries, tokenizer, context)
+    context, directory = collector.model.context, collector.model.places.get("path")
+    asked = examples_of(queries, tokenizer, context, directory)
     contrasted = [i for i, query in enumerate(queries) if query.against]
-    others = [Query(queries[i].example_id, queries[i].prompt, queries[i].against) for i in contrasted]
-    against = examples_of(others, tokenizer, context)
+    others = [replace(queries[i], target=queries[i].against, against="") for i in contrasted]
+    against = examples_of(others, tokenizer, context, directory)
     for i, other in zip(contrasted, against, strict=True):
         if np.array_equal(asked[i].tokens, other.tokens):
             raise UserError(
@@ -51,10 +54,25 @@ def query_rows(
     return rows_QD
 
 
-def examples_of(queries: Sequence[Query], tokenizer: TextTokenizer, context: int | None) -> list[Example]:
+def examples_of(
+    queries: Sequence[Query], tokenizer: TextTokenizer, context: int | None, directory: Path | None = None
+) -> list[Example]:
+    """Queries as examples whose loss is that of the target.
+
+    Args:
+        context: longest input of the model, or None.
+        directory: of the model, where its chat template is; None: it has none.
+
+    Raises:
+        UserError: one cannot be asked, or is longer than the model's context.
+        MissingError: one is a conversation, and the model has no chat template.
+    """
     examples = []
     for query in queries:
-        tokens, start = encoded(query, tokenizer)
+        if query.messages:
+            tokens, start = encoded_conversation(query, tokenizer, directory)
+        else:
+            tokens, start = encoded(query, tokenizer)
         if context is not None and len(tokens) > context:
             raise UserError(
                 f"query {query.example_id} is longer than the model's context",
@@ -79,6 +97,20 @@ def encoded(query: Query, tokenizer: TextTokenizer) -> tuple[np.ndarray, int]:
             got=ascii((query.prompt, query.target)),
             expected="a prompt and a target, both text, the target not empty",
         ) from None
+
+
+def encoded_conversation(query: Query, tokenizer: TextTokenizer, directory: Path | None) -> tuple[np.ndarray, int]:
+    """The conversation as the model's chat template writes it, and the target as the assistant's answer."""
+    try:
+        require_plain(tokenizer, [*(each["content"] for each in query.messages), query.target], "the conversation")
+        if directory is None:
+            fix = "index a Hugging Face model that has one, or give prompt and target"
+            raise MissingError("a run's model has no chat template", fix=fix)
+        prompt = read_template(str(directory)).prompt(query.messages)
+        return encode_query(tokenizer, prompt, query.target, rendered=True)
+    except UserError as error:
+        what = f"query {query.example_id} cannot be asked: {error.what}"
+        raise type(error)(what, got=error.got, expected=error.expected, fix=error.fix) from None
 
 
 def captured_query_rows(

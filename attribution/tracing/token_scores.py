@@ -57,13 +57,13 @@ class TokenScorer:
             source.index.whitening.apply(each.queries_QD) for each, source in zip(prepared, sources, strict=True)
         ]
 
-    def scores(self, tokens: np.ndarray) -> Tensor:
-        """Parts of a passage's scores, float32 [T, Q]; tokens int64 [T]. Their sum over T is the exact score."""
-        total_TQ = torch.zeros(len(tokens), len(self.sources[0].queries))
+    def scores(self, passage: Example) -> Tensor:
+        """Parts of a passage's scores, float32 [T, Q], one for each token. Their sum over T is the exact score."""
+        total_TQ = torch.zeros(len(passage.tokens), len(self.sources[0].queries))
         for source, collector, scorer, pulled_QD in zip(
             self.sources, self.collectors, self._scorers, self._pulled, strict=True
         ):
-            rows_TD = collector.token_rows(Example(tokens))
+            rows_TD = collector.token_rows(passage)
             require_finite(rows_TD, what="tokens' gradient rows")
             fields = fields_of_rows(source.index, rows_TD.sum(dim=0, keepdim=True, dtype=torch.float64).float())
             factor = scorer.factors(fields) / fields["norm"].clamp_min(torch.finfo(torch.float32).tiny)
@@ -71,19 +71,19 @@ class TokenScorer:
         return total_TQ
 
 
-def score_tokens(found: ScanResult, scorer: TokenScorer, tokens_of: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def score_tokens(found: ScanResult, scorer: TokenScorer, examples: dict[int, Example]) -> dict[int, np.ndarray]:
     """Scores the tokens of all passages that were found, and puts the sums in place of their scores, best first: the
     scan's own are as exact as the codec.
 
     Args:
         found: of a scan; changed in place.
-        tokens_of: tokens int64 [T] of each passage in it.
+        examples: each passage in it.
 
     Returns:
         Passage -> float32 [T, Q], on every rank.
     """
     rank, world = rank_and_world()
-    mine = {passage: scorer.scores(tokens_of[passage]).numpy() for passage in sorted(tokens_of)[rank::world]}
+    mine = {passage: scorer.scores(examples[passage]).numpy() for passage in sorted(examples)[rank::world]}
     parts: list[dict[int, np.ndarray]] = [mine] * world
     if distributed():
         torch.distributed.all_gather_object(parts, mine)

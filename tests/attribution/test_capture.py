@@ -32,7 +32,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.ledger import read_ledger
 from headwater.train.run import load_callback, pretrain_run
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 
 from ..jobs import Job, wait_for
 from ..jobs import train as run_job

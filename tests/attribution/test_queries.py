@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -73,6 +73,7 @@ def test_a_question_against_its_own_target_is_refused(tokenizer: TextTokenizer, 
     class Collector:
         class model:
             context = None
+            places: ClassVar[dict[str, Path]] = {}
 
     with pytest.raises(UserError, match="q7 is held against its own target"):
         query_rows(Collector(), tokenizer, [Query("q7", "a", "b", against=against)])  # type: ignore[arg-type]

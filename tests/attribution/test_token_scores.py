@@ -23,7 +23,7 @@ from headwater.attribution.tracing.run import run_trace, trace
 from headwater.configs.errors import UserError
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from headwater.configs.errors import CorruptError, MismatchError, MissingError, 
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, fingerprint, read_json, write_json
 from headwater.train.checkpoint import open_checkpoint
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 
 from ..jobs import Job, wait_for
 

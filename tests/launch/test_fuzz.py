@@ -45,7 +45,7 @@ class Reader:
 
 
 def read_corpus(here: Path) -> None:
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     passages = open_passages(RunDir.at(here / "run"))
     for corpus in passages.corpora:

@@ -21,7 +21,7 @@ from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest
 from headwater.train.facts.injection import read_schedule
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 from headwater.train.stream.stream import open_stream
 
 from ..jobs import status, train

@@ -176,9 +176,11 @@ def ensure_base(
     undo.clear()  # the documents are as they should be: an upload that fails, say, does not cost the work so far
     progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
     waiting = [plan for plan in plans if not table_path(work / plan.name).exists()]
-    jobs = ((work, plan, paths, tokenizer.bos_id, corpus.seq_len) for plan in waiting)
+    every = corpus.begin_token == "every"
+    jobs = ((work, plan, paths, tokenizer.bos_id, corpus.seq_len, every) for plan in waiting)
     run_jobs(shard_job, jobs, corpus.workers, corpus.engine)
-    tokens = sum(int(passages.lengths[plan.order].sum()) + len(plan.order) for plan in plans)
+    tokens = sum(int(passages.lengths[plan.order].sum()) for plan in plans)
+    tokens += sum(len(plan.order) if every else int(passages.first[plan.order].sum()) for plan in plans)
     describe = {**manifest_head(corpus, tokenizer), "documents": passages.documents, "tokens": tokens}
     describe["passages"] = sum(len(plan.order) for plan in plans)
     names = [
@@ -236,11 +238,11 @@ def write_parts(
 def part_job(path: Path, documents: list[Any], tokenizer_file: str, corpus: CorpusSettings) -> None:
     tokenizer = TextTokenizer.from_file(tokenizer_file)
     cutter = PassageCutter(tokenizer, corpus.max_tokens, corpus.min_tokens)
-    write_part(path, documents, tokenizer, cutter, end_of(tokenizer, corpus))
+    write_part(path, documents, tokenizer, cutter, end_of(tokenizer, corpus), masked=corpus.masked)
 
 
-def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int, seq_len: int) -> None:
-    build_shard(work / plan.name, plan, gathered(paths), bos_id=bos_id, seq_len=seq_len, apart=False)
+def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int, seq_len: int, every: bool) -> None:
+    build_shard(work / plan.name, plan, gathered(paths), bos_id=bos_id, seq_len=seq_len, apart=False, begin_every=every)
 
 
 def check_documents(passages: Gathered) -> None:

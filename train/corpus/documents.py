@@ -17,7 +17,8 @@ from typing import Any
 import xxhash
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import read_json
+from headwater.train.artifacts import fingerprint, read_json
+from headwater.train.corpus.conversations import Spans, messages_of, read_template, spans_of
 from headwater.train.corpus.factbook import factbook_texts, factbook_version
 from headwater.train.corpus.settings import SourceSettings
 
@@ -26,10 +27,17 @@ SAMPLED_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text of a corpus under a unique id."""
+    """One text of a corpus under a unique id.
+
+    Attributes:
+        spans: the ranges of its characters whose tokens carry loss; None: all do.
+        said: of a conversation, what its messages say; all control tokens in the text are the chat template's.
+    """
 
     id: str
     text: str
+    spans: Spans | None = None
+    said: tuple[str, ...] | None = None
 
 
 def read_documents(source: SourceSettings) -> Iterator[Document]:
@@ -47,13 +55,22 @@ def read_documents(source: SourceSettings) -> Iterator[Document]:
 
 def describe_source(source: SourceSettings) -> dict[str, Any]:
     """What a source's content depends on, for the fingerprint: its settings, and size and some bytes of each file."""
-    described: dict[str, Any] = asdict(source)
+    described = described_fields(source)
+    if source.messages_field:
+        template = read_template(source.chat_template)
+        described["chat_template"] = fingerprint([template.text, template.tokens])
     if source.kind == "factbook":
         described["version"] = factbook_version()
     else:
         root = Path(source.path)
         described["files"] = [[path.relative_to(root).as_posix(), *sampled(path)] for path in source_files(source)]
     return described
+
+
+def described_fields(source: SourceSettings) -> dict[str, Any]:
+    """A source's settings; what is not used is not named, so that corpora built before it was there stay the same."""
+    optional = ("messages_field", "chat_template", "spans_field")
+    return {key: value for key, value in asdict(source).items() if value or key not in optional}
 
 
 def sampled(path: Path) -> tuple[int, str]:
@@ -156,10 +173,15 @@ def parsed(line: str, path: Path, number: int) -> dict[str, Any]:
 
 def record_document(source: SourceSettings, record: dict[str, Any], path: Path, number: int) -> Document:
     """A record's text and id; without an id field, the file's name below the source and the record's number."""
-    text = record.get(source.text_field)
+    where = f"{path}:{number}"
+    text: Any = record.get(source.text_field)
+    spans: Spans | None = None
+    said: tuple[str, ...] | None = None
+    if source.messages_field:
+        text, spans, said = conversation(source, record, where)
     if not isinstance(text, str):
         raise UserError(
-            f"{path}:{number} has no text under {source.text_field!r}",
+            f"{where} has no text under {source.text_field!r}",
             got=f"{type(text).__name__}; the record has {sorted(record)}",
             fix="set text_field to the field that holds it",
         )
@@ -168,15 +190,40 @@ def record_document(source: SourceSettings, record: dict[str, Any], path: Path, 
         root = Path(source.path)
         name = path.relative_to(root).as_posix() if path != root else path.name
         identity = f"{name}:{number}"
-    document = Document(str(identity), text)
+    if source.spans_field and record.get(source.spans_field) is not None:
+        try:
+            spans = spans_of(record[source.spans_field], len(text))
+        except ValueError as error:
+            expected = "[[start, stop], ...], rising, in characters of the text"
+            what = f"{where} has no spans under {source.spans_field!r}"
+            raise UserError(what, got=error, expected=expected, fix="correct the record, or spans_field") from None
+    document = Document(str(identity), text, spans, said)
     for what, each in (("id", document.id), ("text", text)):
         if not is_unicode(each):
             raise CorruptError(
-                f"the {what} at {path}:{number} is no Unicode text",
+                f"the {what} at {where} is no Unicode text",
                 got="half of a surrogate pair (\\ud800 to \\udfff)",
                 fix="correct or remove the record",
             )
     return document
+
+
+def conversation(source: SourceSettings, record: dict[str, Any], where: str) -> tuple[str, Spans, tuple[str, ...]]:
+    """A record's conversation: rendered, the spans that the assistant says, and what each message says."""
+    try:
+        messages = messages_of(record.get(source.messages_field))
+    except ValueError as error:
+        raise UserError(
+            f"{where} has no conversation under {source.messages_field!r}",
+            got=f"{error}; the record has {sorted(record)}",
+            expected="a list of {role, content}",
+            fix="set messages_field to the field that holds it",
+        ) from None
+    try:
+        text, spans = read_template(source.chat_template).render(messages)
+    except UserError as error:
+        raise UserError(f"{where}: {error.what}", got=error.got, expected=error.expected, fix=error.fix) from None
+    return text, spans, tuple(message["content"] for message in messages)
 
 
 def parquet_documents(source: SourceSettings) -> Iterator[Document]:
@@ -253,13 +300,13 @@ def columns_of(source: SourceSettings, schema: Any, path: Path) -> list[str]:
         UserError: there is none for the text, or one of a name twice.
     """
     names = list(schema.names)
-    if source.text_field not in names:
+    field = "messages_field" if source.messages_field else "text_field"
+    text = getattr(source, field)
+    if text not in names:
         raise UserError(
-            f"{path} has no column {source.text_field!r}",
-            got=f"the columns {names}",
-            fix="set text_field to the one with the text",
+            f"{path} has no column {text!r}", got=f"the columns {names}", fix=f"set {field} to the one with the text"
         )
-    wanted = [name for name in dict.fromkeys((source.text_field, source.id_field)) if name in names]
+    wanted = [name for name in dict.fromkeys((text, source.id_field, source.spans_field)) if name in names]
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
         raise UserError(f"{path} has the column {twice[0]!r} {names.count(twice[0])} times", fix="rename one of them")

@@ -8,8 +8,8 @@ from typing import Any
 
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, read_json, remove, write_json
-from headwater.train.corpus.documents import describe_source
-from headwater.train.corpus.settings import CorpusSettings
+from headwater.train.corpus.documents import describe_source, described_fields
+from headwater.train.corpus.settings import CorpusSettings, SourceSettings
 from headwater.train.facts.types import FactSet
 from headwater.train.places import note_place, noted_places
 
@@ -54,6 +54,9 @@ def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
     eos = settings["tokenizer"].pop("eos")
     if settings.pop("end_token"):  # noted only where it is on, so that corpora built before it was there stay the same
         settings["end_token"] = eos or True
+    if settings["begin_token"] == "every":
+        settings.pop("begin_token")
+    settings["sources"] = [described_fields(source) for source in corpus.sources]
     if corpus.prebuilt:
         kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens", "window")}
         base, content = fingerprint([VERSION, kept]), adopted(corpus.prebuilt)
@@ -133,7 +136,8 @@ def check_origin(run: RunDir, origin: dict[str, Any]) -> dict[str, Any]:
 
 
 def found_again(corpus: CorpusSettings, run: RunDir) -> CorpusSettings:
-    """The settings with relative paths that are not there from here leading to where the run was begun from."""
+    """The settings with relative paths that are not there from here leading to where the run was begun from, and the
+    chat template that is used where none is given."""
     path = run.path / ORIGIN
     recorded = read_json(path) if path.exists() else None
     starts = noted_places(recorded.get("began_in", []), run.path) if isinstance(recorded, dict) else []
@@ -143,9 +147,14 @@ def found_again(corpus: CorpusSettings, run: RunDir) -> CorpusSettings:
             return name
         return next((str(start / name) for start in starts if (start / name).exists()), name)
 
+    def template(source: SourceSettings) -> str:
+        if source.messages_field and not source.chat_template:
+            return str(Path(found(corpus.tokenizer.path)).parent)
+        return found(source.chat_template)
+
     return replace(
         corpus,
-        sources=[replace(source, path=found(source.path)) for source in corpus.sources],
+        sources=[replace(source, path=found(source.path), chat_template=template(source)) for source in corpus.sources],
         tokenizer=replace(corpus.tokenizer, path=found(corpus.tokenizer.path)),
         prebuilt=found(corpus.prebuilt),
     )
@@ -153,7 +162,8 @@ def found_again(corpus: CorpusSettings, run: RunDir) -> CorpusSettings:
 
 def note_start(corpus: CorpusSettings, run: RunDir) -> dict[str, Any]:
     """Where a run is begun from, where its settings have paths that hang on that."""
-    names = [*(source.path for source in corpus.sources), corpus.tokenizer.path, corpus.prebuilt]
+    paths = [path for source in corpus.sources for path in (source.path, source.chat_template)]
+    names = [*paths, corpus.tokenizer.path, corpus.prebuilt]
     hanging = any(name and "://" not in name and not Path(name).is_absolute() for name in names)
     # As seen from the run alone: what a copy was made of is not read in its place.
     return {"began_in": note_place(Path.cwd(), run.path)[:1]} if hanging else {}

@@ -2,7 +2,8 @@
 
 A part is a directory with `tokens.npy` (uint32, the documents one after the other, no beginning tokens), `ends.npy`
 (int64, where passages begin and end), `owners.npy` and `ordinals.npy` (int32, the document of each passage, counted in
-the part, and its place among that document's passages), `ids.npy` and `id_ends.npy` (the documents' ids, UTF-8).
+the part, and its place among that document's passages), `ids.npy` and `id_ends.npy` (the documents' ids, UTF-8). Where
+some tokens may carry no loss there is `counted.npy` too (bool, those that do).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import xxhash
 
 from headwater.train.artifacts import atomic_path
 from headwater.train.corpus.documents import Document, read_documents
-from headwater.train.corpus.encoding import encode_documents
+from headwater.train.corpus.encoding import encode_documents, encode_masked
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.settings import SourceSettings
 from headwater.train.tokenizer import TextTokenizer
@@ -29,11 +30,18 @@ PART_CHARACTERS = 16_000_000
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A passage to be packed: its document, its id, and its tokens without the beginning token, uint32 [n]."""
+    """A passage to be packed.
+
+    tokens: uint32 [n], without the beginning token.
+    counted: bool [n], the tokens that carry loss; None: all.
+    first: it is its document's first.
+    """
 
     document: str
     id: str
     tokens: np.ndarray
+    counted: np.ndarray | None = None
+    first: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +54,14 @@ class Part:
     ordinals: np.ndarray
     ids: np.ndarray
     id_ends: np.ndarray
+    counted: np.ndarray | None = None
 
     @classmethod
     def open(cls, path: Path) -> Part:
-        return cls(*(np.load(path / f"{each.name}.npy", mmap_mode="r") for each in fields(cls)))
+        files = {each.name: path / f"{each.name}.npy" for each in fields(cls)}
+        if not files["counted"].exists():
+            del files["counted"]
+        return cls(**{name: np.load(file, mmap_mode="r") for name, file in files.items()})
 
     @property
     def documents(self) -> int:
@@ -62,8 +74,10 @@ class Part:
     def piece(self, number: int) -> Piece:
         """A passage, copied out of the part."""
         document = self.document(int(self.owners[number]))
-        tokens = np.array(self.tokens[self.ends[number] : self.ends[number + 1]])
-        return Piece(document, f"{document}#{self.ordinals[number]}", tokens)
+        mine = slice(self.ends[number], self.ends[number + 1])
+        counted = np.array(self.counted[mine]) if self.counted is not None else None
+        ordinal = int(self.ordinals[number])
+        return Piece(document, f"{document}#{ordinal}", np.array(self.tokens[mine]), counted, ordinal == 0)
 
 
 def chosen_documents(source: SourceSettings, seed: int, limit: int | None = None) -> Iterator[Document]:
@@ -96,10 +110,24 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def write_part(
-    path: Path, documents: list[Document], tokenizer: TextTokenizer, cutter: PassageCutter, end: int | None = None
+    path: Path,
+    documents: list[Document],
+    tokenizer: TextTokenizer,
+    cutter: PassageCutter,
+    end: int | None = None,
+    *,
+    masked: bool = False,
 ) -> None:
-    """Tokenises and cuts documents, each with the token `end` after it; the part appears whole or not at all."""
-    encoded = encode_documents(tokenizer, [document.text for document in documents], end)
+    """Tokenises and cuts documents, each with the token `end` after it; the part appears whole or not at all.
+
+    Args:
+        masked: note which tokens carry loss.
+    """
+    counted: list[np.ndarray] = []
+    if masked:
+        encoded, counted = encode_masked(tokenizer, documents, end)
+    else:
+        encoded = encode_documents(tokenizer, [document.text for document in documents], end)
     cuts = [cutter.cuts(tokens) for tokens in encoded]
     names = [document.id.encode() for document in documents]
     pieces = np.array([len(each) - 1 for each in cuts])
@@ -110,6 +138,7 @@ def write_part(
         "ordinals": np.concatenate([np.arange(count) for count in pieces]).astype(np.int32),
         "ids": np.frombuffer(b"".join(names), dtype=np.uint8),
         "id_ends": ends_of(np.array([len(name) for name in names])),
+        **({"counted": np.concatenate(counted)} if masked else {}),
     }
     with atomic_path(path) as part:
         part.mkdir()
@@ -148,6 +177,14 @@ class Gathered:
         for start, part in zip(self.starts.tolist(), self.opened(), strict=False):
             lengths[start : start + len(part.owners)] = np.diff(part.ends)
         return lengths
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """Whether a passage is its document's first: bool [passages]."""
+        first = np.empty(len(self), dtype=bool)
+        for start, part in zip(self.starts.tolist(), self.opened(), strict=False):
+            first[start : start + len(part.owners)] = part.ordinals[:] == 0
+        return first
 
     def gather(self, numbers: np.ndarray) -> list[Piece]:
         """Passages by number, in that order; read part by part."""

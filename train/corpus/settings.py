@@ -25,12 +25,31 @@ class SourceSettings:
     id_field: str = setting(
         "id", "The field or column with the document's id; file and line number where it is absent."
     )
+    messages_field: str = setting(
+        "", "The field with a conversation, a list of {role, content}, in place of a text: the assistant's turns count."
+    )
+    chat_template: str = setting(
+        "", "A Jinja chat template, or a directory with one; empty takes that beside corpus.tokenizer.path."
+    )
+    spans_field: str = setting(
+        "", "The field with the spans whose loss counts, [[start, stop], ...] in characters; all counts without it."
+    )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
     weight: float = setting(1.0, "How often a sequence of this source is seen, relative to the other sources.", above=0)
 
     def problems(self) -> Iterator[Problem]:
         if self.kind != "factbook" and not self.path:
             yield Problem("path", self.path, f"the path of the {self.kind} files")
+        for name in ("messages_field", "spans_field"):
+            if getattr(self, name) and self.kind in ("factbook", "text"):
+                yield Problem(name, getattr(self, name), f"empty for {self.kind}, which has no fields")
+        if self.messages_field and self.spans_field:
+            yield Problem("spans_field", self.spans_field, "empty where messages_field is given")
+
+    @property
+    def masked(self) -> bool:
+        """Whether some of its tokens may carry no loss."""
+        return bool(self.messages_field or self.spans_field)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,6 +80,11 @@ class CorpusSettings:
     end_token: bool = setting(
         False, "Put a token after each document's last passage, so that the model learns where documents end."
     )
+    begin_token: str = setting(
+        "every",
+        "What the beginning token is put before: every passage, or a document's first alone.",
+        choices=("every", "first"),
+    )
     seq_len: int = setting(256, "Tokens of a packed sequence.", minimum=8)
     passages: int = setting(0, "Take this many passages of all, chosen by the seed; 0 takes all.", minimum=0)
     shard_tokens: int = setting(8_000_000, "Tokens of a shard, about.", minimum=1024)
@@ -86,6 +110,14 @@ class CorpusSettings:
             yield Problem("min_tokens", self.min_tokens, f"at most half of max_tokens = {self.max_tokens}")
         if not self.sources:
             yield Problem("sources", self.sources, "at least one source")
+        if any(source.messages_field for source in self.sources) and not self.tokenizer.path and not self.prebuilt:
+            fix = "give the tokenizer whose control tokens the chat template writes"
+            yield Problem("tokenizer.path", "", "a tokenizer.json where a source has messages_field", fix)
+
+    @property
+    def masked(self) -> bool:
+        """Whether some tokens of some source may carry no loss."""
+        return any(source.masked for source in self.sources)
 
 
 class Steps(Protocol):

@@ -34,6 +34,7 @@ def manifest_head(corpus: CorpusSettings, tokenizer: TextTokenizer) -> dict[str,
     end = end_of(tokenizer, corpus)
     return {
         **({} if end is None else {"eos_id": end}),
+        **({} if corpus.begin_token == "every" else {"begin_token": corpus.begin_token}),
         "seq_len": corpus.seq_len,
         "max_tokens": corpus.max_tokens,
         "vocab_size": tokenizer.vocab_size,
@@ -79,31 +80,43 @@ def plan_shards(lengths: np.ndarray, orders: list[np.ndarray], shard_tokens: int
 
 
 def build_shard(
-    directory: Path, plan: ShardPlan, passages: Passages, *, bos_id: int, seq_len: int, apart: bool
+    directory: Path,
+    plan: ShardPlan,
+    passages: Passages,
+    *,
+    bos_id: int,
+    seq_len: int,
+    apart: bool,
+    begin_every: bool = True,
 ) -> None:
     """Packs and writes one shard, with the table of its passages beside it as `table.parquet`.
 
     Args:
         directory: of the shard; appears whole or not at all.
         apart: keep passages of one document in different sequences.
+        begin_every: put the beginning token before every passage, not before a document's first alone.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     held = passages.gather(plan.order)
-    lengths = np.array([len(piece.tokens) + 1 for piece in held], dtype=np.int32)
+    begun = [begin_every or piece.first for piece in held]
+    lengths = np.array([len(piece.tokens) + begins for piece, begins in zip(held, begun, strict=True)], dtype=np.int32)
+    masked = any(piece.counted is not None for piece in held)
     packed = pack(lengths, seq_len, [piece.document for piece in held] if apart else None)
     places = [place for sequence in packed for place in sequence]
 
     def sequences() -> Iterator[tuple[PackedSequence, list[str]]]:
         first = plan.first_passage
         for members in packed:
-            pieces = [piece for place in members for piece in ([bos_id], held[place].tokens)]
-            tokens = np.concatenate(pieces).astype(np.uint32)
-            yield PackedSequence(tokens, lengths[members], first), [held[place].id for place in members]
+            tokens = laid_out([([bos_id] * begun[place], held[place].tokens) for place in members], np.uint32)
+            counted = None
+            if masked:
+                counted = laid_out([([False] * begun[place], flags_of(held[place])) for place in members], np.bool_)
+            yield PackedSequence(tokens, lengths[members], first, counted), [held[place].id for place in members]
             first += len(members)
 
-    write_shard(directory, sequences())
+    write_shard(directory, sequences(), masked=masked)
     offsets = np.concatenate([np.cumsum(lengths[members]) - lengths[members] for members in packed])
     table = pa.table(
         {
@@ -117,6 +130,16 @@ def build_shard(
     )
     with atomic_path(table_path(directory)) as part:
         pq.write_table(table, part)
+
+
+def laid_out(pieces: list[tuple[list[Any], np.ndarray]], kind: Any) -> np.ndarray:
+    """What stands before each piece, and the piece, one after the other."""
+    return np.concatenate([part for piece in pieces for part in piece]).astype(kind)
+
+
+def flags_of(piece: Piece) -> np.ndarray:
+    """Which of a passage's tokens carry loss: bool [n]."""
+    return piece.counted if piece.counted is not None else np.ones(len(piece.tokens), dtype=bool)
 
 
 def table_path(shard: Path) -> Path:

@@ -53,7 +53,8 @@ class ShardSet:
             self._readers[shard] = self._open(shard)
         try:
             sample = self._readers[shard][sequence - int(self.starts[shard])]
-            packed = PackedSequence(sample["tokens"], sample["lengths"], sample["first_passage"])
+            counted = sample["counted"].astype(bool) if "counted" in sample else None
+            packed = PackedSequence(sample["tokens"], sample["lengths"], sample["first_passage"], counted)
             return packed, sample["passage_ids"]
         except (
             LookupError,

@@ -16,8 +16,8 @@ import numpy as np
 from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir, fingerprint
 from headwater.train.facts.injection import Schedule, read_schedule
-from headwater.train.stream.corpus import PassageSet, open_passages
 from headwater.train.stream.order import SequenceOrder, hashed
+from headwater.train.stream.passages import PassageSet, open_passages
 from headwater.train.stream.skipping import batch_of
 
 STEPS_AHEAD = 32
@@ -33,6 +33,7 @@ class TrainingSequence:
     passages: int64 [passages], numbers in the run's `PassageSet`.
     injected: bool [passages].
     number: the sequence of the base corpus that is read here.
+    counted: bool [seq_len], the tokens that carry loss where it comes to predicting them; None: all of the passages.
     """
 
     tokens: np.ndarray
@@ -40,6 +41,7 @@ class TrainingSequence:
     passages: np.ndarray
     injected: np.ndarray
     number: int
+    counted: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,28 +149,35 @@ class TrainingStream:
         packed = self.base.sequence(number)
         lengths = packed.lengths.tolist()
         ends = np.cumsum(packed.lengths).tolist()
-        pieces = [(passage, self.passages.tokens(passage)) for passage in injected]
+        pieces = [(passage, self.passages.tokens(passage), self.passages.counted(passage)) for passage in injected]
         kept = list(range(len(lengths)))
         if injected:
-            room = self.seq_len - sum(len(tokens) for _, tokens in pieces)
+            room = self.seq_len - sum(len(tokens) for _, tokens, _ in pieces)
             kept = keep_what_fits(lengths, room, int(hashed(self.seed, 0xF17, place)) % max(1, len(lengths)))
-        pieces += [(packed.first_passage + k, packed.tokens[ends[k] - lengths[k] : ends[k]]) for k in kept]
+        for k in kept:
+            mine = slice(ends[k] - lengths[k], ends[k])
+            flags_k = None if packed.counted is None else packed.counted[mine]
+            pieces.append((packed.first_passage + k, packed.tokens[mine], flags_k))
         flags = [True] * len(injected) + [False] * len(kept)
         if self.exclude:
-            stays = [passage not in self.exclude for passage, _ in pieces]
+            stays = [passage not in self.exclude for passage, _, _ in pieces]
             flags = [flag for flag, stay in zip(flags, stays, strict=True) if stay]
             pieces = [piece for piece, stay in zip(pieces, stays, strict=True) if stay]
         tokens = np.zeros(self.seq_len, dtype=np.int64)
+        counted = np.ones(self.seq_len, dtype=bool)
         used = 0
-        for _, piece in pieces:
+        for _, piece, mask in pieces:
             tokens[used : used + len(piece)] = piece
+            if mask is not None:
+                counted[used : used + len(piece)] = mask
             used += len(piece)
         return TrainingSequence(
             tokens,
-            np.array([len(piece) for _, piece in pieces], dtype=np.int32),
-            np.array([passage for passage, _ in pieces], dtype=np.int64),
+            np.array([len(piece) for _, piece, _ in pieces], dtype=np.int32),
+            np.array([passage for passage, _, _ in pieces], dtype=np.int64),
             np.array(flags, dtype=bool),
             number,
+            None if counted.all() else counted,
         )
 
     def _deal(self, schedule: Schedule) -> Dealt:

@@ -11,7 +11,7 @@ from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.launch.studies.lds.halves import draw_halves
 from headwater.launch.studies.lds.outputs import read_outputs
 from headwater.launch.studies.lds.settings import LdsSettings, half_path, model_run, queries_file
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def write_queries(out: Path, settings: LdsSettings, pretraining: PretrainSetting
 
 def write_excluded(out: Path, path: Path, number: int, seed: int) -> None:
     """The passages that are not in a half, one id a line."""
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     passages = open_passages(model_run(out))
     inside_N = draw_half(len(passages), number, seed)

@@ -18,7 +18,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.corpus.parts import chosen_documents
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.corpus import PassageSet, open_passages
+from headwater.train.stream.passages import PassageSet, open_passages
 from headwater.train.tokenizer import encode_query
 
 FACTS, CLOZE, HELD_OUT = KINDS = ("facts", "cloze", "held_out")

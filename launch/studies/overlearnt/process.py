@@ -118,7 +118,7 @@ def draw_facts(probability_Q: np.ndarray, known: float, count: int, seed: int) -
 
 def random_passages(run: RunDir, queries: Sequence[Query], count: int, seed: int) -> list[str]:
     """Planted passages that state none of the queries' facts: what leaving out as many of their kind does by itself."""
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     gold = {name for query in queries for name in query.gold}
     passages = open_passages(run)

@@ -21,7 +21,7 @@ from headwater.attribution.explorer.pages.base import Site
 from headwater.attribution.explorer.saving import pair_lines
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train.artifacts import RunDir
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 
 
 def jsonl(path: Path) -> list[dict]:

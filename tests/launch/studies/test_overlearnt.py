@@ -45,7 +45,7 @@ def test_random_passages_state_none_of_the_facts(monkeypatch: pytest.MonkeyPatch
 
     planted = [f"p#{n}" for n in range(9)]
     opened = SimpleNamespace(corpora=[corpus(["base#0", "base#1"]), corpus(planted)])
-    monkeypatch.setattr("headwater.train.stream.corpus.open_passages", lambda run: opened)
+    monkeypatch.setattr("headwater.train.stream.passages.open_passages", lambda run: opened)
     queries = [SimpleNamespace(gold=("p#1", "p#4")), SimpleNamespace(gold=("p#4", "p#7"))]
     drawn = random_passages(None, queries, 4, seed=0)
     assert len(set(drawn)) == 4

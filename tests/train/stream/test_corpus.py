@@ -11,7 +11,8 @@ from headwater.train.artifacts import fingerprint, read_json
 from headwater.train.compat import declare_torchvision_operators
 from headwater.train.corpus.documents import read_documents
 from headwater.train.mosaic import part_of
-from headwater.train.stream.corpus import UNMARKED, PassageSet, open_corpus, open_passages
+from headwater.train.stream.corpus import UNMARKED, open_corpus
+from headwater.train.stream.passages import PassageSet, open_passages
 from headwater.train.stream.verified import notes_directory
 from headwater.train.tokenizer import TextTokenizer
 

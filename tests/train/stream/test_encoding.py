@@ -16,7 +16,7 @@ from headwater.train.corpus.origin import describe_corpus
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.people import make_facts
 from headwater.train.huggingface.export import _tokenizer_of
-from headwater.train.stream.corpus import open_passages
+from headwater.train.stream.passages import open_passages
 from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
 from .conftest import make_texts, settings_for, write_jsonl

@@ -6,7 +6,8 @@ import pytest
 from headwater.configs.errors import MismatchError, MissingError
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
-from headwater.train.stream.corpus import open_corpus, open_passages
+from headwater.train.stream.corpus import open_corpus
+from headwater.train.stream.passages import open_passages
 from headwater.train.stream.stream import open_stream
 
 from .conftest import settings_for

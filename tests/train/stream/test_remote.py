@@ -12,7 +12,8 @@ from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
 from headwater.train.mosaic import fetch
-from headwater.train.stream.corpus import open_corpus, open_passages
+from headwater.train.stream.corpus import open_corpus
+from headwater.train.stream.passages import open_passages
 from headwater.train.stream.stream import open_stream
 
 from ...jobs import call

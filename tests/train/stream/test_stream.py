@@ -3,8 +3,8 @@ import pytest
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.facts.injection import Schedule, read_schedule
-from headwater.train.stream.corpus import open_passages
 from headwater.train.stream.order import hashed
+from headwater.train.stream.passages import open_passages
 from headwater.train.stream.stream import TrainingStream, keep_what_fits, open_stream
 
 BATCH, STEPS = 3, 40
