@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headwater.configs.errors import MissingError, Problem, UserError
 
-PRESETS = Path(__file__).resolve().parent
+PRESETS = Path(__file__).resolve().parent / "presets"
 
 
 def preset_names() -> list[str]:
@@ -25,27 +26,40 @@ def preset_names() -> list[str]:
 
 
 def find_config(path: str | os.PathLike[str], beside: Path | None = None) -> Path:
-    """Finds a configuration file: relative to `beside`, else to the working directory, then among the packaged presets.
+    """Finds a configuration: the packaged preset of that name (`pretrain/tiny`), or a file.
 
-    The suffix `.yaml` and, for a preset, the leading `configs/` may be left out.
+    A preset's name has no suffix, so neither is ever taken for the other: `pretrain/tiny.yaml` is a file, and one that
+    is not there is refused.
+
+    Args:
+        beside: what a file is relative to; the working directory if not given. Its suffix `.yaml` may be left out.
 
     Raises:
-        MissingError: with the nearest preset.
+        MissingError: with the preset that was perhaps meant.
     """
-    wanted = Path(path).expanduser()
-    preset = Path(*wanted.parts[1:]) if wanted.parts[:1] == ("configs",) else wanted
-    start = beside or Path()
-    for candidate in (start / wanted, PRESETS / preset):
-        for file in (candidate, candidate.with_name(f"{candidate.name}.yaml")):
-            if file.is_file():
-                return file
     presets = preset_names()
-    near = difflib.get_close_matches(preset.with_suffix("").as_posix(), presets, n=1)
+    if os.fspath(path) in presets:
+        return PRESETS / f"{os.fspath(path)}.yaml"
+    wanted = (beside or Path()) / Path(path).expanduser()
+    for file in (wanted, wanted.with_name(f"{wanted.name}.yaml")):
+        if file.is_file():
+            return file
+    name = preset_name(path)
+    near = difflib.get_close_matches(name, presets, n=1)
+    fix = f"did you mean {near[0]}?" if near else None
+    if name in presets:
+        fix = f"write {name} for the packaged preset of that name"
     raise MissingError(
         f"there is no configuration file {path}",
-        expected=f"a YAML file, or one of the presets {', '.join(presets)}" if presets else "a YAML file",
-        fix=f"did you mean {near[0]}?" if near else "check the path",
+        expected=f"a YAML file, or one of the presets {', '.join(presets)}",
+        fix=fix,
     )
+
+
+def preset_name(path: str | os.PathLike[str]) -> str:
+    """The name of the preset that a path to its file names: `pretrain/tiny` of `configs/presets/pretrain/tiny.yaml`."""
+    name = Path(path).with_suffix("").as_posix()
+    return re.sub(r"^(.*/)?configs/(presets/)?", "", name)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -99,10 +99,10 @@ def cell(text: str) -> str:
 
 def presets() -> Iterator[str]:
     """A line for each preset: its name, and the first sentence of its first comment."""
-    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+    for path in sorted((ROOT / "configs/presets").rglob("*.yaml")):
         comment = re.match(r"(?:# .*\n)+", path.read_text())
         text = " ".join(line[2:] for line in comment.group(0).splitlines()) if comment else ""
-        name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+        name = path.relative_to(ROOT / "configs/presets").with_suffix("").as_posix()
         yield f"| `{name}` | {cell(re.split(r'(?<=[.:]) ', text)[0].rstrip(':'))} |"
 
 

@@ -41,7 +41,7 @@ class DemoSettings:
 
     out: str = setting("runs/demo", "The run directory.")
     seed: int = setting(0, "Seed of everything: weights, order, people, schedule, projection, bootstrap.", minimum=0)
-    preset: str = setting("configs/pretrain/demo.yaml", "The pretraining configuration.")
+    preset: str = setting("pretrain/demo", "The pretraining configuration.")
     pretrain: list[str] = setting([], "key=value overrides of it.")
     ranks: int = setting(1, "Processes that pretrain, through torchrun.", minimum=1)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))

@@ -15,7 +15,6 @@ import pytest
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each of the processes that share the tests
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pretrain(out: Path, *overrides: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """`torchrun -m headwater.train configs/pretrain/tiny.yaml out=... overrides`; the finished process."""
+    """`torchrun -m headwater.train pretrain/tiny out=... overrides`; the finished process."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [*launcher, "-m", "headwater.train"] if ranks > 1 else [sys.executable, "-m", "headwater.train"]
-    command += [str(ROOT / "configs/pretrain/tiny.yaml"), f"out={out}", *overrides]
+    command += ["pretrain/tiny", f"out={out}", *overrides]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 

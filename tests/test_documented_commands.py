@@ -144,7 +144,7 @@ def test_a_documented_command_is_taken(where: str, command: str, only_read: None
         "headwater bench kernels --compiled sm_80",
         "headwater studies",
         "python -m headwater.attribution.captured RUN",
-        "torchrun -m headwater.train configs/pretrain/demo.yaml optimizer.final_lr=1",
+        "torchrun -m headwater.train pretrain/demo optimizer.final_lr=1",
     ],
 )
 def test_a_command_that_is_none_is_noticed(command: str, only_read: None, monkeypatch: pytest.MonkeyPatch):

@@ -35,7 +35,7 @@ def main() -> int:
         for words in jobs(python):
             print("+", " ".join(words[1:]).strip(), flush=True)
             run(words, cwd=elsewhere, home=home)
-        assert (elsewhere / "runs/tiny/checkpoints/step-00000004/checkpoint.json").exists()
+        assert (elsewhere / "runs/demo/report/index.html").stat().st_size > 10_000
         print(f"{wheel.name} runs in an empty environment")
     return 0
 
@@ -76,9 +76,11 @@ def lend(home: Path) -> Path:
 
 
 def jobs(python: Path) -> list[list[str]]:
-    """What is run there: the command, every subcommand's presets, a pretraining and a plan."""
+    """What is run there: the command, presets of several rooms, a plan, the demo, and a question to its model."""
     headwater = str(python.parent / "headwater")
-    tiny = ["out=runs/tiny", "train.steps=4", "corpus.passages=60", "facts.people=2", "checkpoint.every=4"]
+    pretrain = "pretrain=[train.steps=4,corpus.passages=60,facts.people=2,checkpoint.every=4,callbacks.probes.every=2]"
+    small = ["index.projection.dims=4", "trackstar.projection.dims=4", "evaluate.tail_patch.queries=2"]
+    question = ["--prompt", "Angola borders", "--target", "Zambia"]
     return [
         [str(python), "-c", NOT_THE_TREE],
         [headwater, "--version"],
@@ -86,8 +88,8 @@ def jobs(python: Path) -> list[list[str]]:
         [headwater, "plan", "study/storage-1b", "gpus=8"],
         [headwater, "demo", "--yaml"],
         [headwater, "select", "select/default", "index=a", "queries=b", "out=c.jsonl", "top=1", "--yaml"],
-        [headwater, "pretrain", "pretrain/tiny", *tiny],
-        [headwater, "index", "index/run", "model.run=runs/tiny", "projection.dims=4"],
+        [headwater, "demo", "preset=pretrain/tiny", pretrain, *small],
+        [headwater, "trace", "trace/default", "index=runs/demo/index/headwater", *question],
     ]
 
 

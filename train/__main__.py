@@ -1,6 +1,6 @@
 """Pretrains a model.
 
-    torchrun --nproc-per-node 2 -m headwater.train configs/pretrain/tiny.yaml out=runs/tiny train.steps=20
+    torchrun --nproc-per-node 2 -m headwater.train pretrain/tiny out=runs/tiny train.steps=20
 
 Started again on the same run directory it goes on from the newest whole checkpoint, at any world size and layout.
 """

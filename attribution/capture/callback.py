@@ -1,6 +1,6 @@
 """Capture: gradient rows of every passage that is trained on, from the backward pass that happens anyway.
 
-    headwater pretrain configs/pretrain/demo.yaml callbacks.capture.enabled=true
+    headwater pretrain pretrain/demo callbacks.capture.enabled=true
     headwater trace trace/default index=runs/demo/index/captured --prompt "..." --target "..."
 
 The rows are those of the training loss, the cross entropy: the log-odds loss weights each token's gradient at the head

@@ -1,6 +1,6 @@
 """Holds the methods against the gold passages of a run, or of any index (any_index.py).
 
-    headwater evaluate configs/evaluate/default.yaml run=runs/demo
+    headwater evaluate evaluate/default run=runs/demo
 
 Gradient methods read the indexes that the run has: `headwater` (log-odds), `trackstar` (cross entropy), both with
 the task's curvature, and `gradient` (cross entropy, no correction, no curvature) for cosine and dot product.

@@ -1,6 +1,6 @@
 """Makes an index under torchrun.
 
-torchrun --nproc-per-node 2 -m headwater.attribution.index configs/index/run.yaml model.run=runs/demo
+torchrun --nproc-per-node 2 -m headwater.attribution.index index/run model.run=runs/demo
 """
 
 from __future__ import annotations

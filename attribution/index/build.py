@@ -1,7 +1,7 @@
 """Makes an index: gradient rows of every passage of a corpus, whitened, coded, in shards.
 
-    headwater index configs/index/run.yaml model.run=runs/demo
-    torchrun --nproc-per-node 2 -m headwater.attribution.index configs/index/run.yaml model.run=runs/demo
+    headwater index index/run model.run=runs/demo
+    torchrun --nproc-per-node 2 -m headwater.attribution.index index/run model.run=runs/demo
 
 Shards are dealt out over data-parallel replicas; a killed build goes on, with any number of ranks, and ends alike.
 """

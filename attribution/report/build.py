@@ -1,6 +1,6 @@
 """RUN/report/index.html and summary.json: what the run did, in one page that needs nothing but itself.
 
-headwater report configs/report/default.yaml run=runs/demo
+headwater report report/default run=runs/demo
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`headwater trace`: from queries to passages, and the published results.
 
-headwater trace configs/trace/default.yaml index=runs/demo/index/headwater queries=q.jsonl out=t.jsonl
-headwater trace configs/trace/default.yaml index=runs/demo/index/headwater --prompt "..." --target "..." tokens=true
+headwater trace trace/default index=runs/demo/index/headwater queries=q.jsonl out=t.jsonl
+headwater trace trace/default index=runs/demo/index/headwater --prompt "..." --target "..." tokens=true
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ablations: one configuration, many overrides, one table.
 
-    headwater ablate configs/ablation/trackstar.yaml          # 60 ways of tracing, on one pretraining
-    headwater ablate configs/ablation/trackstar.yaml parallel=2
-    headwater ablate report configs/ablation/trackstar.yaml   # table.json, cells.csv and plots of what is finished
+    headwater ablate ablation/trackstar          # 60 ways of tracing, on one pretraining
+    headwater ablate ablation/trackstar parallel=2
+    headwater ablate report ablation/trackstar   # table.json, cells.csv and plots of what is finished
 
 A sweep is the product of named `cells`, the `grid` and the `seeds`. Every cell is a run directory under `out`, made by
 a process of its own: a cell that fails is named and does not stop the others, one that is finished is not run again,

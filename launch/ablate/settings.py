@@ -36,7 +36,7 @@ class AblateSettings:
         "pretraining that cells share, or a study of storage.",
         choices=KINDS,
     )
-    preset: str = setting("configs/pretrain/tiny.yaml", "The configuration of every cell (`trace` takes a demo's).")
+    preset: str = setting("pretrain/tiny", "The configuration of every cell (`trace` takes a demo's).")
     overrides: list[str] = setting([], "key=value for every cell.")
     cells: dict[str, Any] = setting({}, "Lists of key=value by name; crossed with grid and seeds.")
     grid: dict[str, Any] = setting({}, "Lists of values by key; `pretrain.KEY` reaches a demo's pretraining.")

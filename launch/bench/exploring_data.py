@@ -33,7 +33,7 @@ def make_run(path: Path, queries: int, passages: int, seed: int = 0) -> RunDir:
             file.write(json.dumps({"id": f"place-{n // 8}/part-{n % 8}", "text": sentence(n)}) + "\n")
     cfg = load_config(
         PretrainSettings,
-        "configs/pretrain/tiny.yaml",
+        "pretrain/tiny",
         [f"out={run.path}", f"corpus.passages={passages}", "facts.people=0", "facts.distractors=0"],
     )
     cfg.corpus.sources = [SourceSettings(kind="jsonl", path=str(source))]

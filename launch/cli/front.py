@@ -134,25 +134,7 @@ def read_settings(
     if not arguments and preset is None and example:
         refuse_bare(command, example)
     config, overrides = split_arguments(arguments)
-    return load_config(settings_class, given_config(config) or preset, overrides)
-
-
-def given_config(config: str | None) -> str | None:
-    """The configuration that a user named; a file that is not there is never taken for the packaged preset of its name.
-
-    Raises:
-        MissingError: it ends as a file does, and there is none.
-    """
-    if config is None or Path(config).suffix not in (".yaml", ".yml") or Path(config).expanduser().is_file():
-        return config
-    from headwater.configs import MissingError, preset_names
-
-    name = Path(config).with_suffix("").as_posix().removeprefix("configs/")
-    known = name in preset_names()
-    raise MissingError(
-        f"there is no configuration file {config}",
-        fix=f"write {name} for the packaged preset of that name" if known else "check the path; presets have no suffix",
-    )
+    return load_config(settings_class, config or preset, overrides)
 
 
 def refuse_bare(command: str, example: str) -> None:
@@ -184,7 +166,7 @@ def print_settings(schema: type, arguments: list[str] | None, *, keys: bool, pre
     if words and (not keys or "/" in words[0] or Path(words[0]).suffix):
         config, *words = words
     given = config is not None or bool(overrides)
-    settings = load_config(schema, given_config(config) or preset, overrides, cross_checks=False) if given else None
+    settings = load_config(schema, config or preset, overrides, cross_checks=False) if given else None
     if keys:
         print_keys(schema, words, settings)
     else:

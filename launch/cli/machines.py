@@ -11,7 +11,6 @@ from headwater.launch.cli.front import (
     Arguments,
     Keys,
     Yaml,
-    given_config,
     load,
     print_settings,
     refuse_bare,
@@ -38,7 +37,7 @@ def plan(
     if not arguments:
         refuse_bare("headwater plan", "pretrain/llama-8b gpus=64 gpu=h100")
     config, overrides = split_arguments(arguments)
-    run_plan(given_config(config), overrides, as_json=json)
+    run_plan(config, overrides, as_json=json)
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False) -> None:
@@ -68,7 +67,7 @@ def launch(
         refuse_bare("headwater launch", "pretrain/llama-8b out=runs/llama-8b --nodes 8 --slurm")
     config, overrides = split_arguments(arguments)
     job = Job(
-        config=given_config(config),
+        config=config,
         overrides=overrides,
         nodes=nodes,
         gpus_per_node=gpus_per_node,

@@ -32,7 +32,7 @@ def demo(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) ->
         arguments,
         keys,
         yaml,
-        preset="configs/demo.yaml",
+        preset="demo",
         command="headwater demo",
     )
     load("headwater.launch.demo:run_demo")(settings)

@@ -23,7 +23,7 @@ def study_acquisition(arguments: Arguments = None, keys: Keys = False, yaml: Yam
         arguments,
         keys,
         yaml,
-        preset="configs/study/acquisition.yaml",
+        preset="study/acquisition",
         command="headwater study acquisition",
     )
     load("headwater.launch.studies.acquisition.study:run_acquisition")(settings)
@@ -37,7 +37,7 @@ def study_storage(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = 
         arguments,
         keys,
         yaml,
-        preset="configs/study/storage.yaml",
+        preset="study/storage",
         command="headwater study storage",
     )
     load("headwater.launch.studies.storage.study:run_storage")(settings)
@@ -51,7 +51,7 @@ def study_overlearnt(arguments: Arguments = None, keys: Keys = False, yaml: Yaml
         arguments,
         keys,
         yaml,
-        preset="configs/study/overlearnt.yaml",
+        preset="study/overlearnt",
         command="headwater study overlearnt",
     )
     load("headwater.launch.studies.overlearnt.study:run_overlearnt")(settings)
@@ -65,7 +65,7 @@ def study_lds(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = Fals
         arguments,
         keys,
         yaml,
-        preset="configs/study/lds.yaml",
+        preset="study/lds",
         command="headwater study lds",
     )
     load("headwater.launch.studies.lds.study:run_lds")(settings)

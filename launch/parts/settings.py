@@ -46,6 +46,8 @@ def keep_settings(
         kept = read_json(path)
         if MADE_WITH in kept:
             before = dict(seen_from(home, kept[MADE_WITH]))
+            if before.get("preset") == f"configs/{settings.get('preset')}.yaml":
+                before["preset"] = settings["preset"]  # earlier versions wrote the path to a preset's file
             for name in growing:
                 if _begins(before.get(name), settings.get(name)):
                     before[name] = settings[name]

@@ -37,7 +37,7 @@ from headwater.train.stream.passages import open_passages
 from ..jobs import Job, wait_for
 from ..jobs import train as run_job
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/pretrain/tiny.yaml"
+CONFIG = "pretrain/tiny"
 COMMON = (
     "train.steps=12",
     "train.hard_stop=6",

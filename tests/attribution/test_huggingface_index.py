@@ -21,7 +21,6 @@ from headwater.train.artifacts import read_json
 from ..jobs import Job, call, wait_for
 from .killed_builds import SECONDS, build, command
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]
 COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
 WORDS = ["river", "stone", "harbor", "winter", "garden", "bridge", "letter", "morning", "copper", "island", "candle"]
@@ -55,7 +54,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(model: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built") / "index"
-    config = str(ROOT / "configs/index/hf.yaml")
+    config = "index/hf"
     arguments = ["index", config, f"model.path={model}", f"corpus.path={documents}", f"out={out}", *SMALL]
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -103,7 +102,7 @@ def test_methods_are_held_against_each_other_on_it(built: Path, documents: Path,
 
 @pytest.mark.slow
 def test_traces_from_the_command_line(built: Path, tmp_path: Path) -> None:
-    trace = ["trace", str(ROOT / "configs/trace/default.yaml"), f"index={built}", "top_k=3", "bottom_k=1"]
+    trace = ["trace", "trace/default", f"index={built}", "top_k=3", "bottom_k=1"]
     one = headwater(*trace, "--prompt", "The river runs to the", "--target", "harbor", "--against", "garden")
     assert one.returncode == 0, one.stderr[-3000:]
     assert one.stdout.count("#") == 4, "three proponents and one opponent, by their ids"
@@ -129,7 +128,7 @@ def test_traces_from_the_command_line(built: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_query_beyond_the_context_is_one_error(built: Path, tmp_path: Path) -> None:
-    trace = ["trace", str(ROOT / "configs/trace/default.yaml"), f"index={built}", f"out={tmp_path / 't.jsonl'}"]
+    trace = ["trace", "trace/default", f"index={built}", f"out={tmp_path / 't.jsonl'}"]
     (tmp_path / "q.jsonl").write_text(
         '{"example_id": "short", "prompt": "a", "target": "b"}\n'
         + json.dumps({"example_id": "endless", "prompt": "river " * 40, "target": "b"})
@@ -157,7 +156,7 @@ def test_a_gradient_that_is_not_a_number_names_its_passage(model: Path, document
     corpus = tmp_path / "docs.jsonl"
     corpus.write_text(documents.read_text() + json.dumps({"id": "lazy", "text": "a lazy river and a stone bridge"}))
     arguments = [f"model.path={tmp_path / 'model'}", f"corpus.path={corpus}", f"out={tmp_path / 'index'}"]
-    done = headwater("index", str(ROOT / "configs/index/hf.yaml"), *arguments, *SMALL)
+    done = headwater("index", "index/hf", *arguments, *SMALL)
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     assert "1 of the gradient rows hold NaN or infinity" in done.stderr
@@ -168,7 +167,7 @@ def test_a_gradient_that_is_not_a_number_names_its_passage(model: Path, document
 def test_killed_builds_end_with_the_same_bytes(model: Path, documents: Path, tmp_path: Path) -> None:
     """Begun again and again, on one rank and on two in turn, and killed before or after its next shard; the last build
     comes to its end while one rank is slow."""
-    arguments = [str(ROOT / "configs/index/hf.yaml"), f"model.path={model}", f"corpus.path={documents}", *SMALL]
+    arguments = ["index/hf", f"model.path={model}", f"corpus.path={documents}", *SMALL]
     whole, log, moments = tmp_path / "whole", tmp_path / "log", random.Random(0)
     assert call(build, [*arguments, f"out={whole}"], 1, ranks=1, log=log) == 0, log.read_text()
     expected = files_of(whole)

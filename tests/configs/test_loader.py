@@ -208,19 +208,25 @@ def test_missing_and_binary_files(tmp_path: Path):
         load_config(Settings, tmp_path / "bytes.yaml")
 
 
-def test_presets_are_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_preset_has_a_name_and_a_file_a_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     presets = tmp_path / "installed"
     (presets / "pretrain").mkdir(parents=True)
     (presets / "pretrain" / "small.yaml").write_text("out: preset\n")
     monkeypatch.setattr(sources, "PRESETS", presets)
     monkeypatch.chdir(tmp_path)
-    for name in ("configs/pretrain/small.yaml", "pretrain/small", "pretrain/small.yaml"):
-        assert load_config(Settings, name).out == Path("preset")
+    assert load_config(Settings, "pretrain/small").out == Path("preset")
+    for missing in ("pretrain/small.yaml", "configs/pretrain/small.yaml", "configs/presets/pretrain/small.yaml"):
+        with pytest.raises(MissingError, match=r"write pretrain/small for the packaged preset of that name"):
+            load_config(Settings, missing)
     with pytest.raises(MissingError, match=r"did you mean pretrain/small\?"):
         load_config(Settings, "pretrain/smal")
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain" / "small.yaml").write_text("out: mine\n")
-    assert load_config(Settings, "pretrain/small").out == Path("mine")
+    for name in ("small", "other"):
+        (tmp_path / "pretrain" / f"{name}.yaml").write_text(f"base: pretrain/small\nname: {name}\n")
+    assert load_config(Settings, "pretrain/small").name == Settings(out=Path("a")).name
+    for mine, name in (("pretrain/small.yaml", "small"), ("./pretrain/small", "small"), ("pretrain/other", "other")):
+        settings = load_config(Settings, mine)
+        assert (settings.name, settings.out) == (name, Path("preset"))
 
 
 def test_saved_settings_load_back_equal(tmp_path: Path):

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
-    f"preset={ROOT / 'configs/pretrain/tiny.yaml'}",
+    "preset=pretrain/tiny",
     "pretrain=[train.steps=16,callbacks.probes.every=8]",
     "index.projection.dims=6",
     "trackstar.projection.dims=6",
@@ -24,7 +23,7 @@ OVERRIDES = (
 
 def start(out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from headwater.launch.cli import main; main()", "demo"]
-    command += [str(ROOT / "configs/demo.yaml"), f"out={out}", *OVERRIDES]
+    command += ["demo", f"out={out}", *OVERRIDES]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -45,7 +44,7 @@ def test_without_a_configuration_it_takes_its_preset(monkeypatch: pytest.MonkeyP
     got: list[demo.DemoSettings] = []
     monkeypatch.setattr(demo, "run_demo", got.append)
     cli.app(["demo", "seed=3"], standalone_mode=False)
-    assert got == [load_config(demo.DemoSettings, ROOT / "configs/demo.yaml", ["seed=3"])]
+    assert got == [load_config(demo.DemoSettings, "demo", ["seed=3"])]
     assert got != [load_config(demo.DemoSettings, None, ["seed=3"])]
 
 
@@ -105,7 +104,7 @@ def test_another_setting_in_the_same_run_is_refused(tmp_path: Path) -> None:
     from headwater.configs.errors import MismatchError
     from headwater.launch.demo import Demo, DemoSettings
 
-    settings = load_config(DemoSettings, str(ROOT / "configs/demo.yaml"), [*OVERRIDES, f"out={tmp_path / 'run'}"])
+    settings = load_config(DemoSettings, "demo", [*OVERRIDES, f"out={tmp_path / 'run'}"])
     Demo(settings)._check_same()
     Demo(settings)._check_same()
     settings.seed = 1

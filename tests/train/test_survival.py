@@ -22,7 +22,7 @@ from headwater.train.callbacks.metrics import read_metrics
 
 from ..jobs import DEADLINE_S, train, wait_for
 
-PRESET = Path(__file__).resolve().parents[2] / "configs/pretrain/tiny.yaml"
+PRESET = "pretrain/tiny"
 STEPS = 20
 SETTINGS = [f"train.steps={STEPS}", "checkpoint.every=4"]
 LAYOUTS = [

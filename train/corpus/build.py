@@ -1,7 +1,7 @@
 """Building what a run trains on: `build_corpus(cfg)` makes the tokenizer, the base corpus, the facts, the injected
 corpus and the schedule.
 
-    headwater corpus configs/pretrain/tiny.yaml out=runs/tiny
+    headwater corpus pretrain/tiny out=runs/tiny
 
 Each artifact is made once, appears whole or not at all, and carries the fingerprint of what it was made from: a build
 that was killed goes on where it was, one that is complete is left alone, and one made from another configuration is

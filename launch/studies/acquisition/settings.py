@@ -16,7 +16,7 @@ class AcquisitionSettings:
     facts: str = setting("", "A file of the Fictional Knowledge format; empty invents records.")
     records: int = setting(32, "Records that are invented, or taken from the head of the file; 0 takes all.", minimum=0)
     control: int = setting(8, "Of these, records that are probed and never shown.", minimum=0)
-    preset: str = setting("configs/pretrain/demo.yaml", "The pretraining of the base model.")
+    preset: str = setting("pretrain/demo", "The pretraining of the base model.")
     pretrain: list[str] = setting([], "key=value overrides of it.")
     run: str = setting("", "Instead: a finished run with checkpoints at `stages`; its own facts are shown no longer.")
     stages: list[int] = setting([300], "Steps of the base run at which the study begins.", minimum=1)

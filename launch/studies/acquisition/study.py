@@ -1,6 +1,6 @@
 """How facts are acquired and forgotten in pretraining: the study of Chang et al. 2024 (arXiv 2406.11813).
 
-    headwater study acquisition                                      # configs/study/acquisition.yaml, two CPU cores
+    headwater study acquisition                                      # the preset study/acquisition, two CPU cores
     headwater study acquisition study/acquisition facts=fictional.json out=runs/study/published
 
 A base model is pretrained (or taken: run=DIR) up to the steps in `stages`. From each of these checkpoints, weights and

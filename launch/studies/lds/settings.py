@@ -59,7 +59,7 @@ class LdsSettings:
     """Models of halves of a corpus, and methods that say what leaving the other half out does."""
 
     out: str = setting("runs/study/lds", "Where the runs and the report go.")
-    preset: str = setting("configs/study/lds-base.yaml", "The pretraining configuration.")
+    preset: str = setting("study/lds-base", "The pretraining configuration.")
     pretrain: list[str] = setting([], "key=value overrides of it.")
     traced: list[str] = setting([], "Further overrides of the whole corpus's model: checkpoints, capture.")
     seed: int = setting(0, "Seed of people, corpus, order, weights, halves and queries.", minimum=0)

@@ -1,6 +1,6 @@
 """Which scores foretell what leaving passages out does: the linear datamodeling score, from scratch.
 
-    headwater study lds                                    # configs/study/lds.yaml, two CPU cores
+    headwater study lds                                    # the preset study/lds, two CPU cores
     headwater study lds out=DIR seed=1 models=40
     headwater study lds out=DIR scores=FILE.npy            # adds a line for somebody else's scores
 

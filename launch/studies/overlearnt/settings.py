@@ -43,7 +43,7 @@ class OverlearntSettings:
     """The study of overlearnt facts: a long pretraining, ways of tracing it, and trainings without what they find."""
 
     out: str = setting("runs/study/overlearnt", "Where the runs and the report go.")
-    preset: str = setting("configs/pretrain/demo.yaml", "The pretraining configuration.")
+    preset: str = setting("pretrain/demo", "The pretraining configuration.")
     pretrain: list[str] = setting([], "key=value overrides of it.")
     precision: str = setting("bf16", "Number format of training's forward pass.", choices=("fp32", "bf16"))
     seeds: list[int] = setting([0, 1], "Models, each with its own people, order and weights.", minimum=0)

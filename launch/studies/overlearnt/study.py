@@ -1,6 +1,6 @@
 """Facts that a model has learnt too well: which attribution still finds the passages that taught them.
 
-    headwater study overlearnt                             # configs/study/overlearnt.yaml, two CPU cores
+    headwater study overlearnt                             # the preset study/overlearnt, two CPU cores
     headwater study overlearnt precision=fp32 seeds=[0]
 
 At the last checkpoint of a long training the gradients of learnt tokens have vanished. Five ways of tracing are held

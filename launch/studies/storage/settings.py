@@ -43,7 +43,7 @@ class StorageSettings:
 
     out: str = setting("runs/study/storage", "Where the runs and the report go.")
     population: PopulationSettings = section(PopulationSettings)
-    preset: str = setting("configs/study/storage-base.yaml", "The pretraining of every run.")
+    preset: str = setting("study/storage-base", "The pretraining of every run.")
     pretrain: list[str] = setting([], "key=value overrides of it.")
     variants: list[str] = setting(list(VARIANTS), "Biographies that are pretrained on, then fine-tuned for questions.")
     mixed: list[str] = setting(["single", "multi5+permute"], "Biographies trained on with questions from the start.")

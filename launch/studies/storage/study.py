@@ -1,6 +1,6 @@
 """Whether what a model stores can be extracted: the study of Allen-Zhu and Li 2023 (arXiv 2309.14316).
 
-    headwater study storage                                 # configs/study/storage.yaml, two CPU cores
+    headwater study storage                                 # the preset study/storage, two CPU cores
     headwater study storage study/storage-1b out=runs/study/published
 
 Invented people have biographies, written in sixteen ways. Half of the people are also asked about; what the model

@@ -44,7 +44,7 @@ SMALL = [
 
 
 def sweep(out: Path, **options) -> AblateSettings:
-    preset = str(ROOT / "configs/pretrain/tiny.yaml")
+    preset = "pretrain/tiny"
     return AblateSettings(**{"out": str(out), "preset": preset, "overrides": SMALL, **options})
 
 
@@ -133,7 +133,7 @@ def test_slurm_scripts_of_cells(tmp_path: Path):
     assert "#SBATCH --gpus-per-node=2" in text
     assert "train.steps=5" in text
     assert "headwater.train" in text
-    traced = sweep(tmp_path / "b", slurm=slurm, kind="trace", preset=str(ROOT / "configs/demo.yaml"), overrides=[])
+    traced = sweep(tmp_path / "b", slurm=slurm, kind="trace", preset="demo", overrides=[])
     assert run_ablation(traced) == 0
     script = tmp_path / "b/cells/seed-0/launch.sbatch"
     subprocess.run(["bash", "-n", str(script)], check=True)
@@ -172,7 +172,7 @@ def test_a_run_of_other_settings_is_not_taken_for_the_cells_pretraining(
 def test_a_failing_cell_is_named_a_killed_sweep_goes_on_and_finished_cells_stay(tmp_path: Path):
     config, out = tmp_path / "sweep.yaml", tmp_path / "sweep"
     broken = f"corpus.tokenizer.path={tmp_path}/absent.json"
-    lines = [f"out: {out}", f"preset: {ROOT}/configs/pretrain/tiny.yaml", f"overrides: {json.dumps(SMALL)}"]
+    lines = [f"out: {out}", "preset: pretrain/tiny", f"overrides: {json.dumps(SMALL)}"]
     cells = {"whole": [], "broken": [broken]}
     config.write_text("\n".join([*lines, f"cells: {json.dumps(cells)}"]))
     command = [sys.executable, "-c", "from headwater.launch.cli import main; main()", "ablate", str(config)]
@@ -209,9 +209,9 @@ def test_trace_cells_share_the_pretraining_and_the_index(tmp_path: Path, capsys:
     settings = sweep(
         tmp_path,
         kind="trace",
-        preset=str(ROOT / "configs/demo.yaml"),
+        preset="demo",
         overrides=[
-            f"preset={ROOT}/configs/pretrain/tiny.yaml",
+            "preset=pretrain/tiny",
             *(f"pretrain.{each}" for each in SMALL),
             "index.projection.dims=4",
             "evaluate.tail_patch.queries=1",

@@ -219,6 +219,14 @@ def test_what_is_running_is_told_while_nothing_ends(home: Path, monkeypatch: pyt
     assert pool.last_line(home / "none.txt") == "begins"
 
 
+def test_a_preset_that_was_written_as_a_path_is_the_same(tmp_path: Path) -> None:
+    path, about = tmp_path / "study.json", about_a_study(tmp_path)
+    keep_settings(path, {"preset": "configs/pretrain/tiny.yaml"}, mark="a", **about)
+    keep_settings(path, {"preset": "pretrain/tiny"}, mark="b", **about)
+    with pytest.raises(MismatchError, match="preset"):
+        keep_settings(path, {"preset": "configs/pretrain/tiny.yaml"}, mark="a", **about)
+
+
 def test_more_seeds_may_be_added_and_the_first_stay(tmp_path: Path) -> None:
     path, about = (
         tmp_path / "study.json",

@@ -39,7 +39,6 @@ from headwater.train.facts.fictional import (
     read_records,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
 STEPS = np.array([0, 1, 2, 4, 6, 8, 10, 12])
 CURVE = np.array([-5.0, -4.0, -3.0, -3.5, -4.5, -2.0, -3.0, -4.0])
 
@@ -234,7 +233,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path):
     assert "window" in str(caught.value)
     assert "steps" in str(caught.value)
     with pytest.raises(UserError, match="schedule ends before"):
-        Acquisition(AcquisitionSettings(preset=str(ROOT / "configs/pretrain/tiny.yaml"), out=str(tmp_path)))
+        Acquisition(AcquisitionSettings(preset="pretrain/tiny", out=str(tmp_path)))
     settings = load_config(AcquisitionSettings, "study/acquisition", ["batches=[6]"])
     with pytest.raises(UserError, match="multiples"):
         Acquisition(settings).parts()
@@ -266,10 +265,10 @@ TINY = [
 def test_a_study_from_end_to_end_killed_in_the_middle(tmp_path: Path):
     out = tmp_path / "study"
     small = ["records=6", "control=1", "stages=[4]", "interval=8", "count=2", "window=8", "steps=24", "probe_every=4"]
-    small += ["dense=2", "checkpoint_every=4", "resamples=10", f"preset={ROOT}/configs/pretrain/tiny.yaml"]
+    small += ["dense=2", "checkpoint_every=4", "resamples=10", "preset=pretrain/tiny"]
     small += [f"out={out}", f"pretrain={json.dumps(TINY)}"]
     code = "from headwater.launch.cli import main; main()"
-    config = str(ROOT / "configs/study/acquisition.yaml")
+    config = "study/acquisition"
     command = [sys.executable, "-c", code, "study", "acquisition", config, *small, "seeds=[0]"]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     part = out / "seed-0/stage-4"
@@ -322,7 +321,7 @@ def scenarios(part: Path) -> list[str]:
 
 def test_records_are_looked_at_before_anything_is_pretrained(tmp_path: Path):
     out = tmp_path / "study"
-    asked = {"preset": str(ROOT / "configs/pretrain/tiny.yaml"), "pretrain": ["train.steps=3000"], "out": str(out)}
+    asked = {"preset": "pretrain/tiny", "pretrain": ["train.steps=3000"], "out": str(out)}
     for facts, message in (
         (tmp_path / "missing.json", "is missing"),
         (published(tmp_path / "few.json", 4, 2), "too few records"),

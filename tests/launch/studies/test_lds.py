@@ -20,8 +20,7 @@ from headwater.launch.studies.lds.study import Lds, run_lds
 from headwater.launch.studies.lds.summary import Correlated, group, judge
 from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIG = str(ROOT / "configs/study/lds.yaml")
+CONFIG = "study/lds"
 
 
 def test_halves_are_halves_and_stay_when_more_are_drawn():

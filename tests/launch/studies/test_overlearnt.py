@@ -24,8 +24,7 @@ from headwater.launch.studies.overlearnt.study import Overlearnt
 from headwater.launch.studies.overlearnt.summary import joined, judge, leave_out_table, share
 from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIG = str(ROOT / "configs/study/overlearnt.yaml")
+CONFIG = "study/overlearnt"
 
 
 def test_facts_are_drawn_among_those_that_are_known():
@@ -159,7 +158,7 @@ TINY = [
 def command(out: Path) -> list[str]:
     small = ["checkpoints=2", "leave_out.facts=2", "leave_out.top=3", "leave_out.arms=[gold, random]", "seeds=[0]"]
     small += ["index.projection.dims=4", "evaluate.tail_patch.queries=2", f"pretrain={json.dumps(TINY)}"]
-    small += [f"preset={ROOT}/configs/pretrain/tiny.yaml", "precision=fp32", f"out={out}"]
+    small += ["preset=pretrain/tiny", "precision=fp32", f"out={out}"]
     code = "from headwater.launch.cli import main; main()"
     return [sys.executable, "-c", code, "study", "overlearnt", CONFIG, *small]
 

@@ -29,7 +29,6 @@ from headwater.train.facts.settings import PopulationSettings
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.order import BLOCK, SequenceOrder
 
-ROOT = Path(__file__).resolve().parents[3]
 PEOPLE = PopulationSettings(
     people=24,
     first_names=4,
@@ -228,7 +227,7 @@ def test_a_study_from_end_to_end_killed_in_the_middle(tmp_path: Path):
     code += "from headwater.launch.studies.storage.settings import StorageSettings\n"
     code += "from headwater.launch.studies.storage.study import run_storage\n"
     code += "run_storage(load_config(StorageSettings, sys.argv[1], sys.argv[2:]))"
-    command = [sys.executable, "-c", code, str(ROOT / "configs/study/storage.yaml"), *toy(out)]
+    command = [sys.executable, "-c", code, "study/storage", *toy(out)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     part = out / "seed-0/pretrain/single"
     end = time.monotonic() + 150
