@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from headwater.attribution.capture.build import NOTE, build_captured
+from headwater.attribution.capture.held import FirstUpdate
 from headwater.attribution.capture.sums import MeanRows
 from headwater.attribution.capture.visits import VisitLog
 from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
@@ -73,6 +74,8 @@ class Capture(Callback):
         self._targets: list[Target] = []
         self._places: list[list[int]] = []
         self._passes: dict[str, int] = {}
+        self._first: FirstUpdate | None = None
+        self._agreed = False
 
     def start(self, trainer: Training, step: int) -> None:
         self.trainer, self.world = trainer, trainer.world
@@ -96,7 +99,7 @@ class Capture(Callback):
         if self._resumed is not None:
             self._restore(self._resumed)
         if self.settings.correction == "none":
-            self.watcher.correct(lambda site: None)
+            self.watcher.correct(self._correction_of)
         self.attach()
 
     def attach(self) -> None:
@@ -130,6 +133,12 @@ class Capture(Callback):
             rows_BD = torch.zeros(len(bounds) - 1, self.layout.dims, device=self.world.device)
             self._targets.append(Target(rows_BD, bounds))
             self._places.append(places)
+        if not self._agreed and self._first is None:
+            self._first = FirstUpdate(self.watcher, self._correction_of)
+
+    def _correction_of(self, site: Site) -> Correction | None:
+        """What the rows of the part of a layer that is here are corrected with."""
+        return part_of(self.corrections[site.name], site) if site.name in self.corrections else None
 
     def _refresh(self, engine: Engine) -> None:
         beta2 = engine.settings.optimizer.beta2
@@ -143,10 +152,13 @@ class Capture(Callback):
             )
             assert made is not None
             self.corrections[name] = made
-        self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
+        self.watcher.correct(self._correction_of)
 
     def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         passages = np.concatenate([each.passages for each in sequences]).astype(np.int64)
+        if self._first is not None:
+            self._first.require(self._targets)
+            self._first, self._agreed = None, True
         if not self._targets or result.skipped:
             self.left_out += len(passages)
             self._targets = []
@@ -250,7 +262,7 @@ class Capture(Callback):
                 parts = [tensors[f"{name}/{part}"].to(self.world.device) for part in kind.__dataclass_fields__]
                 self.corrections[name] = kind(*parts)
         if self.corrections:
-            self.watcher.correct(lambda site: part_of(self.corrections[site.name], site))
+            self.watcher.correct(self._correction_of)
 
     def state_dict(self) -> dict[str, Any]:
         return {"left_out": self.left_out}

@@ -84,10 +84,11 @@ def tolerance_of(model: TracedModel) -> float:
 
 
 def first_and_last(names: list[str]) -> list[str]:
-    """Of each kind of layer the first and the last; names that differ in numbers only are of one kind."""
+    """Of each kind of layer the first and the last. Names are of one kind if they differ only in parts that are numbers
+    (`layers.0`): fc1 and fc2 are two."""
     kinds: dict[str, list[str]] = {}
     for name in names:
-        kinds.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+        kinds.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
     return [name for kind in kinds.values() for name in dict.fromkeys((kind[0], kind[-1]))]
 
 

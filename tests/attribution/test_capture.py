@@ -17,7 +17,7 @@ from headwater.attribution.capture.sums import mean_rows
 from headwater.attribution.capture.visits import read_visits
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.verify import verify
-from headwater.attribution.models.base import Example
+from headwater.attribution.models.base import Example, Site
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings, TraceSettings
@@ -234,3 +234,23 @@ def test_what_is_missing_is_named(tiny_run: Path) -> None:
     for name in ("headwater.attribution.capture.callback:nothing", "no.such.module:x", ""):
         with pytest.raises(UserError, match="cannot be loaded"):
             load_callback(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [("train.precision=fp32",), ("train.precision=bf16", "zero.stage=2")], ids=str)
+def test_rows_that_are_not_the_gradients_are_refused(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: tuple[str, ...]
+) -> None:
+    """A layer that multiplies something else than it is handed, by a tenth: as a norm within it would."""
+    true_input = Site.true_input
+
+    def other(site: Site, given: Tensor) -> Tensor:
+        return true_input(site, given) * (1.1 if "layers.1.mlp.linear_fc1" in site.name else 1.0)
+
+    monkeypatch.setattr(Site, "true_input", other)
+    out = fresh(tiny_run, tmp_path / "run")
+    wrong = r"do not add up to its gradients in decoder\.layers\.1\.mlp\.linear_fc1\n"
+    with pytest.raises(UserError, match=wrong) as told:
+        train(out, "train.hard_stop=3", *layout)
+    assert "difference of 0.1 in" in str(told.value)
+    assert not (RunDir.at(out).index("captured")).exists()
