@@ -51,6 +51,7 @@ def passages_of_documents(settings: IndexSettings, model: TracedModel, out: Path
             tokenizer=TokenizerSettings(path=str(tokenizer), bos=corpus.bos),
             max_tokens=corpus.max_tokens,
             min_tokens=min(12, corpus.max_tokens // 2),
+            end_token=False,  # what the model was taught of documents' ends is not known
             seq_len=max(corpus.max_tokens, _SEQUENCE_TOKENS),
         ),
         facts=FactsSettings(people=0, distractors=0),

@@ -182,8 +182,8 @@ def test_a_run_is_exported_with_its_tokenizer(fresh, config, tmp_path):
     assert theirs(text)["input_ids"] == [ours.bos_id, *ours.encode(text).tolist()]
     assert theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True) == text
     written = json.loads((tmp_path / "hf" / "config.json").read_text())
-    assert (written["max_position_embeddings"], written["bos_token_id"], written["eos_token_id"]) == (80, 0, None)
-    assert (theirs.bos_token, theirs.eos_token) == (ours.bos, None)  # no label ever said where a document ends
+    assert (written["max_position_embeddings"], written["bos_token_id"], written["eos_token_id"]) == (80, 0, 0)
+    assert (theirs.bos_token, theirs.eos_token) == (ours.bos, ours.bos)  # which ends documents, too
     import_llama(tmp_path / "hf", tmp_path / "start")
     assert (
         open_checkpoint(tmp_path / "start").fingerprint

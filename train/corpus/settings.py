@@ -78,7 +78,7 @@ class CorpusSettings:
     max_tokens: int = setting(64, "Longest passage in tokens, the beginning token included.", minimum=8)
     min_tokens: int = setting(12, "A document's tail shorter than this is not left as a passage of its own.", minimum=1)
     end_token: bool = setting(
-        False, "Put a token after each document's last passage, so that the model learns where documents end."
+        True, "Put a token after each document's last passage, so that the model learns where documents end."
     )
     begin_token: str = setting(
         "every",

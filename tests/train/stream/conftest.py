@@ -51,7 +51,7 @@ def settings_for(out: Path, source: Path, *, people: int = 6) -> PretrainSetting
     cfg.corpus.sources = [SourceSettings(kind="jsonl", path=str(source))]
     cfg.corpus.tokenizer.vocab_size = 704
     cfg.corpus.max_tokens, cfg.corpus.min_tokens, cfg.corpus.seq_len = 61, 5, 97
-    cfg.corpus.shard_tokens = 3000
+    cfg.corpus.shard_tokens, cfg.corpus.end_token = 3000, False
     cfg.facts.people, cfg.facts.distractors, cfg.facts.passages = people, 2 if people else 0, 4
     cfg.facts.schedule.count = 3
     cfg.train.steps, cfg.train.global_batch = 40, 3

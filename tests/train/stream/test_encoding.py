@@ -50,7 +50,7 @@ def test_control_tokens_in_documents_are_text(tokenizer):
 def test_the_token_that_ends_a_document(tokenizer, tmp_path):
     other = with_eos(tokenizer, tmp_path / "tokenizer.json")
     wanted = CorpusSettings(end_token=True)
-    assert end_of(tokenizer, CorpusSettings()) is None
+    assert end_of(tokenizer, CorpusSettings(end_token=False)) is None
     assert end_of(tokenizer, wanted) == tokenizer.bos_id
     assert end_of(other, wanted) == other.tokenizer.token_to_id("</s>") != other.bos_id
     wanted.tokenizer.eos = "<|endoftext|>"
