@@ -71,7 +71,10 @@ class HuggingFaceModel(TracedModel):
         self.description = {"kind": "huggingface", "precision": precision}
         self.places = {"path": Path(path)}
         if optimizer_state:
+            from headwater.attribution.models.moments import read_eps
+
             self.places["optimizer_state"] = Path(optimizer_state)
+            self.eps = read_eps(optimizer_state)
         self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
         self._sites: list[Site] = []

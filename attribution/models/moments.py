@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwater.attribution.models.base import EPS
 from headwater.attribution.models.weights import first_line
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 
@@ -28,8 +29,6 @@ def read_moments(path: str, model: nn.Module) -> dict[str, Tensor]:
         MissingError, CorruptError, MismatchError: when it is not there, not readable without executing code, or
             another model's.
     """
-    if not path or not Path(path).is_file():
-        raise MissingError(f"optimizer state {path or '(none given)'} is missing", fix="set model.optimizer_state")
     state = _load(path)
     parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = state["param_groups"]
@@ -52,7 +51,22 @@ def read_moments(path: str, model: nn.Module) -> dict[str, Tensor]:
     return moments
 
 
+def read_eps(path: str) -> float:
+    """The epsilon that a saved Adam adds to the roots of its second moments; torch's own where it says none.
+
+    Raises:
+        MissingError, CorruptError: it is not there, or not readable without executing code.
+        MismatchError: its groups of parameters have different ones.
+    """
+    found = {float(group.get("eps", EPS)) for group in _load(path)["param_groups"]} or {EPS}
+    if len(found) > 1:
+        raise MismatchError(f"{path} has groups with different eps", got=sorted(found), expected="one for all")
+    return found.pop()
+
+
 def _load(path: str) -> dict[str, Any]:
+    if not path or not Path(path).is_file():
+        raise MissingError(f"optimizer state {path or '(none given)'} is missing", fix="set model.optimizer_state")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # bytes from the wild: torch raises whatever it meets

@@ -14,7 +14,7 @@ from torch import Tensor
 from headwater.attribution.models.base import Example, TracedModel
 from headwater.attribution.models.headwater import HeadwaterModel, pack
 from headwater.attribution.models.huggingface import HuggingFaceModel
-from headwater.attribution.models.moments import read_moments
+from headwater.attribution.models.moments import read_eps, read_moments
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector, batched, collect, module_dims
 from headwater.attribution.rows.correction import correction_for, whole_correction
@@ -235,10 +235,16 @@ def test_moments_that_do_not_fit_are_refused(headwater_model: HeadwaterModel) ->
 
 def test_optimizer_states_of_others_are_refused(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.5))
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.5), eps=1e-5)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "own.pt")
+    assert read_eps(str(tmp_path / "own.pt")) == 1e-5
+    mixed = optimizer.state_dict()
+    mixed["param_groups"] = [{**mixed["param_groups"][0], "eps": eps} for eps in (1e-5, 1e-8)]
+    torch.save(mixed, tmp_path / "mixed.pt")
+    with pytest.raises(MismatchError, match="different eps"):
+        read_eps(str(tmp_path / "mixed.pt"))
     moments = read_moments(str(tmp_path / "own.pt"), model)
     gradient = model[0].weight.grad
     # One step from zero: v = (1 - beta2) g^2, and without its bias g^2.
