@@ -60,6 +60,15 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def validation(self) -> Path:
+        return self.path / "validation.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        """The corpus of documents that are never trained on."""
+        return self.corpus / "held_out"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 

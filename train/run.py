@@ -14,6 +14,7 @@ from headwater.train.callbacks.ledger import Ledger
 from headwater.train.callbacks.metrics import Metrics
 from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
+from headwater.train.callbacks.validation import Validation
 from headwater.train.checkpoint import load_engine, load_weights, open_checkpoint
 from headwater.train.engine import Engine
 from headwater.train.locks import sole_writer
@@ -23,6 +24,7 @@ from headwater.train.parallel import World
 from headwater.train.preflight import check_inputs, check_vocabulary, check_world, load_callback
 from headwater.train.resume import checkpoint_meta, find_resumption
 from headwater.train.settings import PretrainSettings
+from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.skipping import read_ranges
 from headwater.train.stream.stream import open_stream
 from headwater.train.tokenizer import TextTokenizer
@@ -81,7 +83,7 @@ def note_start(settings: PretrainSettings, run: RunDir, world: World, origin: di
 
 def remove_leftovers(run: RunDir) -> None:
     """Removes what a killed run was writing: nobody reads a `.part` file, but it takes space."""
-    for path in (run.config, run.provenance, run.metrics, run.probes):
+    for path in (run.config, run.provenance, run.metrics, run.probes, run.validation):
         remove_parts(path.parent, f"{path.name}.*")
     for directory in (run.ledger, run.checkpoints):
         remove_parts(directory)
@@ -145,6 +147,11 @@ def build_callbacks(
         callbacks.append(
             Probes(run.probes, prompts, every=probes.every, steps=probes.steps, batch_tokens=probes.batch_tokens)
         )
+    validation = settings.callbacks.validation
+    if settings.corpus.held_out and validation.every:
+        events = run.tensorboard if metrics.tensorboard else None
+        micro_batch = settings.train.micro_batch
+        callbacks.append(Validation(run.validation, open_corpus(run.held_out), validation, micro_batch, events))
     names = [*settings.callbacks.extra, *([CAPTURE] if settings.callbacks.capture.enabled else [])]
     callbacks += [load_callback(name)(settings, run, world) for name in names]
     callbacks.append(Checkpoints(run.checkpoints, settings.checkpoint, world, meta))

@@ -136,6 +136,16 @@ class ProbeSettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class ValidationSettings:
+    """The loss on documents that are never trained on, source by source."""
+
+    every: int = setting(
+        100, "Steps between two looks; 0: never. Nothing is looked at without corpus.held_out.", minimum=0
+    )
+    sequences: int = setting(64, "Sequences of each source, at most; 0 takes all.", minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
 class CaptureSettings:
     """Gradient rows taken from the running backward pass."""
 
@@ -171,6 +181,7 @@ class CallbackSettings:
     """Whatever looks on while the model trains."""
 
     probes: ProbeSettings = section(ProbeSettings)
+    validation: ValidationSettings = section(ValidationSettings)
     metrics: MetricsSettings = section(MetricsSettings)
     capture: CaptureSettings = section(CaptureSettings)
     extra: list[str] = setting(

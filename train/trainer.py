@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -20,6 +19,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.base import Callback
 from headwater.train.engine import Engine, StepResult
 from headwater.train.learning_rate import learning_rate
+from headwater.train.micro_batch import pack_sequences, pairs_of
 from headwater.train.model import Batch
 from headwater.train.parallel import World
 from headwater.train.settings import PretrainSettings
@@ -164,35 +164,3 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._losses.extend(state["losses"])
         self._skipped_in_a_row = state["skipped_in_a_row"]
-
-
-def pairs_of(sequence: TrainingSequence) -> int:
-    """Pairs of a place and one that it attends to, itself included: within passages, backwards."""
-    lengths = sequence.lengths.astype("int64")
-    return int((lengths * (lengths + 1) // 2).sum())
-
-
-def pack_sequences(sequences: list[TrainingSequence]) -> Batch:
-    """Sequences end to end as one micro-batch; the padding of one is cut into segments no longer than its passages, so
-    that it does not widen the attention."""
-    lengths: list[int] = []
-    counted: list[bool] = []
-    longest = max(
-        (int(each.lengths.max()) for each in sequences if len(each.lengths)), default=len(sequences[0].tokens)
-    )
-    for each in sequences:
-        lengths += each.lengths.tolist()
-        counted += [True] * len(each.lengths)
-        rest = len(each.tokens) - int(each.lengths.sum())
-        while rest:
-            piece = min(rest, longest)
-            lengths.append(piece)
-            counted.append(False)
-            rest -= piece
-    tokens = torch.cat([torch.from_numpy(each.tokens) for each in sequences])
-    batch = Batch.from_lengths(tokens, torch.tensor(lengths), torch.tensor(counted))
-    if any(each.counted is not None for each in sequences):
-        flags = [np.ones(len(each.tokens), bool) if each.counted is None else each.counted for each in sequences]
-        # A token's weight stands where it is predicted: one place before it. What is rolled round has none anyhow.
-        batch.weights_T *= torch.roll(torch.from_numpy(np.concatenate(flags)), -1)
-    return batch

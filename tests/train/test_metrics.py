@@ -13,10 +13,11 @@ import pytest
 from headwater.train.callbacks import metrics as module
 from headwater.train.callbacks.metrics import Metrics, operations, read_metrics, whole_matrices
 from headwater.train.engine import StepResult
+from headwater.train.micro_batch import pairs_of
 from headwater.train.model import build_model
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
 from headwater.train.stream.stream import TrainingSequence
-from headwater.train.trainer import Trainer, pairs_of
+from headwater.train.trainer import Trainer
 
 MODEL = ModelSettings(layers=2, hidden=32, heads=4, kv_heads=2, ffn_hidden=48, vocab_size=128)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from headwater.train.losses import LOSSES
+from headwater.train.micro_batch import pack_sequences
 from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, TrainSettings
 from headwater.train.stream.stream import TrainingSequence
-from headwater.train.trainer import pack_sequences
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 

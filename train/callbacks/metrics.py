@@ -126,7 +126,8 @@ class Metrics(Callback):
             entry["skipped"] = True
         self._file.write(json_of(entry))
         if self._writer is not None:
-            for key in ("loss", "lr", "grad_norm", "tokens_per_s", "mfu", "data_s", "probe_s", "checkpoint_s"):
+            spent = ("data_s", "probe_s", "validation_s", "checkpoint_s")
+            for key in ("loss", "lr", "grad_norm", "tokens_per_s", "mfu", *spent):
                 if key in entry:
                     self._writer.add_scalar(f"train/{key}", entry[key], step)
         self._show(trainer, step, result)

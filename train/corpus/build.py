@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
     """
     run = RunDir.at(cfg.out)
     require_directory(run.path)
-    made = ("base", "base.parts", "base.shards", "injected", "injected.shards", "origin.json", "made.json")
+    shards = [f"{name}.shards" for name in ("base", run.held_out.name, "injected")]
+    made = ("base", "base.parts", run.held_out.name, "injected", *shards, "origin.json", "made.json")
     with (
         file_lock(run.corpus / "build", say=progress),
         undone_on_error(*(run.corpus / name for name in made), run.tokenizer, run.facts) as undo,
@@ -164,34 +166,65 @@ def ensure_base(
     gathered.cache_clear()  # another corpus may have been built at the same paths
     passages = gathered(paths)
     check_documents(passages)
-    orders = shuffled_orders(passages, [len(source) for source in sources], corpus)
-    plans, counts = plan_shards(passages.lengths, orders, corpus.shard_tokens)
-    if not plans:
+    if not len(passages):
         raise UserError(
             "the corpus has no text",
-            got=f"{passages.documents} documents with {len(passages)} passages",
+            got=f"{passages.documents} documents with no passages",
             expected="at least one passage",
             fix="check path, kind and text_field of each source",
         )
+    held = passages.drawn(corpus.held_out, corpus.seed)
+    if corpus.held_out and (held.all() or not held.any()):
+        raise UserError(
+            "corpus.held_out leaves nothing to train on" if held.all() else "corpus.held_out draws no document",
+            got=f"a share of {corpus.held_out} of {passages.documents} documents",
+            fix="change the share, or give more documents",
+        )
     undo.clear()  # the documents are as they should be: an upload that fails, say, does not cost the work so far
-    progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
-    waiting = [plan for plan in plans if not table_path(work / plan.name).exists()]
-    every = corpus.begin_token == "every"
-    jobs = ((work, plan, paths, tokenizer.bos_id, corpus.seq_len, every) for plan in waiting)
-    run_jobs(shard_job, jobs, corpus.workers, corpus.engine)
-    tokens = sum(int(passages.lengths[plan.order].sum()) for plan in plans)
-    tokens += sum(len(plan.order) if every else int(passages.first[plan.order].sum()) for plan in plans)
-    describe = {**manifest_head(corpus, tokenizer), "documents": passages.documents, "tokens": tokens}
-    describe["passages"] = sum(len(plan.order) for plan in plans)
-    names = [
-        (f"{source.kind}:{source.path}" if source.path else source.kind, source.weight) for source in corpus.sources
-    ]
-    write_bytes(work / "tokenizer.json", run.tokenizer.read_bytes())
-    unmarked = {"origin": origin, **placed(corpus.remote, work), "cache": corpus.cache, "window": corpus.window}
-    join_corpus(work, plans, counts, describe, names, **unmarked)
-    publish_corpus(work, out, plans, corpus.remote)
+    counts = [len(source) for source in sources]
+    build = Packing(corpus, tokenizer, run.tokenizer, passages, paths, counts, progress)
+    unmarked = {"origin": origin, "cache": corpus.cache, "window": corpus.window}
+    if corpus.held_out and not (run.held_out / "manifest.json").exists():
+        build.corpus_of(held, run.held_out, run.held_out.with_suffix(".shards"), "", {"origin": origin})
+    build.corpus_of(~held, out, work, corpus.remote, unmarked | placed(corpus.remote, work))
     gathered.cache_clear()
     remove(parts_directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """The second half of a build: passages that are chosen become a corpus directory."""
+
+    corpus: CorpusSettings
+    tokenizer: TextTokenizer
+    tokenizer_file: Path
+    passages: Gathered
+    paths: tuple[Path, ...]
+    parts_of_source: list[int]
+    progress: Progress
+
+    def corpus_of(self, chosen: np.ndarray, out: Path, work: Path, remote: str, unmarked: dict[str, Any]) -> None:
+        """Packs the passages with a True in `chosen`, bool [passages], into shards in `work` and publishes them."""
+        corpus, passages, tokenizer = self.corpus, self.passages, self.tokenizer
+        orders = shuffled_orders(passages, self.parts_of_source, corpus, chosen)
+        plans, counts = plan_shards(passages.lengths, orders, corpus.shard_tokens)
+        work.mkdir(parents=True, exist_ok=True)
+        self.progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
+        waiting = [plan for plan in plans if not table_path(work / plan.name).exists()]
+        every = corpus.begin_token == "every"
+        jobs = ((work, plan, self.paths, tokenizer.bos_id, corpus.seq_len, every) for plan in waiting)
+        run_jobs(shard_job, jobs, corpus.workers, corpus.engine)
+        numbers = np.concatenate([plan.order for plan in plans])
+        tokens = int(passages.lengths[numbers].sum())
+        tokens += len(numbers) if every else int(passages.first[numbers].sum())
+        describe = {**manifest_head(corpus, tokenizer), "documents": passages.documents, "tokens": tokens}
+        describe["passages"] = len(numbers)
+        names = [
+            (f"{source.kind}:{source.path}" if source.path else source.kind, source.weight) for source in corpus.sources
+        ]
+        write_bytes(work / "tokenizer.json", self.tokenizer_file.read_bytes())
+        join_corpus(work, plans, counts, describe, names, **unmarked)
+        publish_corpus(work, out, plans, remote)
 
 
 def require_tokenizer(directory: Path, tokenizer: TextTokenizer) -> None:
@@ -266,9 +299,12 @@ def check_documents(passages: Gathered) -> None:
                 seen.add(document)
 
 
-def shuffled_orders(passages: Gathered, parts_of_source: list[int], corpus: CorpusSettings) -> list[np.ndarray]:
-    """The passages of each source in shuffled order, after the choice of `corpus.passages` of all."""
+def shuffled_orders(
+    passages: Gathered, parts_of_source: list[int], corpus: CorpusSettings, chosen: np.ndarray
+) -> list[np.ndarray]:
+    """The chosen passages of each source in shuffled order, after the choice of `corpus.passages` of all."""
     order = generator(corpus.seed, 3).permutation(len(passages))
+    order = order[chosen[order]]
     if corpus.passages:
         order = order[: corpus.passages]
     bounds = passages.starts[np.concatenate([[0], np.cumsum(parts_of_source)])]

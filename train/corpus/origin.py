@@ -54,8 +54,9 @@ def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
     eos = settings["tokenizer"].pop("eos")
     if settings.pop("end_token"):  # noted only where it is on, so that corpora built before it was there stay the same
         settings["end_token"] = eos or True
-    if settings["begin_token"] == "every":
-        settings.pop("begin_token")
+    for name, unused in (("begin_token", "every"), ("held_out", 0)):
+        if settings[name] == unused:
+            settings.pop(name)
     settings["sources"] = [described_fields(source) for source in corpus.sources]
     if corpus.prebuilt:
         kept = {name: settings[name] for name in ("prebuilt", "seq_len", "max_tokens", "window")}

@@ -186,6 +186,16 @@ class Gathered:
             first[start : start + len(part.owners)] = part.ordinals[:] == 0
         return first
 
+    def drawn(self, share: float, seed: int) -> np.ndarray:
+        """The passages of so large a share of the documents, by a hash of their ids: bool [passages]."""
+        drawn = np.zeros(len(self), dtype=bool)
+        limit = int(share * 2.0**64)
+        for start, part in zip(self.starts.tolist(), self.opened() if limit else (), strict=False):
+            keys = [xxhash.xxh3_64_intdigest(part.document(k), seed=hashed_seed(seed)) for k in range(part.documents)]
+            held = np.array([key < limit for key in keys], dtype=bool)
+            drawn[start : start + len(part.owners)] = held[part.owners[:]]
+        return drawn
+
     def gather(self, numbers: np.ndarray) -> list[Piece]:
         """Passages by number, in that order; read part by part."""
         found: list[Piece | None] = [None] * len(numbers)
@@ -197,6 +207,11 @@ class Gathered:
             for place in by_part[bounds[number] : bounds[number + 1]].tolist():
                 found[place] = part.piece(int(numbers[place] - self.starts[number]))
         return [piece for piece in found if piece is not None]
+
+
+def hashed_seed(seed: int) -> int:
+    """A seed of draws that have nothing to do with those of `chosen_documents`."""
+    return xxhash.xxh3_64_intdigest(f"held out {seed}")
 
 
 @lru_cache(maxsize=1)

@@ -86,6 +86,12 @@ class CorpusSettings:
         choices=("every", "first"),
     )
     seq_len: int = setting(256, "Tokens of a packed sequence.", minimum=8)
+    held_out: float = setting(
+        0.0,
+        "Share of the documents, drawn by the seed, that is never trained on: callbacks.validation reads it.",
+        minimum=0,
+        below=1,
+    )
     passages: int = setting(0, "Take this many passages of all, chosen by the seed; 0 takes all.", minimum=0)
     shard_tokens: int = setting(8_000_000, "Tokens of a shard, about.", minimum=1024)
     prebuilt: str = setting(
@@ -110,6 +116,8 @@ class CorpusSettings:
             yield Problem("min_tokens", self.min_tokens, f"at most half of max_tokens = {self.max_tokens}")
         if not self.sources:
             yield Problem("sources", self.sources, "at least one source")
+        if self.held_out and self.prebuilt:
+            yield Problem("held_out", self.held_out, "0 with prebuilt, which is taken whole")
         if any(source.messages_field for source in self.sources) and not self.tokenizer.path and not self.prebuilt:
             fix = "give the tokenizer whose control tokens the chat template writes"
             yield Problem("tokenizer.path", "", "a tokenizer.json where a source has messages_field", fix)

@@ -17,11 +17,11 @@ from headwater.train.corpus.build import build_corpus
 from headwater.train.corpus.conversations import ChatTemplate, read_template, spans_of
 from headwater.train.corpus.documents import read_documents
 from headwater.train.corpus.settings import SourceSettings
+from headwater.train.micro_batch import pack_sequences
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.passages import PassageSet, open_passages
 from headwater.train.stream.stream import open_stream
 from headwater.train.tokenizer import TextTokenizer, encode_query, train_tokenizer
-from headwater.train.trainer import pack_sequences
 
 from .conftest import make_texts, settings_for
 
