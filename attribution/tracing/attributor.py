@@ -206,9 +206,7 @@ class Attributor:
         else:
             found = scan(sources, options)
         if scorer is not None:
-            shown = {n for part in (found.passages, found.bottom_passages) for n in part.ravel().tolist() if n >= 0}
-            examples = {n: Example.of_passage(self.passages, n) for n in shown}
-            extras.token_scores = score_tokens(found, scorer, examples)
+            extras.token_scores = score_tokens(found, scorer, self.passages)
         return found, extras
 
     def close(self) -> None:

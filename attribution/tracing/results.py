@@ -24,11 +24,11 @@ class Extras:
 
     Attributes:
         dropped: near-duplicates that were collapsed, at the top and at the bottom.
-        token_scores: per passage float32 [T, Q].
+        token_scores: per passage, and per query that shows it, float32 [T].
     """
 
     dropped: tuple[Dropped, Dropped] | None = None
-    token_scores: dict[int, np.ndarray] = field(default_factory=dict)
+    token_scores: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
 def as_results(
@@ -37,7 +37,8 @@ def as_results(
     """One record a query: TrackStar's published fields, then `proponent_correct` where gold is known, and the steps at
     which each passage was seen; with `extras` also the ids of each passage's near-duplicates, its tokens and their
     scores."""
-    seen, extras = SeenSteps.of(opened), extras or Extras()
+    shown = np.concatenate([found.passages.ravel(), found.bottom_passages.ravel()])
+    seen, extras = SeenSteps.of(opened, shown[shown >= 0]), extras or Extras()
     records = []
     for number, query in enumerate(queries):
         record: dict[str, Any] = {
@@ -62,7 +63,7 @@ def as_results(
             if extras.token_scores:
                 tokens = [opened.passages.tokens(n).tolist() for n in numbers]
                 record[f"{end}_tokens"] = [opened.passages.tokenizer.pieces(each) for each in tokens]
-                record[f"{end}_token_scores"] = [extras.token_scores[n][:, number].tolist() for n in numbers]
+                record[f"{end}_token_scores"] = [extras.token_scores[n, number].tolist() for n in numbers]
         for key in ("fact_id", "relation"):
             if key in query.record:
                 record[key] = query.record[key]

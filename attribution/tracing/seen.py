@@ -13,16 +13,17 @@ from headwater.train.callbacks.ledger import read_ledger
 
 @dataclass(slots=True)
 class SeenSteps:
-    """The steps at which each passage was seen up to the index's checkpoint."""
+    """The steps at which some passages were seen up to the index's checkpoint."""
 
     passages: np.ndarray
     step_of: np.ndarray
 
     @classmethod
-    def of(cls, opened: Opened) -> SeenSteps | None:
+    def of(cls, opened: Opened, passages: np.ndarray) -> SeenSteps | None:
+        """Those of the passages, int64 [n]; None for a model that has no ledger."""
         if opened.run is None:
             return None
-        table = read_ledger(opened.run.ledger)
+        table = read_ledger(opened.run.ledger, np.unique(passages))
         table = table.filter(pc.less_equal(table["step"], opened.index.manifest["model"]["step"]))
         passages, steps = np.asarray(table["passage"]), np.asarray(table["step"])
         order = np.lexsort((steps, passages))

@@ -24,6 +24,7 @@ from headwater.attribution.search.options import ScanResult, Source
 from headwater.attribution.search.scorer import BlockScorer, Scoring, prepare_queries
 from headwater.attribution.search.topk import NOBODY
 from headwater.configs.errors import UserError
+from headwater.train.stream.passages import PassageSet
 
 
 class TokenScorer:
@@ -57,9 +58,17 @@ class TokenScorer:
             source.index.whitening.apply(each.queries_QD) for each, source in zip(prepared, sources, strict=True)
         ]
 
-    def scores(self, passage: Example) -> Tensor:
-        """Parts of a passage's scores, float32 [T, Q], one for each token. Their sum over T is the exact score."""
-        total_TQ = torch.zeros(len(passage.tokens), len(self.sources[0].queries))
+    def scores(self, passage: Example, queries: Sequence[int] | None = None) -> Tensor:
+        """Parts of a passage's scores, one for each token. Their sum over T is the exact score.
+
+        Args:
+            queries: numbers of the queries whose scores are wanted; all if not given.
+
+        Returns:
+            float32 [T, Q], Q the queries that are wanted.
+        """
+        wanted = list(range(len(self.sources[0].queries))) if queries is None else list(queries)
+        total_TQ = torch.zeros(len(passage.tokens), len(wanted))
         for source, collector, scorer, pulled_QD in zip(
             self.sources, self.collectors, self._scorers, self._pulled, strict=True
         ):
@@ -67,33 +76,41 @@ class TokenScorer:
             require_finite(rows_TD, what="tokens' gradient rows")
             fields = fields_of_rows(source.index, rows_TD.sum(dim=0, keepdim=True, dtype=torch.float64).float())
             factor = scorer.factors(fields) / fields["norm"].clamp_min(torch.finfo(torch.float32).tiny)
-            total_TQ += (rows_TD @ pulled_QD.T).mul_(source.weight * factor)
+            total_TQ += (rows_TD @ pulled_QD[wanted].T).mul_(source.weight * factor)
         return total_TQ
 
 
-def score_tokens(found: ScanResult, scorer: TokenScorer, examples: dict[int, Example]) -> dict[int, np.ndarray]:
-    """Scores the tokens of all passages that were found, and puts the sums in place of their scores, best first: the
+def score_tokens(found: ScanResult, scorer: TokenScorer, passages: PassageSet) -> dict[tuple[int, int], np.ndarray]:
+    """Scores the tokens of what each query has found, and puts the sums in place of their scores, best first: the
     scan's own are as exact as the codec.
 
     Args:
         found: of a scan; changed in place.
-        examples: each passage in it.
+        passages: that it was found in.
 
     Returns:
-        Passage -> float32 [T, Q], on every rank.
+        (passage, query) -> float32 [T], of the pairs that are shown, on every rank.
     """
+    shown: dict[int, list[int]] = {}
+    for q, lists in enumerate(zip(found.passages, found.bottom_passages, strict=True)):
+        for number in np.unique(np.concatenate(lists)).tolist():
+            if number != NOBODY:
+                shown.setdefault(number, []).append(q)
     rank, world = rank_and_world()
-    mine = {passage: scorer.scores(examples[passage]).numpy() for passage in sorted(examples)[rank::world]}
-    parts: list[dict[int, np.ndarray]] = [mine] * world
+    mine: dict[tuple[int, int], np.ndarray] = {}
+    for number in sorted(shown)[rank::world]:
+        scores_TQ = scorer.scores(Example.of_passage(passages, number), shown[number]).numpy()
+        mine |= {(number, q): scores_TQ[:, place].copy() for place, q in enumerate(shown[number])}
+    parts: list[dict[tuple[int, int], np.ndarray]] = [mine] * world
     if distributed():
         torch.distributed.all_gather_object(parts, mine)
-    scores = {passage: value for part in parts for passage, value in part.items()}
+    scores = {pair: value for part in parts for pair, value in part.items()}
     for passages_Qk, scores_Qk, sign in (
         (found.passages, found.scores, -1),
         (found.bottom_passages, found.bottom_scores, 1),
     ):
         for q, row in enumerate(passages_Qk):
-            exact = [scores[int(n)][:, q].sum(dtype=np.float64) if n != NOBODY else np.nan for n in row]
+            exact = [scores[int(n), q].sum(dtype=np.float64) if n != NOBODY else np.nan for n in row]
             order = np.lexsort((row, sign * np.array(exact, dtype=np.float64)))  # NaN, of empty places, comes last
             passages_Qk[q], scores_Qk[q] = row[order], np.array(exact, dtype=np.float32)[order]
     return scores

@@ -35,10 +35,20 @@ SCHEMA = pa.schema(
 )
 
 
-def read_ledger(directory: Path) -> pa.Table:
-    """The whole ledger of a run, in order of step, batch index and offset."""
+def read_ledger(directory: Path, passages: np.ndarray | None = None) -> pa.Table:
+    """The ledger of a run, in order of step, batch index and offset.
+
+    Args:
+        passages: keep the visits of these alone, int64 [n]; one file at a time is in memory, and what is kept.
+    """
+    wanted = pa.array(passages, pa.int64()) if passages is not None else None
+
+    def kept(file: Path) -> pa.Table:
+        table = read_file(file)
+        return table if wanted is None else table.filter(pc.is_in(table["passage"], value_set=wanted))
+
     files = sorted(directory.glob("steps-*.parquet"))
-    return pa.concat_tables([read_file(file) for file in files]) if files else SCHEMA.empty_table()
+    return pa.concat_tables(map(kept, files)) if files else SCHEMA.empty_table()
 
 
 def read_file(file: Path) -> pa.Table:
