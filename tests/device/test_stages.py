@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_curvature_of_rows_that_stayed_there(device: Pretended) -> None:
         whitening = there.whitening(0.1)
         assert relative(whitening.apply(rows_ND), here_.whitening(0.1).apply(rows_ND)) < 1e-5, kind
         assert device.has(whitening.apply(rows_ND.to(here())))
+
+
+@pytest.mark.parametrize("correction", ["adam", "adafactor"])
+def test_rows_made_in_another_thread(device: Pretended, tiny_run: Path, job: None, correction: str) -> None:
+    """As autograd does on a GPU; Triton asks for memory by a function that each thread is told for itself."""
+    settings = TracedModelSettings(run=str(tiny_run), precision="bf16")  # in fp32 there are no descriptors
+    model = open_model(settings, parallel.start(threads=1))
+    collector = GradientCollector(model, ProjectionSettings(dims=8), correction, "log_odds")
+    with ThreadPoolExecutor(1) as pool:
+        rows_ND = pool.submit(collector.rows, passages()).result()
+    assert relative(rows_ND, collector.rows(passages())) < 1e-6
 
 
 @pytest.fixture(scope="module")
