@@ -19,7 +19,8 @@ from .triton_common import pad_side
 
 THIN = {"TOKENS": 64, "FEATURES": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 4}
 THIN_FLOAT32 = {"TOKENS": 64, "FEATURES": 32, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
-THIN_BLACKWELL = {**THIN, "num_warps": 8}
+THIN_SM_100 = {**THIN, "num_warps": 8}
+THIN_FLOAT32_SM_120 = {**THIN_FLOAT32, "FEATURES": 16}
 SEGMENT = {"TOKENS": 32, "SIDE": 16, "num_warps": 2, "num_stages": 2}
 
 
@@ -96,8 +97,8 @@ def segment_kernel(
 def choose_thin(arch: str, dtype: torch.dtype) -> dict[str, int]:
     """The tiling of `thin_kernel` for an architecture and an input type, chosen as `choose_config` is."""
     if dtype == torch.float32:
-        return THIN_FLOAT32
-    return THIN_BLACKWELL if arch.startswith("sm_10") else THIN
+        return THIN_FLOAT32_SM_120 if arch.startswith("sm_12") else THIN_FLOAT32
+    return THIN_SM_100 if arch.startswith("sm_10") else THIN
 
 
 class ThinFactor:

@@ -39,7 +39,7 @@ OUTPUTS_PER_PROGRAM = 1024
 MOST_SPLITS = 4
 HALF_BYTES = 1 << 28
 """Of the halves in memory at once: with a segment for each token all of them would be tens of gigabytes."""
-FINISH = {"INPUTS": 64, "num_warps": 4, "num_stages": 2}
+FINISH = {"INPUTS": 64, "num_warps": 2, "num_stages": 2}
 
 
 def choose_config(arch: str, dtype: torch.dtype, side: int, descriptors: bool) -> FullConfig:
@@ -49,12 +49,14 @@ def choose_config(arch: str, dtype: torch.dtype, side: int, descriptors: bool) -
     on each multiprocessor with descriptors. Nothing is tuned at run time.
     """
     if dtype == torch.float32:
-        return FullConfig(64, 32 if arch.startswith("sm_8") else 64, 32, stages=2, warps=4)
+        return FullConfig(64, 32 if arch.startswith(("sm_8", "sm_12")) else 64, 32, stages=2, warps=4)
     if descriptors:
         if side > 32:
-            return FullConfig(64, 128, 64, stages=3, warps=4, descriptors=True)
-        # Blackwell's sums lie in memory of the tensor cores: eight warps would leave too few registers for the rest.
-        return FullConfig(warps=4 if arch.startswith("sm_10") else 8, descriptors=True)
+            narrow = arch.startswith("sm_12") and dtype == torch.float16
+            return FullConfig(64, 64 if narrow else 128, 64, stages=3, warps=4, descriptors=True)
+        # Blackwell's sums lie in memory of the tensor cores; for the rest bf16 needs few threads with many registers.
+        few = arch.startswith("sm_10") and dtype == torch.bfloat16
+        return FullConfig(warps=4 if few else 8, descriptors=True)
     # Products in several parts (float16) keep more alive at once.
     outputs = 64 if dtype == torch.float16 else 128
     if arch == "sm_90":
