@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from headwater.configs.errors import UserError
 from headwater.kernels.corrections import Layer
 from headwater.kernels.cpu import Group
 from headwater.train import parallel
@@ -118,6 +119,18 @@ def test_collectives(device: Pretended) -> None:
         device.backends = {"cuda"}
         with pytest.raises(Mixed, match="NCCL alone"):
             dist.all_reduce(torch.ones(3))
+    finally:
+        parallel.stop()
+
+
+def test_a_job_of_somebody_else_with_nccl_alone(device: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused where it is joined: votes and counts are tensors of the CPU."""
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        parallel.start(threads=1)
+        monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
+        with pytest.raises(UserError, match="no tensors of the CPU"):
+            parallel.start(threads=1)
     finally:
         parallel.stop()
 
