@@ -1,5 +1,6 @@
 # make demo    set up, then run everything small on this machine     make test   all tests
 # make lint    format, lint, types, imports                            make docs   the documentation, into site/
+# make test-gpu   what must hold on a GPU, in ten minutes on one that torch can use
 # make wheel   build the wheel, and try it in an empty environment     make clean  remove what make made
 # make setup TORCH_INDEX=URL   torch from that index: a CPU build, or one for your CUDA
 
@@ -13,10 +14,10 @@ TREE := .mypy_tree/headwater
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs wheel clean
+.PHONY: help setup demo test test-gpu lint docs wheel clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 setup: $(STAMP)
 
@@ -35,6 +36,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
+
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu -m gpu -rs -s
 
 # The package `headwater` exists only as a mapping onto folders; the checkers are shown the same as links.
 LINK_TREE = mkdir -p $(TREE) && for package in $(PACKAGES); do ln -sfn ../../$$package $(TREE)/$$package; done

@@ -213,6 +213,7 @@ class TraceSettings:
     )
     tokens: bool = setting(False, "Also score the tokens of what is found; passages then have their exact scores.")
     allow_incomplete: bool = setting(False, "Search what there is of an unfinished index.")
+    parallel: ParallelSettings = section(ParallelSettings)
 
     renamed: ClassVar[dict[str, str]] = {"lambda_": "task_weight"}
 

@@ -21,18 +21,37 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import triton_factored, triton_full
+from .gpu import has_descriptors
 from .triton_common import PARTS
 
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an architecture has.
+
+    Attributes:
+        shared: most bytes of shared memory that one program can have.
+        shared_unit: of a multiprocessor (a compute unit on AMD).
+        threads: of a multiprocessor.
+    """
+
+    triton: GPUTarget
+    shared: int
+    shared_unit: int
+    threads: int = 2048
+
+
 TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+    "sm_80": Target(GPUTarget("cuda", 80, 32), 166_912, 167_936),
+    "sm_86": Target(GPUTarget("cuda", 86, 32), 101_376, 102_400, 1536),
+    "sm_89": Target(GPUTarget("cuda", 89, 32), 101_376, 102_400, 1536),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), 232_448, 233_472),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), 232_448, 233_472),
+    "sm_120": Target(GPUTarget("cuda", 120, 32), 101_376, 102_400, 1536),
+    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 65_536, 65_536),
 }
-SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
-SHARED_PER_UNIT = {"sm_80": 167_936, "sm_90": 233_472, "sm_100": 233_472, "gfx942": 65_536}
 REGISTERS_PER_UNIT = 65_536
-DEFAULT_TARGETS = ("sm_80", "sm_90", "gfx942")
+DEFAULT_TARGETS = tuple(TARGETS)
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -71,8 +90,8 @@ class Report:
         faults = []
         if self.stack or self.spills:
             faults.append(f"spills ({self.stack} B of stack, {self.spills} local accesses)")
-        if self.shared > SHARED_LIMIT[self.target]:
-            faults.append(f"needs {self.shared} B of shared memory, {SHARED_LIMIT[self.target]} B are there")
+        if self.shared > TARGETS[self.target].shared:
+            faults.append(f"needs {self.shared} B of shared memory, {TARGETS[self.target].shared} B are there")
         if not any(self.matrix_instructions.values()):
             faults.append("uses no tensor cores")
         return faults
@@ -109,14 +128,14 @@ def _case(name: str, target: str, kernel: Any, types: dict[str, str], settings: 
 
 def shipped(target: str) -> Iterator[Case]:
     """Every configuration that `dispatch` can choose on an architecture."""
-    precision = "ieee" if TARGETS[target].backend == "hip" else "tf32x3"
+    precision = "ieee" if TARGETS[target].triton.backend == "hip" else "tf32x3"
     for dtype, name in TYPES.items():
         for side in (16, 32, 64):
-            for descriptors in (False, True) if target in ("sm_90", "sm_100") else (False,):
+            for descriptors in (False, True) if has_descriptors(target) else (False,):
                 config = triton_full.choose_config(target, dtype, side, descriptors)
                 if config.descriptors == descriptors:
                     yield _full_case(target, dtype, side, config, precision)
-        thin = triton_factored.THIN_FLOAT32 if dtype == torch.float32 else triton_factored.THIN
+        thin = triton_factored.choose_thin(target, dtype)
         types = {"x_ptr": f"*{name}", "factor_ptr": f"*{name}", "result_ptr": "*fp32", "tokens": "i32"}
         types |= {"x_stride": "i32", "features": "i32", "columns": "i32"}
         yield _case(f"thin {name}", target, triton_factored.thin_kernel, types, {**thin, "PRECISION": precision})
@@ -157,8 +176,8 @@ def _nvidia(case: Case, compiled: Any) -> Report:
     # Registers are handed out per warp in steps of 8 a thread; each program takes 1 KiB of shared memory on top.
     programs = min(
         REGISTERS_PER_UNIT // (-(-registers // 8) * 8 * threads),
-        SHARED_PER_UNIT[case.target] // (compiled.metadata.shared + 1024),
-        2048 // threads,
+        TARGETS[case.target].shared_unit // (compiled.metadata.shared + 1024),
+        TARGETS[case.target].threads // threads,
     )
     return Report(case.name, case.target, registers, stack, spills, compiled.metadata.shared, matrix, programs)
 
@@ -174,7 +193,7 @@ def _amd(case: Case, compiled: Any) -> Report:
     waves_per_simd = min(8, 512 // (-(-max(registers, 1) // 8) * 8))
     programs = 4 * waves_per_simd // case.options["num_warps"]
     if compiled.metadata.shared:
-        programs = min(programs, SHARED_PER_UNIT[case.target] // compiled.metadata.shared)
+        programs = min(programs, TARGETS[case.target].shared_unit // compiled.metadata.shared)
     spills = entry("vgpr_spill_count")
     matrix = {"mfma": code.count("v_mfma")}
     return Report(
@@ -196,8 +215,8 @@ def compile_case(case: Case) -> Report:
     signature = case.types | dict.fromkeys(case.constants, "constexpr")
     source = ASTSource(case.kernel, signature, case.constants, attributes)
     options: dict[str, Any] = {**case.options, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=TARGETS[case.target], options=options)
-    return _amd(case, compiled) if TARGETS[case.target].backend == "hip" else _nvidia(case, compiled)
+    compiled = triton.compile(source, target=TARGETS[case.target].triton, options=options)
+    return _amd(case, compiled) if TARGETS[case.target].triton.backend == "hip" else _nvidia(case, compiled)
 
 
 def compile_all(targets: list[str]) -> Iterator[Report]:

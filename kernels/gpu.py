@@ -23,11 +23,9 @@ def architecture(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
-def _allocate_descriptors() -> None:
-    """Descriptors are made by the kernels themselves, in memory that Triton asks for at each launch."""
-    import triton
-
-    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, device="cuda", dtype=torch.int8))
+def has_descriptors(arch: str) -> bool:
+    """Whether an architecture has a unit for tensor descriptors (TMA)."""
+    return arch.startswith("sm_") and int(arch.removeprefix("sm_")) >= 90
 
 
 def _contiguous_rows(x_TK: Tensor) -> Tensor:
@@ -46,7 +44,7 @@ class Group:
     def __init__(self, layers: list[Layer], dtype: torch.dtype, arch: str | None = None) -> None:
         self.device = layers[0].left_Ok.device
         self.arch = arch or architecture(self.device)
-        self.descriptors = self.arch.startswith("sm_") and int(self.arch.removeprefix("sm_")) >= 90
+        self.descriptors = has_descriptors(self.arch)
         self.precision = "tf32x3" if self.arch.startswith("sm_") else "ieee"
         self.dtype = dtype
         self.sides = [layer.sides for layer in layers]
@@ -59,8 +57,6 @@ class Group:
             right_IK, self.columns = shared_rights([layers[i] for i in self.thin], 16)
             self.right = ThinFactor(right_IK, dtype)
             self.lefts = [ThinFactor(layers[i].fold_left(), dtype) for i in self.thin]
-        if self.descriptors and self.full and self.device.type == "cuda":
-            _allocate_descriptors()
 
     def rows(self, deltas: Sequence[Tensor], a_TI: Tensor, bounds_B: Tensor) -> list[Tensor]:
         """One [B, kO, kI] float32 per layer; `bounds_B` is int32 [B + 1] on the device."""
@@ -68,9 +64,9 @@ class Group:
         deltas = [_contiguous_rows(delta_TO) for delta_TO in deltas]
         rows: dict[int, Tensor] = {}
         if self.thin:
-            z_TK = self.right.products(a_TI, self.precision)
+            z_TK = self.right.products(a_TI, self.precision, self.arch)
             for i, columns, left in zip(self.thin, self.columns, self.lefts, strict=True):
-                y_Tk = left.products(deltas[i], self.precision)
+                y_Tk = left.products(deltas[i], self.precision, self.arch)
                 scale = left.scale * self.right.scale
                 rows[i] = segment_products(y_Tk, z_TK[:, columns], bounds_B, scale, self.precision)
         for i, layer in self.full.items():

@@ -19,6 +19,8 @@ from .triton_common import pad_side
 
 THIN = {"TOKENS": 64, "FEATURES": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 4}
 THIN_FLOAT32 = {"TOKENS": 64, "FEATURES": 32, "COLUMNS": 32, "num_warps": 4, "num_stages": 2}
+THIN_SM_100 = {**THIN, "num_warps": 8}
+THIN_FLOAT32_SM_120 = {**THIN_FLOAT32, "FEATURES": 16}
 SEGMENT = {"TOKENS": 32, "SIDE": 16, "num_warps": 2, "num_stages": 2}
 
 
@@ -37,8 +39,10 @@ def thin_kernel(
     PRECISION: tl.constexpr,
 ):
     """Result [T, N] float32 = x [T, K] factor [K, N]."""
-    token_S = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
-    column_N = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    # One axis for both: the others end at 65,535.
+    across = tl.cdiv(columns, COLUMNS)
+    token_S = tl.program_id(0) // across * TOKENS + tl.arange(0, TOKENS)
+    column_N = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     inside_S = (token_S < tokens)[:, None]
     inside_N = (column_N < columns)[None, :]
     row_S = token_S.to(tl.int64)[:, None]
@@ -90,6 +94,13 @@ def segment_kernel(
     tl.store(place + side_O[:, None] * kI + side_I[None, :], row_OI * scale)
 
 
+def choose_thin(arch: str, dtype: torch.dtype) -> dict[str, int]:
+    """The tiling of `thin_kernel` for an architecture and an input type, chosen as `choose_config` is."""
+    if dtype == torch.float32:
+        return THIN_FLOAT32_SM_120 if arch.startswith("sm_12") else THIN_FLOAT32
+    return THIN_SM_100 if arch.startswith("sm_10") else THIN
+
+
 class ThinFactor:
     """A folded projection [K, N] in the type of the inputs; a power of two is taken out so that float16 can hold it."""
 
@@ -98,12 +109,12 @@ class ThinFactor:
         self.scale = 2.0 ** torch.tensor(largest).log2().floor().item() if 0 < largest < float("inf") else 1.0
         self.factor_KN = pad_side((factor_KN.float() / self.scale).to(dtype))
 
-    def products(self, x_TK: Tensor, precision: str = "tf32x3") -> Tensor:
+    def products(self, x_TK: Tensor, precision: str = "tf32x3", arch: str = "") -> Tensor:
         """[T, N'] float32: x factor / scale, with N' the padded number of columns."""
         (features, columns), tokens = self.factor_KN.shape, x_TK.shape[0]
-        options = THIN_FLOAT32 if x_TK.dtype == torch.float32 else THIN
+        options = choose_thin(arch, x_TK.dtype)
         result_TN = x_TK.new_empty(tokens, columns, dtype=torch.float32)
-        grid = (triton.cdiv(columns, options["COLUMNS"]), triton.cdiv(tokens, options["TOKENS"]))
+        grid = (triton.cdiv(columns, options["COLUMNS"]) * triton.cdiv(tokens, options["TOKENS"]),)
         if tokens:
             arguments = (x_TK, self.factor_KN, result_TN, tokens, x_TK.stride(0), features, columns)
             thin_kernel[grid](*arguments, PRECISION=precision, **options)

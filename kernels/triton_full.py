@@ -37,21 +37,26 @@ class FullConfig:
 
 OUTPUTS_PER_PROGRAM = 1024
 MOST_SPLITS = 4
-FINISH = {"INPUTS": 64, "num_warps": 4, "num_stages": 2}
+HALF_BYTES = 1 << 28
+"""Of the halves in memory at once: with a segment for each token all of them would be tens of gigabytes."""
+FINISH = {"INPUTS": 64, "num_warps": 2, "num_stages": 2}
 
 
 def choose_config(arch: str, dtype: torch.dtype, side: int, descriptors: bool) -> FullConfig:
     """The tiling for an architecture ("sm_90", "gfx942", ...), an input type and a padded left side.
 
-    Chosen by compiling (`compile_check`): no spills anywhere, and at sm_90 two programs or more on each multiprocessor.
-    Nothing is tuned at run time.
+    Chosen by compiling (`compile_check`): no stack and no spills anywhere, and at sm_90 and sm_100 two programs or more
+    on each multiprocessor with descriptors. Nothing is tuned at run time.
     """
     if dtype == torch.float32:
-        return FullConfig(64, 32 if arch == "sm_80" else 64, 32, stages=2, warps=4)
-    if descriptors and arch not in ("sm_80", "sm_86", "sm_89"):
+        return FullConfig(64, 32 if arch.startswith(("sm_8", "sm_12")) else 64, 32, stages=2, warps=4)
+    if descriptors:
         if side > 32:
-            return FullConfig(64, 128, 64, stages=3, warps=4, descriptors=True)
-        return FullConfig(descriptors=True)
+            narrow = arch.startswith("sm_12") and dtype == torch.float16
+            return FullConfig(64, 64 if narrow else 128, 64, stages=3, warps=4, descriptors=True)
+        # Blackwell's sums lie in memory of the tensor cores; for the rest bf16 needs few threads with many registers.
+        few = arch.startswith("sm_10") and dtype == torch.bfloat16
+        return FullConfig(warps=4 if few else 8, descriptors=True)
     # Products in several parts (float16) keep more alive at once.
     outputs = 64 if dtype == torch.float16 else 128
     if arch == "sm_90":
@@ -83,9 +88,11 @@ def full_kernel(
     PARTS: tl.constexpr,
 ):
     """Halves [O splits, B, I, kO] float32: (a^T delta * w^T) left, over the outputs of each split."""
-    input_first = tl.program_id(0) * INPUTS
-    segment = tl.program_id(1)
-    split = tl.program_id(2)
+    # One axis for both: the strips of a segment run side by side, and the others end at 65,535.
+    strips = tl.cdiv(inputs, INPUTS)
+    input_first = tl.program_id(0) % strips * INPUTS
+    segment = tl.program_id(0) // strips
+    split = tl.program_id(1)
     first = tl.load(bounds_ptr + segment)
     length = tl.minimum(tl.load(bounds_ptr + segment + 1), tokens) - first
     delta_ptr += first.to(tl.int64) * delta_stride
@@ -196,40 +203,65 @@ class FullLayer:
             config: how to tile.
             precision: of products of float32 with float32 ("tf32x3" on NVIDIA, "ieee" on AMD).
         """
-        segments, (inputs, outputs) = len(bounds_B) - 1, self.w_IO.shape
-        per_program = max(OUTPUTS_PER_PROGRAM, -(-outputs // (MOST_SPLITS * config.outputs)) * config.outputs)
-        splits = triton.cdiv(outputs, per_program)
+        if config.descriptors and a_TI.is_cuda:
+            allocate_descriptors(a_TI.device)
+        inputs, outputs = self.w_IO.shape
+        splits = triton.cdiv(outputs, outputs_per_program(outputs, config))
         pieces = []
         for left_Ok in self.lefts_Ok:
-            kO = left_Ok.shape[1]
-            half = a_TI.new_empty(splits, segments, inputs, kO, dtype=torch.float32)
-            full_kernel[(triton.cdiv(inputs, config.inputs), segments, splits)](
-                delta_TO,
-                a_TI,
-                bounds_B,
-                left_Ok,
-                self.w_IO,
-                half,
-                a_TI.shape[0],
-                delta_TO.stride(0),
-                a_TI.stride(0),
-                outputs,
-                inputs,
-                segments,
-                per_program,
-                kO=kO,
-                INPUTS=config.inputs,
-                OUTPUTS=config.outputs,
-                TOKENS=config.tokens,
-                DESCRIPTORS=config.descriptors,
-                PRECISION=precision,
-                PARTS=self.parts,
-                num_warps=config.warps,
-                num_stages=config.stages,
-            )
-            pieces.append(torch.cat([self._finish(half, right_Ik) for right_Ik in self.rights_Ik], 2))
+            # A multiple of 4, so that each block's bounds begin at an address of the same alignment.
+            block = max(HALF_BYTES // (4 * splits * inputs * left_Ok.shape[1]) // 4 * 4, 4)
+            blocks = []
+            for start in range(0, len(bounds_B) - 1, block):
+                half = self._half(delta_TO, a_TI, bounds_B[start : start + block + 1], left_Ok, config, precision)
+                blocks.append(torch.cat([self._finish(half, right_Ik) for right_Ik in self.rights_Ik], 2))
+            pieces.append(torch.cat(blocks) if blocks else self._no_rows(left_Ok))
         kO, kI = self.sides
         return torch.cat(pieces, 1)[:, :kO, :kI]
+
+    def _no_rows(self, left_Ok: Tensor) -> Tensor:
+        width = sum(right_Ik.shape[1] for right_Ik in self.rights_Ik)
+        return left_Ok.new_empty(0, left_Ok.shape[1], width, dtype=torch.float32)
+
+    def _half(
+        self,
+        delta_TO: Tensor,
+        a_TI: Tensor,
+        bounds_B: Tensor,
+        left_Ok: Tensor,
+        config: FullConfig,
+        precision: str,
+    ) -> Tensor:
+        """What `full_kernel` makes of some segments: [splits, B, I, kO] float32."""
+        segments, (inputs, outputs) = len(bounds_B) - 1, self.w_IO.shape
+        per_program = outputs_per_program(outputs, config)
+        splits, kO = triton.cdiv(outputs, per_program), left_Ok.shape[1]
+        half = a_TI.new_empty(splits, segments, inputs, kO, dtype=torch.float32)
+        full_kernel[(triton.cdiv(inputs, config.inputs) * segments, splits)](
+            delta_TO,
+            a_TI,
+            bounds_B,
+            left_Ok,
+            self.w_IO,
+            half,
+            a_TI.shape[0],
+            delta_TO.stride(0),
+            a_TI.stride(0),
+            outputs,
+            inputs,
+            segments,
+            per_program,
+            kO=kO,
+            INPUTS=config.inputs,
+            OUTPUTS=config.outputs,
+            TOKENS=config.tokens,
+            DESCRIPTORS=config.descriptors,
+            PRECISION=precision,
+            PARTS=self.parts,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+        return half
 
     @staticmethod
     def _finish(half: Tensor, right_Ik: Tensor) -> Tensor:
@@ -238,3 +270,14 @@ class FullLayer:
         rows_Bkk = half.new_empty(segments, kO, kI)
         finish_kernel[(segments, kO // 16)](half, right_Ik, rows_Bkk, splits, segments, inputs, kO=kO, kI=kI, **FINISH)
         return rows_Bkk
+
+
+def outputs_per_program(outputs: int, config: FullConfig) -> int:
+    """How many outputs one program goes through: by the layer alone, so that a row has the same bits in any company."""
+    return max(OUTPUTS_PER_PROGRAM, -(-outputs // (MOST_SPLITS * config.outputs)) * config.outputs)
+
+
+def allocate_descriptors(device: torch.device) -> None:
+    """Lets the kernels that this thread launches make descriptors: they do so in memory that Triton asks for at each
+    launch, of a function that is known to one thread alone."""
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, device=device, dtype=torch.int8))

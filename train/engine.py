@@ -98,7 +98,7 @@ class Engine:
             "zero_allow_untested_optimizer": True,
             "zero_optimization": {
                 "stage": 0 if self.plain else settings.zero.stage,
-                "overlap_comm": False,
+                "overlap_comm": settings.zero.overlap_comm,
                 "round_robin_gradients": False,
                 # It would replace F.linear for the whole process, and no layer of Megatron calls that.
                 "memory_efficient_linear": False,
@@ -214,7 +214,7 @@ class Engine:
         return self._evaluate_pipelined(batch)
 
     def _evaluate_pipelined(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        noted = torch.zeros(2, int((batch.weights_T != 0).sum()), device=self.world.device)
+        noted = torch.zeros(2, len(batch.places()), device=self.world.device)
 
         def loss_of(output: Any) -> tuple[Tensor, dict[str, Tensor]]:
             noted.copy_(torch.stack([output[2], output[3].float()]))

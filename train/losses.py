@@ -115,12 +115,12 @@ def _chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """One chunk; labels are local row numbers, outside [0, V) when another rank holds them."""
     logits_CV = (hidden_Cd @ weight_Vd.t()).float()
+    # No masks as indices: how many places they pick is known to the device alone, and the host would wait for it.
     here_C = (labels_C >= 0) & (labels_C < weight_Vd.shape[0])
-    rows = torch.arange(len(labels_C), device=labels_C.device)[here_C]
-    columns = labels_C[here_C]
-    own_C = torch.zeros(len(labels_C), dtype=torch.float32, device=labels_C.device)
-    own_C[rows] = logits_CV[rows, columns]
-    logits_CV[rows, columns] = float("-inf")
+    column_C1 = labels_C.clamp(0, weight_Vd.shape[0] - 1)[:, None]
+    there_C = logits_CV.gather(1, column_C1).squeeze(1)
+    own_C = there_C.where(here_C, 0.0)
+    logits_CV.scatter_(1, column_C1, there_C.masked_fill(here_C, float("-inf"))[:, None])
     peak_C = logits_CV.amax(dim=1)
     if group is not None:
         dist.all_reduce(own_C, group=group)
@@ -143,5 +143,6 @@ def _chunk(
         if group is not None:
             dist.all_reduce(count_C, group=group)
         grad_CV = rival_CV.mul_((pull_C / count_C)[:, None])
-    grad_CV[rows, columns] = -pull_C[here_C]
+    there_C = grad_CV.gather(1, column_C1).squeeze(1)
+    grad_CV.scatter_(1, column_C1, torch.where(here_C, -pull_C, there_C)[:, None])
     return loss_C, logprob_C, own_C > peak_C, grad_CV

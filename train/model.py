@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,14 @@ class Batch:
         tokens_T, labels_T: int64. A label is the token after, within the same passage.
         weights_T: float32, what each token's loss counts; 0 at a passage's last token and at padding.
         segments: where passages (and the padding between them) begin and end.
+        found: weights and their `places`, as they were when the batch was moved.
     """
 
     tokens_T: Tensor
     labels_T: Tensor
     weights_T: Tensor
     segments: Segments
+    found: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def from_lengths(cls, tokens_T: Tensor, lengths_N: Tensor, counted_N: Tensor | None = None) -> Batch:
@@ -81,16 +83,39 @@ class Batch:
             weights_T *= torch.repeat_interleave(counted_N.float(), lengths_N)
         return cls(tokens_T, labels_T, weights_T, segments)
 
+    def places(self) -> Tensor:
+        """int64 [K], the places whose weight is not 0; of a batch that was moved they are known without asking its
+        device."""
+        if self.found is not None and self.found[0] is self.weights_T:
+            return self.found[1]
+        return self.weights_T.nonzero().squeeze(1)
+
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, which a GPU copies from while the host goes on."""
+        return self._each(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self.segments).items()
-            if isinstance(value, Tensor)
-        }
-        segments = Segments(**{**vars(self.segments), **moved})
-        return Batch(self.tokens_T.to(device), self.labels_T.to(device), self.weights_T.to(device), segments)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with each of its tensors changed, one that stands in it twice once."""
+        known: dict[int, Tensor] = {}
+
+        def changed(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if id(value) not in known:
+                known[id(value)] = change(value)
+            return known[id(value)]
+
+        places_K = self.places()
+        segments = Segments(**{name: changed(value) for name, value in vars(self.segments).items()})
+        weights_T = changed(self.weights_T)
+        return Batch(
+            changed(self.tokens_T), changed(self.labels_T), weights_T, segments, (weights_T, changed(places_K))
+        )
 
 
 class PackedGPT(GPTModel):
@@ -98,6 +123,7 @@ class PackedGPT(GPTModel):
 
     loss_kind = "cross_entropy"
     post_process: bool
+    places_K: Tensor
 
     def run(self, batch: Batch) -> Any:
         """One micro-batch. Last stage: (sum, loss_K, logprob_K, greedy_K) over the K places whose weight is not 0."""
@@ -122,8 +148,10 @@ class PackedGPT(GPTModel):
         return (hidden_T1d.squeeze(1) @ weight_Vd.T).float()
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """The arguments of `forward` for a micro-batch, and the rotary module told about its positions."""
+        """The arguments of `forward` for a micro-batch; the rotary module is told about its positions, and the head
+        which places have a loss."""
         self.rotary_pos_emb.positions_T = batch.segments.positions_T
+        self.places_K = batch.places()
         assert batch.segments.positions_T is not None
         return {
             "input_ids": batch.tokens_T[None],
@@ -143,7 +171,7 @@ class PackedGPT(GPTModel):
                 hidden_states, tensor_parallel_output_grad=False
             )
         weight_Vd = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
-        places_K = weights.reshape(-1).nonzero().squeeze(1)
+        places_K = self.places_K
         sharded = parallel.tensor_size() > 1
         return head_loss(
             hidden_states.squeeze(1).index_select(0, places_K),

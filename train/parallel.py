@@ -61,7 +61,8 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
     """Joins the job (torchrun's environment, or a world of one) and makes the parallel groups.
 
     Raises:
-        UserError: the world size is not a multiple of tensor x pipeline; no process has joined then.
+        UserError: the world size is not a multiple of tensor x pipeline, no process has joined then; or groups that
+            somebody else has made carry a GPU's tensors alone.
     """
     require_divisible(tensor, pipeline)
     cuda = torch.cuda.is_available()
@@ -71,6 +72,13 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         share_devices()
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **alone)
+    elif "cpu" not in dist.get_backend_config():
+        raise UserError(
+            "the process groups of this job carry no tensors of the CPU",
+            got=dist.get_backend_config(),
+            expected="cpu:gloo,cuda:nccl",
+            fix='start them so: torch.distributed.init_process_group("cpu:gloo,cuda:nccl")',
+        )
     if cuda:
         torch.cuda.set_device(local_rank)
     else:

@@ -56,6 +56,9 @@ class ZeroSettings:
     """DeepSpeed's partitioning of optimizer state, gradients and weights over data-parallel ranks."""
 
     stage: int = setting(1, "0 nothing, 1 optimizer state, 2 and gradients, 3 and weights.", choices=(0, 1, 2, 3))
+    overlap_comm: bool = setting(
+        False, "Reduce gradients while the backward pass still runs; needs memory for a second bucket."
+    )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -112,7 +112,10 @@ class Trainer:
     def _read(self, step: int) -> tuple[list[TrainingSequence], list[Batch]]:
         sequences = self.stream.sequences(step - 1, self.batch_indexes.start, self.batch_indexes.stop)
         size = self.settings.train.micro_batch
-        return sequences, [pack_sequences(sequences[i : i + size]) for i in range(0, len(sequences), size)]
+        batches = [pack_sequences(sequences[i : i + size]) for i in range(0, len(sequences), size)]
+        if self.world.device.type == "cpu":
+            return sequences, batches
+        return sequences, [batch.pinned() for batch in batches]
 
     def _update(self, step: int, sequences: list[TrainingSequence], batches: list[Batch]) -> bool:
         """One update; returns whether some rank was asked to stop."""

@@ -47,23 +47,24 @@ class TailPatch:
             parameter.data = self.weights[part].view_as(parameter)
             parameter.grad = self.gradients[part].view_as(parameter)
             offset += parameter.numel()
-        self.second = torch.cat([model.checkpoint.tensor("exp_avg_sq", name).reshape(-1) for name, _ in named])
+        moments = [model.checkpoint.tensor("exp_avg_sq", name).reshape(-1) for name, _ in named]
+        self.second = torch.cat(moments).to(self.start.device)
 
     def probabilities(self, prompts: Sequence[Example]) -> Tensor:
-        """Probability of each prompt's whole target: float32 [n]."""
+        """Probability of each prompt's whole target: float32 [n], on the CPU."""
         batch, _ = pack(prompts)
         with torch.no_grad():
-            _, _, logprob_K, _ = self.gpt.run(batch)
+            _, _, logprob_K, _ = self.gpt.run(batch.to(self.model.device))
         counts = torch.tensor([len(prompt.tokens) - prompt.target_start for prompt in prompts])
         owner = torch.repeat_interleave(torch.arange(len(prompts)), counts)
-        return torch.zeros(len(prompts)).index_add_(0, owner, logprob_K).exp()
+        return torch.zeros(len(prompts)).index_add_(0, owner, logprob_K.cpu()).exp()
 
     def update(self, passage: Example) -> None:
         """One step on the passage's mean token loss, from the checkpoint."""
         self.weights.copy_(self.start)
         self.gradients.zero_()
         batch, _ = pack([passage])
-        (self.gpt.run(batch)[0] / (len(passage.tokens) - 1)).backward()
+        (self.gpt.run(batch.to(self.model.device))[0] / (len(passage.tokens) - 1)).backward()
         clip = self.optimizer["clip"]
         if clip:
             self.gradients.mul_(min(1.0, clip / (float(self.gradients.norm()) + 1e-6)))

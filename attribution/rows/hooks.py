@@ -56,6 +56,18 @@ class Target:
     called: set[str] = field(default_factory=set)
     delivered: set[str] = field(default_factory=set)
     waiting: dict[tuple[str, int], list[Use]] = field(default_factory=dict)
+    _there: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def placed(self, bounds: list[int]) -> list[int] | Tensor:
+        """Bounds as the kernels take them: on a GPU int32 [segments + 1], copied there once for all layers."""
+        device = self.rows_BD.device
+        if device.type == "cpu":
+            return bounds
+        key = tuple(bounds)
+        if key not in self._there:
+            here = torch.tensor(bounds, dtype=torch.int32).pin_memory()  # or the host would wait for the copy
+            self._there[key] = here.to(device, non_blocking=True)
+        return self._there[key]
 
 
 class Handle(Protocol):
@@ -194,7 +206,7 @@ class Watcher:
             deltas = [self.whole(delta_TO, target.bounds[-1]) for delta_TO in deltas]
         if any(delta_TO.dtype != a_TI.dtype for delta_TO in deltas):  # a model that computes partly in float32
             a_TI, deltas = a_TI.float(), [delta_TO.float() for delta_TO in deltas]
-        bounds = segments_seen(sites[0], len(a_TI), target.bounds)
+        bounds = target.placed(segments_seen(sites[0], len(a_TI), target.bounds))
         for site, part in zip(sites, self._projector(sites).rows(deltas, a_TI, bounds), strict=True):
             target.rows_BD[:, self.spans[site.name].slice] += part.flatten(1).to(target.rows_BD.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -23,10 +23,12 @@ from headwater.attribution.tracing.opened import BATCH_TOKENS, Opened, open_for_
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.attribution.tracing.results import Extras, as_results
 from headwater.attribution.tracing.token_scores import TokenScorer, score_tokens
+from headwater.configs import Problem
 from headwater.configs.errors import ConfigError
 from headwater.train import parallel
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
+from headwater.train.settings import ParallelSettings
 from headwater.train.stream.passages import PassageSet
 
 Asked = Sequence[Query | tuple[str, str]]
@@ -74,6 +76,7 @@ class Attributor:
         weights: Sequence[float] = (),
         model: PlaceSettings | None = None,
         world: World | None = None,
+        layout: ParallelSettings | None = None,
     ) -> Attributor:
         """Opens an index and the model that it was made with.
 
@@ -83,12 +86,15 @@ class Attributor:
             weights: one per index; all 1 if not given.
             model: where their model is, if they cannot know it.
             world: process groups; by default those that this process has joined, or else new ones, left by `close`.
+            layout: of a model that is too large for one process, if the process groups are to be made; each process of
+                the job opens and asks alike.
 
         Raises:
             MissingError, MismatchError: an index, its model or its corpus is gone, or another one now.
         """
         found = world or parallel.joined()
-        joined = found or parallel.start()
+        layout = layout or ParallelSettings()
+        joined = found or parallel.start(tensor=layout.tensor, pipeline=layout.pipeline)
         try:
             keep_freed_memory()
             use_onednn()
@@ -178,7 +184,7 @@ class Attributor:
         """
         settings = settings or TraceSettings(index=str(self.opened[0].index.path))
         settings = replace(settings, **options)
-        problems = list(settings.problems())
+        problems = [*settings.problems(), *self._alone(settings)]
         if problems:
             raise ConfigError(problems, "the trace")
         queries = as_queries(asked)
@@ -193,6 +199,15 @@ class Attributor:
         if settings.curvature == "task":
             about |= {"queries": len(standing), "weight": found.lambdas}
         return [{**record, "curvature": about} for record in records]
+
+    def _alone(self, settings: TraceSettings) -> Iterator[Problem]:
+        """What is asked that the processes share out, each with a whole model."""
+        if self.world.tensor * self.world.pipeline > 1:
+            fix = "trace with the model on one process, or leave it out"
+            if settings.tokens:
+                yield Problem("tokens", True, "false where a model is shared out over processes", fix)
+            if settings.rescore == "recompute":
+                yield Problem("rescore", "recompute", "a stored codec where a model is shared out", fix)
 
     def _searched(self, settings: TraceSettings, sources: list[Source]) -> tuple[ScanResult, Extras]:
         """The scan, with near-duplicates collapsed and tokens scored if that is asked."""

@@ -2,6 +2,7 @@
 
 headwater trace trace/default index=runs/demo/index/headwater queries=q.jsonl out=t.jsonl
 headwater trace trace/default index=runs/demo/index/headwater --prompt "..." --target "..." tokens=true
+torchrun --nproc-per-node 8 -m headwater.attribution.tracing trace/default index=... queries=q.jsonl parallel.tensor=8
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ def run_trace(
     if settings.out:
         require_place_for_file(settings.out, "out")
     with Attributor.open(
-        settings.index, also=settings.also, weights=settings.weights, model=settings.model
+        settings.index,
+        also=settings.also,
+        weights=settings.weights,
+        model=settings.model,
+        layout=settings.parallel,
     ) as attributor:
         results = attributor.trace(queries, settings)
         if settings.out and attributor.world.is_main:

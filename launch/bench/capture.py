@@ -101,7 +101,7 @@ class Steps:
         from headwater.train.engine import Engine
         from headwater.train.model import build_model
         from headwater.train.stream.stream import TrainingSequence
-        from headwater.train.trainer import pack_sequences
+        from headwater.train.micro_batch import pack_sequences
 
         self.settings = settings
         draw = np.random.default_rng(0)

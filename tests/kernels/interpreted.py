@@ -177,6 +177,16 @@ def test_sides_wider_than_one_launch(true_bf16, batch, error, kind):
     assert error(ROWS[kind](case), reference.project(*case.arguments)) <= 5e-3
 
 
+@pytest.mark.parametrize("descriptors", [False, True])
+def test_blocks_of_segments_give_the_same_bits(true_bf16, batch, monkeypatch, descriptors):
+    """Memory is bounded by cutting the segments into blocks, with strips of the inputs beside one another."""
+    case = batch(40, 72, 16, "full", torch.float16, lengths=(7, 0, 3, 18, 1, 2))
+    config = FullConfig(32, 32, 16, descriptors=descriptors)
+    whole = full_rows(case, config)
+    monkeypatch.setattr(triton_full, "HALF_BYTES", 1)
+    assert torch.equal(full_rows(case, config), whole)
+
+
 def test_tokens_past_the_end_are_never_read(true_bf16, batch):
     case = batch(77, 101, 8, "full", lengths=(33, 20), margin=0)
     beyond = torch.tensor([0, 33, 99], dtype=torch.int32)

@@ -38,6 +38,19 @@ def test_shipped_configurations_are_fit(check, compiled, target):
             assert not report.faults, check.line(report)
 
 
+@pytest.mark.parametrize("target", ["sm_86", "sm_89", "sm_100", "sm_120"])
+def test_other_architectures(check, compiled, target):
+    """Those kernels whose tiling is the architecture's own, and the main one at its widest."""
+    names = {"sm_86": "full fp32 k=16", "sm_89": "full bf16 k=64", "sm_100": "thin bf16", "sm_120": "full bf16 k=64"}
+    chosen = [case for case in check.shipped(target) if names[target] in case.name]
+    if target == "sm_100":
+        chosen += [case for case in check.shipped(target) if case.name.startswith("full bf16 k=32 descriptors")]
+    assert chosen
+    for case in chosen:
+        report = compiled(case)
+        assert not report.faults, check.line(report)
+
+
 def test_the_main_kernel_fits_twice_on_a_multiprocessor(check, compiled):
     main = [case for case in check.shipped("sm_90") if "full bf16" in case.name and "descriptors" in case.name]
     assert len(main) == 3
