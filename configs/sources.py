@@ -51,7 +51,7 @@ def find_config(path: str | os.PathLike[str], beside: Path | None = None) -> Pat
         fix = f"write {name} for the packaged preset of that name"
     raise MissingError(
         f"there is no configuration file {path}",
-        expected=f"a YAML file, or one of the presets {', '.join(presets)}",
+        expected="a YAML file" if Path(path).suffix else f"a YAML file, or one of the presets {', '.join(presets)}",
         fix=fix,
     )
 

@@ -24,6 +24,7 @@ from headwater.launch.studies.selection.settings import (
     WHOLE,
     SelectionSettings,
     choosing_file,
+    drawn_from,
     excluded_file,
     index_settings,
     judging_file,
@@ -39,8 +40,7 @@ def train_and_ask(path: Path, task: dict[str, Any]) -> int:
     seed, factors = path.parent, task["factors"]
     settings = load_config(SelectionSettings, seed.parent / "config.yaml")
     if factors["arm"] == WHOLE:
-        drawn_from = load_config(PretrainSettings, task["preset"], settings.pretrain).corpus.sources
-        write_data(seed, factors["seed"], settings, drawn_from)
+        write_data(seed, factors["seed"], settings, drawn_from(settings))
     else:
         share_corpus(model_run(seed).path, path)
     link(judging_file(seed), path / QUERIES)

@@ -11,6 +11,8 @@ from headwater.attribution.selection.settings import SelectSettings
 from headwater.attribution.settings import IndexSettings
 from headwater.configs import ConfigError, Problem, load_config, setting
 from headwater.train.artifacts import RunDir
+from headwater.train.corpus.settings import SourceSettings
+from headwater.train.settings import PretrainSettings
 
 ARMS = {"headwater": "Headwater's half", "bm25": "BM25's half", "random": "A random half"}
 """Ways to choose, with what they are called."""
@@ -70,6 +72,11 @@ def select_settings(settings: SelectionSettings, seed: Path) -> SelectSettings:
     given = [f"index={model_run(seed).index('headwater')}", f"queries={choosing_file(seed)}"]
     given += [f"share={settings.share}", f"out={seed / 'chosen' / 'headwater.jsonl'}"]
     return load_config(SelectSettings, None, [*settings.select, *given])
+
+
+def drawn_from(settings: SelectionSettings) -> list[SourceSettings]:
+    """The sources of the documents."""
+    return load_config(PretrainSettings, settings.preset, settings.pretrain).corpus.sources
 
 
 def training_overrides(settings: SelectionSettings, number: int, path: Path, further: list[str]) -> list[str]:

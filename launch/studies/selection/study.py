@@ -31,10 +31,12 @@ from headwater.launch.studies.selection.settings import (
     ARMS,
     WHOLE,
     SelectionSettings,
+    drawn_from,
     excluded_file,
     seed_path,
     training_overrides,
 )
+from headwater.train.corpus.documents import read_documents
 
 NOT_KEPT = ("out", "parallel")
 """Settings that a study may be gone on with others of, besides further seeds."""
@@ -50,13 +52,15 @@ class Selection:
         """Runs what is not done yet, and writes the report; returns the summary.
 
         Raises:
-            ConfigError, MismatchError: nothing is run.
+            ConfigError, MissingError, MismatchError: nothing is run.
             UserError: a part failed; the others are finished.
         """
         from headwater.launch.studies.selection.page import write_report
         from headwater.launch.studies.selection.summary import summarise
 
         parts = self.parts()
+        for source in drawn_from(self.settings):
+            next(read_documents(source), None)
         given = {name: value for name, value in asdict(self.settings).items() if name not in NOT_KEPT}
         keep_study(self.out, self.settings, given)
         for part in parts:

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from headwater.configs import ConfigError, load_config
-from headwater.configs.errors import MismatchError, UserError
+from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.studies.selection.data import divided, questions, shuffled
 from headwater.launch.studies.selection.settings import ARMS, SelectionSettings
 from headwater.launch.studies.selection.study import Selection, run_selection
@@ -74,6 +74,13 @@ def test_intervals_are_over_seeds():
 def test_what_cannot_be_studied_is_refused(override: str, named: str):
     with pytest.raises(ConfigError, match=named):
         load_config(SelectionSettings, CONFIG, [override])
+
+
+def test_sources_are_looked_at_before_anything_runs(tmp_path: Path):
+    given = 'pretrain=["corpus.sources=[{kind: jsonl, path: nowhere.jsonl}]"]'
+    with pytest.raises(MissingError, match=r"nowhere\.jsonl"):
+        Selection(load_config(SelectionSettings, CONFIG, [f"out={tmp_path / 'a'}", given])).run()
+    assert not (tmp_path / "a").exists()
 
 
 SMALL = ["train.steps=6", "model.layers=1", "model.hidden=32", "model.heads=2", "model.kv_heads=2"]
