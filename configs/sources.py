@@ -41,25 +41,24 @@ def find_config(path: str | os.PathLike[str], beside: Path | None = None) -> Pat
     if os.fspath(path) in presets:
         return PRESETS / f"{os.fspath(path)}.yaml"
     wanted = (beside or Path()) / Path(path).expanduser()
-    for file in (wanted, wanted.with_name(f"{wanted.name}.yaml")):
+    for file in (wanted, wanted.parent / f"{wanted.name}.yaml"):
         if file.is_file():
             return file
     name = preset_name(path)
     near = difflib.get_close_matches(name, presets, n=1)
-    fix = f"did you mean {near[0]}?" if near else None
+    fix = f"did you mean {near[0]}?" if near else "check the path; presets have no suffix"
     if name in presets:
         fix = f"write {name} for the packaged preset of that name"
     raise MissingError(
         f"there is no configuration file {path}",
-        expected=f"a YAML file, or one of the presets {', '.join(presets)}",
+        expected="a YAML file" if Path(path).suffix else f"a YAML file, or one of the presets {', '.join(presets)}",
         fix=fix,
     )
 
 
 def preset_name(path: str | os.PathLike[str]) -> str:
     """The name of the preset that a path to its file names: `pretrain/tiny` of `configs/presets/pretrain/tiny.yaml`."""
-    name = Path(path).with_suffix("").as_posix()
-    return re.sub(r"^(.*/)?configs/(presets/)?", "", name)
+    return re.sub(r"^(.*/)?configs/(presets/)?|\.ya?ml$", "", os.fspath(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

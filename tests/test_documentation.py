@@ -41,7 +41,7 @@ def test_every_setting_and_command_is_in_the_reference():
     assert "Peak learning rate" in keys
     assert all(line.count(" | ") >= 1 for line in keys.splitlines() if line.startswith("| `"))
     commands = hooks["commands"]()
-    for name in ("pretrain", "index verify", "study lds", "bench kernels", "doctor"):
+    for name in ("pretrain", "index verify", "study lds", "study selection", "bench kernels", "doctor"):
         assert f"\n## {name}\n" in commands, name
 
 

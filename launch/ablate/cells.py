@@ -69,7 +69,7 @@ def expand(settings: AblateSettings) -> list[Cell]:
     """
     short = short_names(list(settings.grid))
     found: list[Cell] = []
-    problems: list[Problem] = []
+    problems: dict[str, tuple[Problem, list[str]]] = {}
     named = settings.cells or {"": []}
     for (label, extra), *values, seed in itertools.product(named.items(), *settings.grid.values(), settings.seeds):
         factors: dict[str, Any] = {"cell": label} if label else {}
@@ -83,18 +83,25 @@ def expand(settings: AblateSettings) -> list[Cell]:
         try:
             overrides, loaded = configure(settings, [*settings.overrides, *extra, *grid], path, seed)
         except ConfigError as error:
-            problems += [replace(each, key=f"{name}: {each.key}") for each in error.problems]
+            for each in error.problems:
+                problems.setdefault(str(each), (each, []))[1].append(name)
             continue
         levels = {**factors, "seed": seed}
         kind = settings.kind
         found.append(Cell(name=name, path=path, kind=kind, factors=levels, overrides=overrides, settings=loaded))
     if problems:
-        raise ConfigError(problems, "the sweep")
+        raise ConfigError([of_cells(problem, names) for problem, names in problems.values()], "the sweep")
     names = [cell.name for cell in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError("two cells have the same name", got=", ".join(twice), fix="remove the repeated value or seed")
     return found
+
+
+def of_cells(problem: Problem, names: list[str]) -> Problem:
+    """A problem with the cells that have it."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return replace(problem, key=f"{names[0]}{more}: {problem.key}")
 
 
 def configure(settings: AblateSettings, overrides: list[str], path: Path, seed: int) -> tuple[list[str], Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from headwater.configs import UserError
 from headwater.launch.ablate.cells import Cell, expand, prepare
@@ -38,6 +39,8 @@ def run_ablation(settings: AblateSettings, say: Callable[[str], None] = print) -
         for cell in waiting:
             submit(settings, cell, say)
         return 0
+    if settings.run and not (Path(settings.run) / "config.yaml").exists():
+        say(f"{settings.run} is no run: what is traced is pretrained first")
     failed = run_parts(cells, settings.parallel, say, "cells")
     write_report(settings, cells)
     for cell in failed:

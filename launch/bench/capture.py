@@ -99,9 +99,9 @@ class Steps:
         from headwater.attribution.capture.callback import Capture
         from headwater.train.artifacts import RunDir
         from headwater.train.engine import Engine
+        from headwater.train.micro_batch import pack_sequences
         from headwater.train.model import build_model
         from headwater.train.stream.stream import TrainingSequence
-        from headwater.train.micro_batch import pack_sequences
 
         self.settings = settings
         draw = np.random.default_rng(0)

@@ -22,9 +22,11 @@ def export_(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="A directory with a Llama model of Hugging Face.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="HF_DIR", help="A directory with a Llama model of Hugging Face, or a .gguf file.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="A new directory for the checkpoint.")],
 ) -> None:
-    """Make a Llama model of Hugging Face into a checkpoint that training can start from."""
+    """Make a Llama model of Hugging Face, or a GGUF file, into a checkpoint that training can start from."""
     load("headwater.train.huggingface.importing:import_llama")(source, out)
     typer.echo(f"{out}: start from it with `base: {out / 'model.yaml'}` in a configuration (model.init_from)")

@@ -134,7 +134,7 @@ def read_settings(
     if not arguments and preset is None and example:
         refuse_bare(command, example)
     config, overrides = split_arguments(arguments)
-    return load_config(settings_class, config or preset, overrides)
+    return load_config(settings_class, preset if config is None else config, overrides)
 
 
 def refuse_bare(command: str, example: str) -> None:
@@ -166,7 +166,9 @@ def print_settings(schema: type, arguments: list[str] | None, *, keys: bool, pre
     if words and (not keys or "/" in words[0] or Path(words[0]).suffix):
         config, *words = words
     given = config is not None or bool(overrides)
-    settings = load_config(schema, config or preset, overrides, cross_checks=False) if given else None
+    settings = (
+        load_config(schema, preset if config is None else config, overrides, cross_checks=False) if given else None
+    )
     if keys:
         print_keys(schema, words, settings)
     else:

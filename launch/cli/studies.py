@@ -71,6 +71,20 @@ def study_lds(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = Fals
     load("headwater.launch.studies.lds.study:run_lds")(settings)
 
 
+@study_app.command("selection")
+def study_selection(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
+    """Train on the half of a corpus that was chosen for a task by gradients, by BM25 or by chance, and compare."""
+    settings = read_settings(
+        "headwater.launch.studies.selection.settings:SelectionSettings",
+        arguments,
+        keys,
+        yaml,
+        preset="study/selection",
+        command="headwater study selection",
+    )
+    load("headwater.launch.studies.selection.study:run_selection")(settings)
+
+
 @ablate_app.callback()
 def ablate() -> None:
     """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""

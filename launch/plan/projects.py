@@ -17,6 +17,7 @@ SCHEMAS = {
     "storage": "headwater.launch.studies.storage.settings:StorageSettings",
     "overlearnt": "headwater.launch.studies.overlearnt.settings:OverlearntSettings",
     "lds": "headwater.launch.studies.lds.settings:LdsSettings",
+    "selection": "headwater.launch.studies.selection.settings:SelectionSettings",
     "sweep": "headwater.launch.ablate.settings:AblateSettings",
     "demo": "headwater.launch.demo:DemoSettings",
 }
@@ -142,6 +143,13 @@ def _lds(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     yield Work("halves again, from other weights", settings.again, updates(planned))
 
 
+def _selection(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
+    from headwater.launch.studies.selection.settings import ARMS
+
+    yield Work("models of whole corpora", len(settings.seeds), updates(planned))
+    yield Work("models of what was chosen", len(settings.seeds) * len(ARMS), updates(planned))
+
+
 def _storage(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     from headwater.launch.studies.storage.study import Storage
 
@@ -187,6 +195,7 @@ _COUNTED = {
     "acquisition": _acquisition,
     "overlearnt": _overlearnt,
     "lds": _lds,
+    "selection": _selection,
     "storage": _storage,
     "sweep": _sweep,
 }

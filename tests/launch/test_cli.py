@@ -323,6 +323,7 @@ def test_a_users_missing_file_is_not_a_packaged_preset(tmp_path: Path, monkeypat
     result = run("pretrain", "configs/pretrain/tiny.yaml")
     assert result.status == 2
     assert "write pretrain/tiny for the packaged preset" in result.err
+    assert "there is no configuration file" in run("pretrain", "").err, "a shell's variable that is not set"
     assert calls == []
 
 

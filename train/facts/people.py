@@ -49,6 +49,8 @@ def make_facts(settings: FactsSettings, seed: int) -> FactSet:
         seed: another seed gives other people.
     """
     made = FactSet()
+    if not settings.people:
+        return made  # nobody is asked about, so nobody need distract
     for number, person in enumerate(make_people(settings.people, settings.distractors, seed)):
         rng = generator(seed, 1, number)
         passages = list(person_passages(person, settings.passages, rng))

@@ -115,7 +115,7 @@ def llama_config(
 
 
 def model_settings(source: Path, config: dict[str, Any]) -> ModelSettings:
-    """Headwater's settings of a Llama configuration.
+    """Headwater's settings of a Llama configuration; `source` is the file that it stands in.
 
     Raises:
         CorruptError: it does not describe a model.
@@ -138,7 +138,7 @@ def model_settings(source: Path, config: dict[str, Any]) -> ModelSettings:
     )
     problems = [replace(problem, key=f"model.{problem.key}") for problem in model.problems()]
     if problems:
-        raise ConfigError(problems, f"{source / 'config.json'}")
+        raise ConfigError(problems, f"{source}")
     return model
 
 
@@ -146,7 +146,7 @@ def require_architecture(source: Path, config: Any) -> None:
     """Refuses what is not a configuration, or not of the plain Llama architecture."""
     if not isinstance(config, dict):
         raise CorruptError(
-            f"{source / 'config.json'} is not a model's configuration",
+            f"{source} is not a model's configuration",
             got=type(config).__name__,
             expected="the config.json of a Llama model",
             fix="restore it",
@@ -164,7 +164,7 @@ def require_architecture(source: Path, config: Any) -> None:
         got = config.get(key) or (value if key in ("head_dim", "hidden_act") else config.get(key))
         if got != value and not (got is None and value is False):
             raise MismatchError(
-                f"{source / 'config.json'}: {key} cannot be taken over",
+                f"{source}: {key} cannot be taken over",
                 got=got,
                 expected=value,
                 fix="import a Llama model of the plain architecture",
@@ -176,7 +176,7 @@ def require_sizes(source: Path, config: dict[str, Any]) -> None:
     wrong = {key: config.get(key) for key in sizes if type(config.get(key)) is not int or config[key] < 1}
     if wrong:
         raise CorruptError(
-            f"{source / 'config.json'} does not describe a model",
+            f"{source} does not describe a model",
             got=", ".join(f"{key} = {value}" for key, value in wrong.items()),
             expected="positive whole numbers",
             fix="restore it",

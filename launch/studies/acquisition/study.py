@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from headwater.configs import UserError, load_config
+from headwater.configs import MissingError, UserError, load_config
 from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_study
@@ -128,6 +128,8 @@ class Acquisition:
 def base_settings(settings: AcquisitionSettings) -> PretrainSettings:
     """The configuration of the base model, that of the run that is taken or of the preset."""
     source = Path(settings.run) / "config.yaml" if settings.run else settings.preset
+    if settings.run and not Path(source).is_file():
+        raise MissingError(f"run={settings.run} is not a run directory", fix="correct the path, or leave run out")
     return load_config(PretrainSettings, source, settings.pretrain)
 
 

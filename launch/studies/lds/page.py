@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headwater.launch.parts.training import spent_minutes
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.lds.settings import BASELINES, LdsSettings
 from headwater.launch.studies.lds.summary import SHOWN, as_interval
 from headwater.launch.studies.page import write_page
-from headwater.train.artifacts import read_json, write_bytes
+from headwater.train.artifacts import write_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,15 +33,9 @@ def write_report(out: Path, settings: LdsSettings, summary: dict[str, Any]) -> P
         filters={"i": as_interval, "label": lambda name: LABELS.get(name, name)},
         groups={"All queries": summary, **{KINDS[kind]: row for kind, row in summary["kinds"].items()}},
         metrics=METRICS,
-        minutes=spent_minutes(out),
+        minutes=spent_minutes([out / "model", *out.glob("halves/*"), *out.glob("again/*")]),
         first=settings.methods[0].name if settings.methods else None,
     )
-
-
-def spent_minutes(out: Path) -> float:
-    """Minutes of all trainings, one after the other."""
-    paths = [out / "model" / "seconds.json", *out.glob("halves/*/seconds.json"), *out.glob("again/*/seconds.json")]
-    return sum(read_json(path) for path in paths if path.exists()) / 60
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:

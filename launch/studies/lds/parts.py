@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from headwater.launch.parts.part import Part
 from headwater.launch.parts.settings import keep_settings
-from headwater.launch.parts.training import is_trained
+from headwater.launch.parts.training import TrainingPart
 from headwater.launch.studies.lds.outputs import OUTPUTS
 from headwater.launch.studies.lds.settings import MethodSettings
 from headwater.train.artifacts import fingerprint
-from headwater.train.settings import PretrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPart(Part):
-    """A training, and what its model says to the queries.
-
-    Attributes:
-        factors: `part` (model, half or again), and of a half its `number`.
-        preset, overrides: its configuration, as `headwater pretrain` takes it.
-        settings: the same, resolved.
-    """
+class ModelPart(TrainingPart):
+    """A training, and what its model says to the queries. Its factors: `part` (model, half or again), and of a half
+    its `number`."""
 
     module = "headwater.launch.studies.lds.process"
 
-    factors: dict[str, Any]
-    preset: str
-    overrides: list[str]
-    settings: PretrainSettings
-
     def is_done(self) -> bool:
-        return (self.path / OUTPUTS).exists() and is_trained(self.path, self.settings)
-
-    def prepare(self) -> None:
-        """Writes down what the part is, for its process, or refuses a directory that holds another one."""
-        settings = asdict(self.settings)
-        keep_settings(
-            self.path / "part.json",
-            settings,
-            home=self.path,
-            mark=fingerprint(settings),
-            what=f"{self.path} holds a training of other settings",
-            fix="choose another out=, or remove it",
-            note={"factors": self.factors, "preset": self.preset, "overrides": self.overrides},
-        )
+        return (self.path / OUTPUTS).exists() and super().is_done()
 
 
 @dataclass(frozen=True, kw_only=True)

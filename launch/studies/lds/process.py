@@ -9,40 +9,31 @@ passages out. Each ends with what its model says to every query.
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from headwater.configs import load_config
 from headwater.launch.parts.process import run_part
-from headwater.launch.parts.training import link, pretrain_whole
+from headwater.launch.parts.training import counting_seconds, link, pretrain_whole, share_corpus
 from headwater.launch.studies.lds.halves import draw_half
 from headwater.launch.studies.lds.outputs import QUERIES
 from headwater.launch.studies.lds.settings import LdsSettings, model_run, queries_file
-from headwater.train.artifacts import json_line, read_json, write_bytes, write_json
+from headwater.train.artifacts import json_line, write_bytes
 from headwater.train.settings import PretrainSettings
-
-SHARED = ("tokenizer.json", "corpus", "facts")
-"""What a half takes from the whole corpus's model, as links."""
 
 
 def train_and_measure(path: Path, task: dict[str, Any]) -> int:
     """Makes a part, or goes on with it; returns the exit status."""
-    began = time.perf_counter()
     out = path.parent if task["factors"]["part"] == "model" else path.parent.parent
     settings = load_config(LdsSettings, out / "config.yaml")
     pretraining = load_config(PretrainSettings, task["preset"], task["overrides"])
     if task["factors"]["part"] == "model":
         write_queries(out, settings, pretraining)
     else:
-        for name in SHARED:
-            link(model_run(out).path / name, path / name)
+        share_corpus(model_run(out).path, path)
         write_excluded(out, path, task["factors"]["number"], settings.seed)
     link(queries_file(out), path / QUERIES)
-    status = pretrain_whole(path, pretraining)
-    before = read_json(path / "seconds.json") if (path / "seconds.json").exists() else 0
-    write_json(path / "seconds.json", round(before + time.perf_counter() - began, 1))
-    return status
+    return pretrain_whole(path, pretraining)
 
 
 def write_queries(out: Path, settings: LdsSettings, pretraining: PretrainSettings) -> None:
@@ -68,4 +59,4 @@ def write_excluded(out: Path, path: Path, number: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_part(sys.argv[1:], train_and_measure))
+    sys.exit(run_part(sys.argv[1:], counting_seconds(train_and_measure)))

@@ -9,7 +9,6 @@ from pathlib import Path
 from headwater.attribution.settings import IndexSettings, task_weight_problems, task_weight_setting
 from headwater.configs import ConfigError, Problem, load_config, section, setting
 from headwater.train.artifacts import RunDir
-from headwater.train.settings import PretrainSettings
 
 BASELINES = ("gold", "bm25", "random")
 """Scored beside the methods, whatever these are."""
@@ -84,11 +83,10 @@ class LdsSettings:
                 yield Problem(f"methods: {method.name}: also", method.also, "names of other methods")
 
 
-def pretraining(settings: LdsSettings, path: Path, further: list[str]) -> tuple[list[str], PretrainSettings]:
-    """The overrides and settings of a training of the study."""
+def training_overrides(settings: LdsSettings, path: Path, further: list[str]) -> list[str]:
+    """What a training of the study changes in the preset."""
     seeds = [f"seed={settings.seed}", f"corpus.seed={settings.seed}"]
-    overrides = [*settings.pretrain, *seeds, f"out={path}", *further]
-    return overrides, load_config(PretrainSettings, settings.preset, overrides)
+    return [*settings.pretrain, *seeds, f"out={path}", *further]
 
 
 def model_run(out: Path) -> RunDir:

@@ -31,14 +31,14 @@ from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_study
 from headwater.launch.studies.lds.outputs import CALLBACK
 from headwater.launch.studies.lds.outsider import keep_scores, write_outsider
-from headwater.launch.studies.lds.parts import MethodPart, TrainingPart
+from headwater.launch.studies.lds.parts import MethodPart, ModelPart
 from headwater.launch.studies.lds.settings import (
     LdsSettings,
     half_path,
     index_names,
     model_run,
-    pretraining,
     scores_file,
+    training_overrides,
 )
 
 GROWING = ("out", "parallel", "models", "again", "methods", "scores", "name")
@@ -77,14 +77,14 @@ class Lds:
         write_report(self.out, self.settings, summary)
         return summary
 
-    def trainings(self) -> list[TrainingPart]:
+    def trainings(self) -> list[ModelPart]:
         """The whole corpus's model, the halves', and those trained again."""
         path = model_run(self.out).path
         model = self._part(path, {"part": "model"}, self.settings.traced)
         halves = [self._half(number, model) for number in range(self.settings.models)]
         return [model, *halves, *(self._half(number, model, again=True) for number in range(self.settings.again))]
 
-    def methods(self, model: TrainingPart) -> list[MethodPart]:
+    def methods(self, model: ModelPart) -> list[MethodPart]:
         """The scores of each method; who shares an index waits for whoever makes it."""
         indexes = index_names(self.settings.methods)
         found: list[MethodPart] = []
@@ -97,28 +97,19 @@ class Lds:
             found.append(part)
         return found
 
-    def _half(self, number: int, model: TrainingPart, again: bool = False) -> TrainingPart:
+    def _half(self, number: int, model: ModelPart, again: bool = False) -> ModelPart:
         path = half_path(self.out, number, again)
         further = [f"train.exclude={path / 'exclude.txt'}"]
         if again:
             further.append(f"model.seed={self.settings.seed + OTHER_WEIGHTS}")
         return self._part(path, {"part": "again" if again else "half", "number": number}, further, (model.name,))
 
-    def _part(
-        self, path: Path, factors: dict[str, Any], further: list[str], after: tuple[str, ...] = ()
-    ) -> TrainingPart:
-        overrides, settings = pretraining(self.settings, path, [f"callbacks.extra=[{CALLBACK}]", *further])
-        if not settings.facts.people:
+    def _part(self, path: Path, factors: dict[str, Any], further: list[str], after: tuple[str, ...] = ()) -> ModelPart:
+        overrides = training_overrides(self.settings, path, [f"callbacks.extra=[{CALLBACK}]", *further])
+        part = ModelPart.planned(path, factors, self.settings.preset, overrides, after)
+        if not part.settings.facts.people:
             raise ConfigError([Problem("facts.people", 0, "at least one: the study asks for their facts")], "the study")
-        return TrainingPart(
-            name=name_of(path),
-            path=path,
-            after=after,
-            factors=factors,
-            preset=self.settings.preset,
-            overrides=overrides,
-            settings=settings,
-        )
+        return part
 
     def _check_same(self) -> None:
         given = {name: value for name, value in asdict(self.settings).items() if name not in GROWING}

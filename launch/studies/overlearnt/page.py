@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from headwater.attribution.evaluation.table import format_interval
+from headwater.launch.parts.training import spent_minutes
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings
 from headwater.launch.studies.overlearnt.summary import as_interval
 from headwater.launch.studies.page import write_page
-from headwater.train.artifacts import read_json, write_bytes
+from headwater.train.artifacts import write_bytes
 
 METRICS = {"mrr": "MRR", "hit@10": "Hit@10", "recall@10": "Recall@10", "tail_patch": "Tail-patch"}
 SHOWN = (*METHODS, "bm25", "random", "gold")
@@ -32,13 +33,8 @@ def write_report(settings: OverlearntSettings, summary: dict[str, Any]) -> Path:
         metrics=METRICS,
         shown=SHOWN,
         groups={"All seeds": summary["pooled"], **{f"Seed {seed}": row for seed, row in summary["seeds"].items()}},
-        minutes=spent_minutes(settings),
+        minutes=spent_minutes(Path(settings.out).glob("seed-*/*")),
     )
-
-
-def spent_minutes(settings: OverlearntSettings) -> float:
-    """Minutes of all parts, one after the other."""
-    return sum(read_json(path) for path in Path(settings.out).glob("seed-*/*/seconds.json")) / 60
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ named that are to be left out. A retraining takes its corpus from the model and 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,28 +19,21 @@ import numpy as np
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.configs import load_config
 from headwater.launch.parts.process import run_part
-from headwater.launch.parts.training import link, pretrain_whole, trained_steps
+from headwater.launch.parts.training import counting_seconds, pretrain_whole, share_corpus, trained_steps
 from headwater.launch.studies.overlearnt.settings import OverlearntSettings, saved_steps
-from headwater.train.artifacts import RunDir, read_json, write_bytes, write_json
+from headwater.train.artifacts import RunDir, write_bytes, write_json
 from headwater.train.settings import PretrainSettings
-
-SHARED = ("tokenizer.json", "corpus", "facts")
-"""What a retraining takes from its model, as links."""
 
 
 def train_and_trace(path: Path, task: dict[str, Any]) -> int:
     """Makes a part, or goes on with it; returns the exit status."""
-    began = time.perf_counter()
     factors = task["factors"]
     if factors["part"] == "retraining":
-        for name in SHARED:
-            link(Path(factors["model"]) / name, path / name)
+        share_corpus(Path(factors["model"]), path)
     status = pretrain_whole(path, load_config(PretrainSettings, task["preset"], task["overrides"]))
     if status == 0 and factors["part"] == "model":
         settings = load_config(OverlearntSettings, path.parent.parent / "config.yaml")
         trace_model(RunDir(path), settings, factors["seed"])
-    before = read_json(path / "seconds.json") if (path / "seconds.json").exists() else 0
-    write_json(path / "seconds.json", round(before + time.perf_counter() - began, 1))
     return status
 
 
@@ -129,4 +121,4 @@ def random_passages(run: RunDir, queries: Sequence[Query], count: int, seed: int
 
 
 if __name__ == "__main__":
-    sys.exit(run_part(sys.argv[1:], train_and_trace, "cell.json"))
+    sys.exit(run_part(sys.argv[1:], counting_seconds(train_and_trace)))

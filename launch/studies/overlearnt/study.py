@@ -24,13 +24,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.configs import ConfigError, Problem, load_config
+from headwater.configs import ConfigError, Problem
 from headwater.launch.parts.part import name_of
 from headwater.launch.parts.pool import finish_parts
 from headwater.launch.parts.settings import keep_study
-from headwater.launch.studies.overlearnt.parts import TrainingPart
+from headwater.launch.studies.overlearnt.parts import OverlearntPart
 from headwater.launch.studies.overlearnt.settings import LABELS, OverlearntSettings, pretraining, saved_steps
-from headwater.train.settings import PretrainSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +67,7 @@ class Overlearnt:
     def path(self, seed: int, part: str) -> Path:
         return self.out / f"seed-{seed}" / part
 
-    def _model(self, seed: int) -> TrainingPart:
+    def _model(self, seed: int) -> OverlearntPart:
         path = self.path(seed, "model")
         overrides, plain = pretraining(self.settings, seed, path)
         steps = saved_steps(self.settings, plain.train.steps)
@@ -86,7 +85,7 @@ class Overlearnt:
         ]
         return self._part(path, {"part": "model", "seed": seed}, overrides)
 
-    def _retraining(self, seed: int, arm: str) -> TrainingPart:
+    def _retraining(self, seed: int, arm: str) -> OverlearntPart:
         path, model = self.path(seed, f"without-{arm.replace('_', '-')}"), self.path(seed, "model")
         overrides, plain = pretraining(self.settings, seed, path)
         steps = saved_steps(self.settings, plain.train.steps)
@@ -101,19 +100,11 @@ class Overlearnt:
 
     def _part(
         self, path: Path, factors: dict[str, Any], overrides: list[str], after: tuple[str, ...] = ()
-    ) -> TrainingPart:
-        loaded = load_config(PretrainSettings, self.settings.preset, overrides)
-        if not loaded.facts.people:
+    ) -> OverlearntPart:
+        part = OverlearntPart.planned(path, factors, self.settings.preset, overrides, after)
+        if not part.settings.facts.people:
             raise ConfigError([Problem("facts.people", 0, "at least one: the study asks for their facts")], "the study")
-        return TrainingPart(
-            name=name_of(path),
-            path=path,
-            after=after,
-            factors=factors,
-            preset=self.settings.preset,
-            overrides=overrides,
-            settings=loaded,
-        )
+        return part
 
     def _check_same(self) -> None:
         given = {name: value for name, value in asdict(self.settings).items() if name not in ("out", "parallel")}

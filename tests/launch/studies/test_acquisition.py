@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
-from headwater.configs import ConfigError, UserError, load_config
+from headwater.configs import ConfigError, MissingError, UserError, load_config
 from headwater.configs.errors import CorruptError
 from headwater.launch.cli import commands as cli
 from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE, judge
@@ -330,3 +330,8 @@ def test_records_are_looked_at_before_anything_is_pretrained(tmp_path: Path):
         with pytest.raises(UserError, match=message):
             Acquisition(settings).run()
         assert not out.exists()
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(MissingError, match="nowhere is not a run directory"):
+        Acquisition(AcquisitionSettings(run=str(tmp_path / "nowhere"), out=str(tmp_path)))

@@ -9,7 +9,7 @@ from headwater.configs.loader import load_config
 from headwater.train.corpus.factbook import factbook_texts
 from headwater.train.facts.people import make_facts, make_people
 from headwater.train.facts.settings import FactsSettings
-from headwater.train.facts.types import write_facts
+from headwater.train.facts.types import FactSet, write_facts
 from headwater.train.facts.wordings import ATTRIBUTES
 
 
@@ -110,7 +110,7 @@ def test_files_hold_the_facts(facts, tmp_path):
 
 
 def test_fewer_and_more(facts):
-    assert not make_facts(FactsSettings(people=0, distractors=0), 0).passages
+    assert make_facts(FactsSettings(people=0), 0) == make_facts(FactsSettings(people=0, distractors=0), 0) == FactSet()
     made = make_facts(FactsSettings(people=5, distractors=0, passages=20, queries=6), 3)
     assert len(made.passages) == 100
     assert Counter(probe.relation for probe in made.probes) == dict.fromkeys(
