@@ -12,10 +12,11 @@ import sys
 
 from headwater.configs import load_config
 from headwater.configs.errors import UserError, refusals
+from headwater.train.ending import REFUSED, note_ending
+from headwater.train.lifetime import die_with_parent
 from headwater.train.settings import PretrainSettings
 
 USER_ERROR = 2
-PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,26 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def failed(error: UserError, *, said: bool) -> int:
     """Says what is wrong, unless another process of the job does; returns the exit status."""
+    note_ending(REFUSED)
     if not said:
         print(f"error: {error}", file=sys.stderr, flush=True)
     return USER_ERROR
-
-
-def die_with_parent() -> None:
-    """Under torchrun: asks the kernel to kill this process when torchrun dies.
-
-    torchrun puts its workers into sessions of their own, so a kill -9 of torchrun, or of its process group, would leave
-    them training; the job that is started in its place would then write into the same run beside them.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
-        return
-    import ctypes
-    import signal
-
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died just before the kernel was asked
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def pretrain(settings: PretrainSettings) -> int:

@@ -10,12 +10,14 @@ import sys
 from headwater.attribution.settings import IndexSettings
 from headwater.configs import load_config
 from headwater.configs.errors import UserError, refusals
+from headwater.train.lifetime import die_with_parent
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
+    die_with_parent()
     try:
         with refusals():
             settings = load_config(IndexSettings, arguments[0], arguments[1:])

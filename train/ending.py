@@ -1,0 +1,25 @@
+"""How a job has ended, in one line, for the script that started it: an exit status alone does not say it.
+
+A process that was asked to stop and saved ends well, as one that is finished does; its torchrun ends with the status of
+the signal; `srun` makes one number of many. The script names a file in `HEADWATER_ENDED` and reads what stands there:
+`finished ...`, `stopped ...` or `refused`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+ENDED = "HEADWATER_ENDED"
+"""The variable that names the file."""
+
+FINISHED, STOPPED, REFUSED = "finished", "stopped", "refused"
+"""The first word: done; asked to stop, and saved; an error that a person must mend, as the same would happen again."""
+
+
+def note_ending(line: str) -> None:
+    """Writes the line, if somebody has asked for it; a disk that is full keeps nobody from ending."""
+    path = os.environ.get(ENDED)
+    if path:
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            file.write(f"{line}\n")
