@@ -23,15 +23,16 @@ def die_with_parent() -> None:
     leave them training, beside those that a new torchrun starts. Any other child is sent SIGTERM, upon which it saves.
     """
     told = os.environ.pop(PARENT, None)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with(os.getppid(), signal.SIGKILL)
+    elif told is not None:
+        end_with(int(told), signal.SIGTERM)
+
+
+def end_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """Asks the kernel to send this process a signal when its parent, the process of this number, is gone."""
     if not sys.platform.startswith("linux"):
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _end_with(os.getppid(), signal.SIGKILL)
-    elif told is not None:
-        _end_with(int(told), signal.SIGTERM)
-
-
-def _end_with(parent: int, how: signal.Signals) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)

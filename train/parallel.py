@@ -98,6 +98,25 @@ def joined() -> World | None:
     return _joined
 
 
+def require_launcher() -> None:
+    """Refuses a process that srun has started as one of several which do not know of each other: each would be a world
+    of its own, in one directory.
+
+    Raises:
+        UserError: said by the first of them.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if "RANK" in os.environ or tasks < 2:
+        return
+    error = UserError(
+        f"srun has started {tasks} processes that do not know of each other",
+        expected="one process, or processes that torchrun has started",
+        fix="let `headwater launch --slurm` write the script, or start one torchrun on each machine: srun torchrun ...",
+    )
+    error.is_said = os.environ.get("SLURM_PROCID", "0") != "0"  # type: ignore[attr-defined]
+    raise error
+
+
 def require_divisible(tensor: int, pipeline: int) -> None:
     size = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
     if size % (tensor * pipeline):

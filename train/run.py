@@ -43,6 +43,7 @@ def pretrain_run(settings: PretrainSettings) -> int:
         0, also after SIGTERM once the checkpoint is written; 130 after Ctrl-C.
     """
     run = RunDir.at(settings.out)
+    parallel.require_launcher()
     world = parallel.start(
         tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline, threads=settings.train.threads
     )

@@ -10,6 +10,7 @@ from typing import Any
 from headwater.configs.errors import UserError, refusals
 from headwater.launch.jobs.processes import keep_to_cores
 from headwater.train.artifacts import read_json
+from headwater.train.lifetime import die_with_parent
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -28,6 +29,7 @@ def run_part(arguments: Sequence[str], work: Callable[[Path, dict[str, Any]], in
     """
     from headwater.train.locks import file_lock
 
+    die_with_parent()
     path = Path(arguments[0])
     keep_to_cores(arguments[1] if len(arguments) > 1 else "")
     try:

@@ -18,33 +18,15 @@ from headwater.launch.jobs.launch import launch_job
 from headwater.train.__main__ import main
 
 from .conftest import Slurm, wait_until
-from .training import losses, write_training
+from .training import WAITING, losses, write_training
 
 pytestmark = pytest.mark.slow
-
-WAITING = '''
-import time
-from pathlib import Path
-from headwater.train.callbacks.base import Callback
-
-class Waiting(Callback):
-    """Stays at a step until it is asked to stop, or let go on."""
-    name = "waiting"
-    def after_step(self, trainer, step, sequences, result):
-        if step == 4:
-            Path("at-4").touch()
-            while trainer.stop_signal is None and not Path("go").exists():
-                time.sleep(0.02)
-
-def make(settings, run, world):
-    return Waiting()
-'''
 
 CPUS = Cluster(gpu_request="none", exclusive=False)
 HOST = platform.node().partition(".")[0]
 TWO_NODES = f"{HOST},{HOST}b"
 ELSEWHERE = replace(CPUS, options={"exclude": TWO_NODES})
-RUN = ["out=run", "train.steps=12", "checkpoint.every=2", "callbacks.extra=[waiting:make]"]
+RUN = ["out=run", "train.steps=12", "checkpoint.every=2", WAITING]
 
 
 @pytest.fixture
@@ -52,7 +34,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_training(tmp_path)
-    Path("waiting.py").write_text(WAITING)
     return tmp_path
 
 
@@ -95,7 +76,6 @@ def chained(tmp_path_factory: pytest.TempPathFactory, slurm: Slurm) -> tuple[Pat
         patch.chdir(home)
         patch.setenv("OMP_NUM_THREADS", "1")
         write_training(home)
-        Path("waiting.py").write_text(WAITING)
         cluster = replace(CPUS, options={"nodelist": TWO_NODES})
         given = {"nodes": 2, "gpus_per_node": 1, "slurm": True, "chain": True, "cluster": cluster}
         assert launch_job(Job(config="config.yaml", overrides=RUN, **given), submit=False) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from headwater.train.callbacks.metrics import read_metrics
@@ -20,6 +21,9 @@ checkpoint: {every: 5}
 callbacks: {metrics: {tensorboard: false}}
 """
 
+WAITING = "callbacks.extra=[waiting:make]"
+"""Of a training in the directory that `write_training` has filled: it stays at a step, see waiting.py."""
+
 WORDS = ["river", "stone", "cloud", "ember", "willow", "harbor", "lantern", "meadow"]
 
 
@@ -29,6 +33,7 @@ def write_training(directory: Path) -> Path:
     lines = "".join(f'{{"text": "{text} {number}"}}\n' for number, text in enumerate(texts))
     (directory / "texts.jsonl").write_text(lines)
     (directory / "config.yaml").write_text(TRAINING)
+    shutil.copy(Path(__file__).with_name("waiting.py"), directory)
     return directory / "config.yaml"
 
 
