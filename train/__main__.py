@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from headwater.configs import load_config
 from headwater.configs.errors import UserError, refusals
@@ -16,7 +17,10 @@ from headwater.train.ending import REFUSED, note_ending
 from headwater.train.lifetime import die_with_parent
 from headwater.train.settings import PretrainSettings
 
-USER_ERROR = 2
+PEER_GONE, USER_ERROR = 1, 2
+
+PEER_S = 2.0
+"""How long a process waits for the one that knows the cause to end first: torchrun goes by that one's status."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +40,18 @@ def main(arguments: list[str] | None = None) -> int:
             return pretrain(settings)
     except UserError as error:
         return failed(error, said=getattr(error, "is_said", False))
+    except RuntimeError as error:
+        if not is_peer_gone(error):
+            raise
+        time.sleep(PEER_S)
+        rank = os.environ.get("RANK")
+        print(f"rank {rank}: ended, since another process has gone; it says why", file=sys.stderr, flush=True)
+        return PEER_GONE
+
+
+def is_peer_gone(error: RuntimeError) -> bool:
+    """Whether what failed is the connection with a process that has ended: gloo's words, and NCCL's."""
+    return any(text in str(error) for text in ("closed by peer", "reset by peer", "remote process exited"))
 
 
 def failed(error: UserError, *, said: bool) -> int:

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
+
+from headwater.train.callbacks.base import Callback, Training
+
+
+class Stale(Callback):
+    """Of a rank that is not the first: what it reads is gone."""
+
+    name = "stale"
+
+    def after_step(self, trainer: Training, step: int, sequences: list[Any], result: Any) -> None:
+        if step == 3 and trainer.world.rank == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/share/gone")
+
+
+def stale(settings: Any, run: Any, world: Any) -> Callback:
+    return Stale()
 
 
 def train(arguments: list[str], rank: int, file: str, number: int) -> int:

@@ -57,3 +57,16 @@ def test_a_checkpoint_that_one_rank_cannot_write(
     assert losses(run) == expected
     assert steps_in(run.checkpoints) == [2, 4, 6]
     assert not list(run.checkpoints.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_what_one_rank_meets_is_the_one_thing_said(fresh: Callable[[], Path], config: Path):
+    """The other's broken connection is a line, not a traceback, and waits: a torchrun goes by who ends first."""
+    run = RunDir.at(fresh())
+    log = run.path / "log"
+    arguments = [str(config), f"out={run.path}", *SHORT, f"callbacks.extra=[{failing_disk.__name__}:stale]"]
+    call(failing_disk.train, arguments, 0, "no file", 0, ranks=2, log=log, seconds=60)
+    said = log.read_text()
+    assert said.count("error: ") == 1, said
+    assert "/share/gone: Stale file handle" in said
+    assert "Traceback" not in said, said
