@@ -174,6 +174,8 @@ def job_command(checked: Checked, endpoint: str, identity: str, python: str) -> 
     arguments = [*([job.config] if job.config else []), *job.overrides]
     if checked.stage.module is None:
         return [[python, "-m", "headwater.launch", *job.stage.split(), *arguments]]
+    if job.slurm and job.nodes == checked.processes == 1:  # SLURM's script starts it again
+        return [[python, "-m", checked.stage.module, *arguments]]
     # Without this torchrun kills processes 30 s after SIGTERM, in the middle of a large checkpoint.
     shutdown = max(job.notice_minutes * 60 - 30, 30)
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", ShellText(endpoint), "--rdzv-id", ShellText(identity)]

@@ -183,6 +183,7 @@ def work_loop(srun: str, *, logs: Path, restarts: int, script: Path, chain: bool
     say "to go on: {resubmit}"
     exit 143"""
     return f"""\
+mkdir -p {shlex.quote(str(logs))}
 export HEADWATER_ENDED={shlex.quote(str(logs))}/ended-$SLURM_JOB_ID
 say() {{ echo "job $SLURM_JOB_ID: $1"; }}
 

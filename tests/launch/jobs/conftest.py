@@ -116,12 +116,17 @@ def slurm() -> Iterator[Slurm]:
             cluster = Slurm(home)
             wait_until(lambda: cluster("sinfo", "-h", "-o", "%D %T").split() == [str(NODES), "idle"], 20, cluster.logs)
             yield cluster
-            subprocess.run(["scancel", "--full", "--signal=KILL", "--state=RUNNING"], check=False, capture_output=True)
+            cluster("scancel", f"--user={os.getuid()}")  # what a failed test has left
+            wait_until(lambda: not cluster.jobs(), 20, cluster.logs)
         finally:
             for each in reversed(daemons):
                 each.send_signal(signal.SIGTERM)
             for each in reversed(daemons):
-                each.wait(20)
+                try:
+                    each.wait(10)
+                except subprocess.TimeoutExpired:
+                    each.kill()
+                    each.wait()
             shutil.rmtree(home, ignore_errors=True)
 
 

@@ -250,12 +250,12 @@ def test_stages_are_launched_where_they_write(tmp_path: Path, monkeypatch: pytes
         "corpus c.yaml out=made": ("made", "headwater.launch corpus c.yaml out=made", ""),
         "demo out=demo": ("demo", "headwater.launch demo out=demo", ""),
         "study lds out=lds": ("lds", "headwater.launch study lds out=lds", ""),
-        "c.yaml out=pre": ("pre", "jobs.agent", "headwater.train c.yaml out=pre"),
+        "c.yaml out=pre train.micro_batch=1": ("pre", "jobs.agent", "headwater.train c.yaml out=pre"),
     }
     for words, (place, *parts) in cases.items():
         stage, rest = split_stage(words.split())
         config, overrides = split_arguments(rest)
-        one = Job(stage=stage, config=config, overrides=overrides, gpus_per_node=1, slurm=True)
+        one = Job(stage=stage, config=config, overrides=overrides, gpus_per_node=2, slurm=True)
         assert launch_job(one, submit=False) == 0
         assert_parses(Path(place, "launch.sbatch"))
         text = Path(place, "launch.sbatch").read_text()
