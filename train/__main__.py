@@ -13,7 +13,7 @@ import time
 
 from headwater.configs import load_config
 from headwater.configs.errors import UserError, refusals
-from headwater.train.ending import REFUSED, note_ending
+from headwater.train.ending import REFUSED, note_ending, report_ending
 from headwater.train.lifetime import die_with_parent
 from headwater.train.settings import PretrainSettings
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else 2
     die_with_parent()
+    report_ending()
     try:
         with refusals():
             settings = load_config(PretrainSettings, arguments[0], arguments[1:])

@@ -17,9 +17,18 @@ FINISHED, STOPPED, REFUSED = "finished", "stopped", "refused"
 """The first word: done; asked to stop, and saved; an error that a person must mend, as the same would happen again."""
 
 
+_path: str | None = None
+
+
+def report_ending() -> None:
+    """This process is what the script has started: `note_ending` is for it to say. A training within something larger
+    says nothing, since its end is not the end of the job."""
+    global _path
+    _path = os.environ.get(ENDED)
+
+
 def note_ending(line: str) -> None:
-    """Writes the line, if somebody has asked for it; a disk that is full keeps nobody from ending."""
-    path = os.environ.get(ENDED)
-    if path:
-        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+    """Writes the line, if this process reports to somebody; a disk that is full keeps nobody from ending."""
+    if _path:
+        with contextlib.suppress(OSError), open(_path, "w", encoding="utf-8") as file:
             file.write(f"{line}\n")

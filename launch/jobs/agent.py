@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headwater.train.ending import ENDED, REFUSED, STOPPED, note_ending
+from headwater.train.ending import ENDED, REFUSED, STOPPED, note_ending, report_ending
 from headwater.train.lifetime import die_with_parent
 
 USER_ERROR = 2
@@ -26,6 +26,7 @@ USER_ERROR = 2
 
 def main(arguments: list[str]) -> int:
     die_with_parent()
+    report_ending()
     try:
         return run_agent(arguments)
     except KeyboardInterrupt:  # before torchrun has taken the signal over

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headwater.train.ending import ENDED
 from headwater.train.lifetime import PARENT
 
 
@@ -22,6 +23,7 @@ def start_child(command: Sequence[str], log: Path | None = None) -> subprocess.P
         log: what it prints is added there, if one is named.
     """
     environment = {**os.environ, PARENT: str(os.getpid())}
+    environment.pop(ENDED, None)  # its end is not this one's
     if log is None:
         return subprocess.Popen(command, env=environment)
     with open(log, "ab") as file:

@@ -200,7 +200,7 @@ while true; do
     ended=$(cat "$HEADWATER_ENDED" 2>/dev/null)
     case "$ended:$status" in
     finished* | :0) break ;;
-    stopped* | :143) stopped ;;
+    stopped* | :130 | :143) stopped ;;
     refused* | *:2)
         say "what is wrong must be mended (see above): not tried again"
         exit 2

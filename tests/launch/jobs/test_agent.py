@@ -77,8 +77,10 @@ time.sleep(60)
 """
 
 
-def test_processes_end_with_a_command_that_is_killed(tmp_path: Path):
-    """kill -9 of what started torchrun: it is told, and hands it on to its processes, which save."""
+def test_processes_end_with_a_command_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """kill -9 of what started torchrun: it is told, and hands it on to its processes, which save. It is not the job:
+    how it ends is not how the job ends."""
+    monkeypatch.setenv("HEADWATER_ENDED", str(tmp_path / "ended"))
     (tmp_path / "sleeps.py").write_text(SLEEPS)
     script = "from headwater.launch.jobs.command import run_module; run_module('sleeps', [], processes=2)"
     command = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.DEVNULL)
@@ -89,6 +91,7 @@ def test_processes_end_with_a_command_that_is_killed(tmp_path: Path):
         command.wait()
         wait_until(lambda: not processes_in(tmp_path), 20)
         assert len(list(tmp_path.glob("saved-*"))) == 2
+        assert not (tmp_path / "ended").exists()
     finally:
         for number in processes_in(tmp_path):
             os.kill(number, signal.SIGKILL)

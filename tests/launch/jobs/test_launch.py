@@ -188,7 +188,7 @@ def test_a_chain_submits_itself_while_it_comes_further_and_ends_with_a_summary(
 
 def test_a_chain_that_is_told_before_it_began_is_tried_once_more(fake_slurm: Callable[..., tuple[int, str]]):
     assert fake_slurm("exit 143", chain=True)[0] == 0
-    assert fake_slurm("exit 143", chain=True)[0] == 1
+    assert fake_slurm("exit 130", chain=True)[0] == 1
 
 
 def lines_of(config: Path, **options: object) -> set[str]:
