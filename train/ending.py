@@ -2,7 +2,7 @@
 
 A process that was asked to stop and saved ends well, as one that is finished does; its torchrun ends with the status of
 the signal; `srun` makes one number of many. The script names a file in `HEADWATER_ENDED` and reads what stands there:
-`finished ...`, `stopped ...` or `refused`.
+`finished ...`, `stopped ...` or `refused`. Where nothing stands there, the job was broken off.
 """
 
 from __future__ import annotations
@@ -32,3 +32,10 @@ def note_ending(line: str) -> None:
     if _path:
         with contextlib.suppress(OSError), open(_path, "w", encoding="utf-8") as file:
             file.write(f"{line}\n")
+
+
+def note_ending_unless_noted(line: str) -> bool:
+    """As `note_ending`, where nobody has said more; whether this process reports to somebody."""
+    if _path and not os.path.exists(_path):
+        note_ending(line)
+    return bool(_path)

@@ -10,15 +10,13 @@ elsewhere, see `headwater.train.ending`); 1 otherwise.
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from headwater.train.ending import ENDED, REFUSED, STOPPED, note_ending, report_ending
+from headwater.train.ending import FINISHED, REFUSED, STOPPED, note_ending, note_ending_unless_noted, report_ending
 from headwater.train.lifetime import die_with_parent
 
 USER_ERROR = 2
@@ -58,17 +56,9 @@ def run_agent(arguments: list[str]) -> int:
         return 1
     except SignalException as told:
         say(f"told to stop ({told.sigval.name}); its processes are gone")
-        return stopped(told.sigval)
-    return 0
-
-
-def stopped(number: int) -> int:
-    """The exit status after a signal. A script that reads how the job ended is told there: srun would take a status for
-    a failure, and kill those that still save."""
-    if ENDED not in os.environ:
-        return 128 + number
-    if not Path(os.environ[ENDED]).exists():  # a trainer that has saved has said at which step
-        note_ending(STOPPED)
+        # srun would take a status for a failure, and kill those that still save.
+        return 0 if note_ending_unless_noted(STOPPED) else 128 + told.sigval
+    note_ending_unless_noted(FINISHED)
     return 0
 
 

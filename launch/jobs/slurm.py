@@ -184,7 +184,7 @@ def work_loop(srun: str, *, logs: Path, restarts: int, script: Path, chain: bool
     exit 143"""
     return f"""\
 mkdir -p {shlex.quote(str(logs))}
-export HEADWATER_ENDED={shlex.quote(str(logs))}/ended-$SLURM_JOB_ID
+export HEADWATER_ENDED={shlex.quote(str(logs))}/ended-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
 say() {{ echo "job $SLURM_JOB_ID: $1"; }}
 
 stopped() {{
@@ -199,7 +199,7 @@ while true; do
     status=$?
     ended=$(cat "$HEADWATER_ENDED" 2>/dev/null)
     case "$ended:$status" in
-    finished* | :0) break ;;
+    finished*) break ;; # srun ends with 0, and nothing is said, when a machine fails
     stopped* | :130 | :143) stopped ;;
     refused* | *:2)
         say "what is wrong must be mended (see above): not tried again"
@@ -209,7 +209,7 @@ while true; do
     # An agent was killed, or torchrun has used up its restarts.
     if ((attempt++ >= {restarts})); then
         say "given up after status $status and {restarts} restarts"
-        exit "$status"
+        exit $((status ? status : 1))
     fi
     say "status $status, started again ($attempt of {restarts})"
 done

@@ -146,8 +146,11 @@ def test_slurm_script_starts_its_agents_again_as_often_as_it_may(fake_slurm: Cal
     assert (status, calls()) == (7, 3)
     assert "started again (2 of 2)" in said
     assert "given up after status 7" in said
-    assert fake_slurm('test "$(wc -l <calls)" = 2 || exit 9')[0] == 0
+    second = 'if test "$(wc -l <calls)" = 2; then echo finished >"$HEADWATER_ENDED"; else exit 9; fi'
+    assert fake_slurm(second)[0] == 0
     assert calls() == 2
+    assert fake_slurm("exit 0")[0] == 1, "a machine that fails leaves a status of 0, and nothing said"
+    assert calls() == 3
 
 
 def test_slurm_script_does_not_try_again_what_must_be_mended(fake_slurm: Callable[..., tuple[int, str]]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,17 +102,25 @@ def test_a_sweep_is_an_array_and_what_a_person_must_mend_is_not_tried_again(here
     assert not Path("sweep/cells/hard_stop-6/provenance.json").exists()
 
 
-def test_a_job_that_is_put_back_into_the_queue_goes_on(here: Path, slurm: Slurm, alone: Path, chained: object):
-    """As after a preemption, or when a machine has failed: the script begins again, the run where it was."""
+def test_a_job_whose_machine_fails_goes_on_on_another(here: Path, slurm: Slurm, alone: Path, chained: object):
+    """SLURM puts it back into the queue, as after a preemption: the script begins again, and the run where it was."""
     job = Job(config="config.yaml", overrides=RUN, gpus_per_node=1, slurm=True, cluster=ELSEWHERE)
     assert launch_job(job, submit=False) == 0
     number = slurm.submit(Path("run/launch.sbatch"))
     told = told_by(slurm, "run")
     wait_until(lambda: Path("at-4").exists(), 120, told)
-    slurm("scontrol", "requeue", str(number))
-    Path("go").touch()
+    node = slurm("squeue", "--noheader", f"--job={number}", "--format=%N").strip()
+    slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     wait_until(lambda: slurm.jobs().get(number) == "PENDING", 20, told)
-    slurm("scontrol", "update", f"JobId={number}", "StartTime=now")  # SLURM would wait two minutes
+    Path("go").touch()
+
+    def begins() -> bool:
+        if slurm.jobs()[number] == "PENDING":  # SLURM would wait two minutes
+            slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+            time.sleep(2)  # asked for again at once it would never begin
+        return slurm.jobs()[number] == "RUNNING"
+
+    wait_until(begins, 60, told)
     wait_until(lambda: number not in slurm.jobs(), 120, told)
     assert_as_alone("run", alone, 12)
     assert len(json.loads(Path("run/provenance.json").read_text())) == 2
