@@ -22,6 +22,7 @@ from headwater.launch.jobs.stages import split_stage
 from headwater.train.__main__ import main
 
 from .conftest import free_ports, listens, wait_until
+from .hosts import Host, two_hosts
 from .training import losses, write_training
 
 LAYOUT = """
@@ -408,28 +409,38 @@ def test_two_agents_meet_log_by_rank_and_save_on_sigterm(config: Path):
 
 
 @pytest.mark.slow
-def test_the_job_comes_back_when_an_agent_and_its_workers_are_killed(config: Path):
-    """Two agents train; one is killed -9 and started again. The losses are those of one process left alone."""
+def test_the_job_comes_back_when_a_host_is_lost(config: Path):
+    """Two hosts train; the cable of one is pulled out, its agent is killed -9, and both come back. The losses are those
+    of one process left alone."""
     config = write_training(config.parent)
     assert main([str(config), "out=alone"]) == 0
     port = free_ports(1)[0]
     two = job(config, "out=run", nodes=2, gpus_per_node=1, port=port)
     Path("launch.sh").write_text(script_text(check(two)))
-    agents = [agent(1)]
-    try:
-        # Both addresses are this machine's: the agent that comes first keeps the store where they meet.
-        wait_until(lambda: listens(port))
-        agents.append(agent(2))
-        wait_until(lambda: len(losses("run")) >= 6 or agents[0].poll() is not None)
-        agents[1].kill()
-        agents[1].wait()
-        assert len(losses("run")) < 30
-        agents[1] = agent(2)
-        assert [each.wait(150) for each in agents] == [0, 0], Path("agent-1.log").read_text()[-3000:]
-    finally:
-        for each in agents:
-            each.terminate()
-            each.wait(20)
+    with two_hosts() as hosts:
+
+        def start(host: Host) -> subprocess.Popen[bytes]:
+            environment = {**os.environ, **host.environment}
+            with open(f"{host.name}.log", "ab") as log:
+                return subprocess.Popen(host.command("bash", "launch.sh"), env=environment, stdout=log, stderr=log)
+
+        agents = [start(hosts[0])]
+        try:
+            if not hosts[1].namespace:  # the agent that comes first keeps the store where they meet
+                wait_until(lambda: listens(port))
+            agents.append(start(hosts[1]))
+            wait_until(lambda: len(losses("run")) >= 6 or agents[0].poll() is not None)
+            hosts[1].cable("down")
+            agents[1].kill()
+            agents[1].wait()
+            assert len(losses("run")) < 30
+            hosts[1].cable("up")
+            agents[1] = start(hosts[1])
+            assert [each.wait(150) for each in agents] == [0, 0], Path("first.log").read_text()[-3000:]
+        finally:
+            for each in agents:
+                each.terminate()
+                each.wait(20)
     ours, theirs = losses("run"), losses("alone")
     assert [step for step, _ in ours] == list(range(1, 31))
     assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-5)
