@@ -17,8 +17,8 @@ class Host:
 
     Attributes:
         name: that the other one knows it by.
-        namespace: the kernel's name of its network, where `eth` is its end of the cable; empty: it is an address of this
-            machine's own, without a cable.
+        namespace: the kernel's name of its network, where `eth` is its end of the cable; empty: it is an address of
+            this machine itself, without a cable.
     """
 
     name: str
