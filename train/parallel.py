@@ -112,7 +112,7 @@ def require_launcher() -> None:
     error = UserError(
         f"srun has started {tasks} processes that do not know of each other",
         expected="one process, or processes that torchrun has started",
-        fix="let `headwater launch` write the script (--slurm), or start one torchrun on each machine: srun torchrun ...",
+        fix="let `headwater launch` write the script (--slurm), or start a torchrun on each machine: srun torchrun ...",
     )
     error.is_said = os.environ.get("SLURM_PROCID", "0") != "0"  # type: ignore[attr-defined]
     raise error
