@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,15 @@ class CheckpointWriter:
 
     def __init__(self, directory: Path, world: World, *, asynchronous: bool = False) -> None:
         self.directory, self.world, self.asynchronous = directory, world, asynchronous
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writing: threading.Thread | None = None
+        self._finishing: threading.Thread | None = None
+        self._errors: dict[str, BaseException | None] = {}
         self._abandoned = threading.Event()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether something that this rank writes in the background has failed; `wait` will raise it."""
+        return any(error is not None for error in self._errors.values())
 
     def save(
         self,
@@ -60,55 +67,54 @@ class CheckpointWriter:
         self.wait()
         final = self.directory / f"step-{step:08d}"
         part = final.with_name(final.name + ".part")
-        if self.world.is_main:
+
+        def begin() -> None:
             remove(part)
             (part / "extra").mkdir(parents=True)
-        dist.barrier()
+
+        parallel.on_main(self.world, begin)
         tensors = self._collect(engine)
-        if extra is not None:
-            extra(part / "extra")
-        meta = {"format": FORMAT, "step": step, **meta}
+        # Each step is agreed upon: a rank that fails ends the others too, which would wait for it.
+        parallel.agree(self.world, parallel.attempt(lambda: extra(part / "extra")) if extra is not None else None)
+        whole = partial(self._finish, part, final, {"format": FORMAT, "step": step, **meta}, done)
         if self.asynchronous:
-            self._thread = threading.Thread(target=self._guarded, args=(part, final, tensors, meta, done))
-            self._thread.start()
+            self._writing = self._start("write", partial(self._write, part, tensors))
+            self._finishing = self._start("finish", whole) if self.world.is_main else None
         else:
-            self._write(part, tensors)
-            dist.barrier()  # a rank that is gone ends the waiting with an error
-            if self.world.is_main:
-                self._finish(part, final, meta, done)
-            dist.barrier()
+            parallel.agree(self.world, parallel.attempt(partial(self._write, part, tensors)))
+            parallel.on_main(self.world, whole)
 
     def wait(self) -> None:
-        """Returns when no write is under way; raises what a background write raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-            dist.barrier()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        """Returns when no write is under way; raises, on all ranks, what a background write of one of them raised."""
+        if self._writing is None:
+            return
+        self._writing.join()
+        self._writing = None
+        try:
+            parallel.agree(self.world, self._errors.pop("write", None))
+        except BaseException:
+            self.abandon()  # rank 0 waits for what will not come
+            raise
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        parallel.agree(self.world, self._errors.pop("finish", None))
 
     def abandon(self) -> None:
         """Ends a background write without agreeing with the other ranks, which may be gone: training has broken off."""
         self._abandoned.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        for thread in (self._writing, self._finishing):
+            if thread is not None:
+                thread.join()
+        self._writing = self._finishing = None
 
-    def _guarded(
-        self,
-        part: Path,
-        final: Path,
-        tensors: list[tuple[str, str, Tensor]],
-        meta: dict[str, Any],
-        done: Callable[[], None] | None,
-    ) -> None:
-        try:
-            self._write(part, tensors)
-            if self.world.is_main:
-                self._finish(part, final, meta, done)
-        except BaseException as error:  # handed over to `wait`
-            self._error = error
+    def _start(self, what: str, action: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            self._errors[what] = parallel.attempt(action)  # handed over to `wait`
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
 
     def _collect(self, engine: Engine) -> list[tuple[str, str, Tensor]]:
         """This rank's share of (kind, name, whole tensor), on the CPU."""

@@ -5,6 +5,7 @@ place that asks Megatron's `parallel_state`.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -106,6 +107,25 @@ def joined() -> World | None:
     return _joined
 
 
+def require_launcher() -> None:
+    """Refuses a process that srun has started as one of several which do not know of each other: each would be a world
+    of its own, in one directory.
+
+    Raises:
+        UserError: said by the first of them.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if "RANK" in os.environ or tasks < 2:
+        return
+    error = UserError(
+        f"srun has started {tasks} processes that do not know of each other",
+        expected="one process, or processes that torchrun has started",
+        fix="let `headwater launch` write the script (--slurm), or start a torchrun on each machine: srun torchrun ...",
+    )
+    error.is_said = os.environ.get("SLURM_PROCID", "0") != "0"  # type: ignore[attr-defined]
+    raise error
+
+
 def require_divisible(tensor: int, pipeline: int) -> None:
     size = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
     if size % (tensor * pipeline):
@@ -186,6 +206,39 @@ def any_rank(flag: bool) -> bool:
     vote = torch.tensor([float(flag)])
     dist.all_reduce(vote, op=dist.ReduceOp.MAX)
     return bool(vote.item())
+
+
+def agree(world: World, error: BaseException | None) -> None:
+    """Where every rank has done its own part of something: raises on all ranks what the first of them met with that
+    failed. No rank is left waiting for one that has gone, and the error is said once.
+
+    Raises:
+        the error; one that a user can mend names its rank and machine.
+    """
+    met: list[BaseException | None] = [error]
+    if world.size > 1:
+        told: BaseException | None = error
+        if isinstance(error, UserError):
+            where = f"{error.what} (rank {world.rank} on {platform.node()})"
+            error = told = UserError(where, got=error.got, expected=error.expected, fix=error.fix)
+        elif error is not None:
+            told = RuntimeError(f"rank {world.rank} on {platform.node()} failed: {error!r}")
+        met = [None] * world.size
+        dist.all_gather_object(met, told)
+        met[world.rank] = error
+    first = next((each for each in met if each is not None), None)
+    if first is not None:
+        raise said_by_main(first) if isinstance(first, UserError) else first
+
+
+def attempt(action: Callable[[], Any]) -> BaseException | None:
+    """Does something; returns what it raises, for `agree`."""
+    try:
+        with refusals():
+            action()
+    except Exception as error:
+        return error
+    return None
 
 
 def on_main(world: World, action: Callable[[], Any]) -> None:

@@ -16,6 +16,7 @@ from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
 from headwater.train.callbacks.validation import Validation
 from headwater.train.checkpoint import load_engine, load_weights, open_checkpoint
+from headwater.train.ending import FINISHED, STOPPED, note_ending
 from headwater.train.engine import Engine
 from headwater.train.locks import sole_writer
 from headwater.train.model import build_model
@@ -44,6 +45,7 @@ def pretrain_run(settings: PretrainSettings) -> int:
         0, also after SIGTERM once the checkpoint is written; 130 after Ctrl-C.
     """
     run = RunDir.at(settings.out)
+    parallel.require_launcher()
     world = parallel.start(
         tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline, threads=settings.train.threads
     )
@@ -54,7 +56,10 @@ def pretrain_run(settings: PretrainSettings) -> int:
             trainer, step = build_trainer(settings, run, world)
             # What can be wrong has been looked at: only now is anything written into a run that is there already.
             parallel.on_main(world, lambda: note_start(settings, run, world, trainer.origin))
-            trainer.run(step)
+            step = trainer.run(step)
+            if world.is_main:
+                word = FINISHED if step >= trainer.last_step else STOPPED
+                note_ending(f"{word} step {step} of {trainer.last_step}")
         return INTERRUPTED if trainer.stop_signal == signal.SIGINT else 0
     finally:
         parallel.stop()

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwater.configs.errors import CorruptError, MissingError
-from headwater.train.artifacts import remove
+from headwater.train.artifacts import remove, sync
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes one file. The same tensors give the same bytes.
+    """Writes one file, to the disk: another machine's fsync does not reach what this one has written. The same tensors
+    give the same bytes.
 
     Raises:
         OSError: the disk is full, say; nothing is left at `path`.
@@ -30,6 +31,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     os.chmod(path, 0o666 & ~umask())  # safetensors keeps every file to its owner
+    try:
+        sync(path)
+    except OSError:
+        remove(path)
+        raise
 
 
 def load_tensors(path: Path, names: Sequence[str] = (), *, fix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater.configs import Problem, section, setting
+from headwater.launch.jobs.job import GPU_REQUESTS
 
 KINDS = ("pretrain", "demo", "trace", "storage")
 
@@ -15,14 +16,24 @@ KINDS = ("pretrain", "demo", "trace", "storage")
 class SlurmSettings:
     """Cells as SLURM jobs."""
 
-    enabled: bool = setting(False, "Write an sbatch script for each cell instead of running it here.")
-    submit: bool = setting(False, "Also submit the scripts.")
+    enabled: bool = setting(False, "Write the sbatch script of an array with a task for each cell; run nothing here.")
+    submit: bool = setting(False, "Also submit it.")
+    at_once: int = setting(0, "Cells that run at once; 0: as many as the cluster gives.", minimum=0)
     nodes: int = setting(1, "Machines of a `pretrain` cell; the other kinds take one.", minimum=1)
     gpus_per_node: int = setting(1, "GPUs of each machine.", minimum=1)
-    time_limit: str = setting("04:00:00", "SLURM's time limit, [D-]HH:MM:SS.")
+    gpu_request: str = setting("gpus", "How to ask for them; none: a CPU partition.", choices=GPU_REQUESTS)
+    time_limit: str = setting("04:00:00", "SLURM's time limit of a cell, [D-]HH:MM:SS.")
     notice_minutes: int = setting(10, "Minutes before the limit at which a run saves and stops.", minimum=1)
+    restarts: int = setting(3, "Times that a failed cell is started again.", minimum=0)
     partition: str | None = setting(None, "SLURM partition.")
     account: str | None = setting(None, "SLURM account.")
+    exclusive: bool = setting(False, "A cell shares its machines with no other job.")
+    cpus_per_task: int | None = setting(None, "CPU cores of each machine.", minimum=1)
+    memory: str | None = setting(None, "Memory of each machine, as SLURM writes it.")
+    sbatch: list[str] = setting([], "Any other option of sbatch, KEY=VALUE or KEY.")
+    prologue: str = setting("", "A file of shell lines before the work: modules, environment, NCCL variables.")
+    container_image: str | None = setting(None, "An image to run in: a .sif file, or what SLURM's pyxis takes.")
+    container_mounts: list[str] = setting([], "FROM:TO, beside the working and the cell's directory.")
 
 
 @dataclass(kw_only=True, slots=True)

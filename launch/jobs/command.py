@@ -7,11 +7,15 @@ run_module("headwater.train", ["pretrain/tiny", "out=runs/a"], processes=2)
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
 from headwater.configs.errors import UserError
 from headwater.launch.jobs.processes import run_child
+
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+"""Exit statuses of a command that was told to stop."""
 
 
 class ShellText(str):
@@ -28,6 +32,7 @@ def torchrun(
     nodes: int = 1,
     meeting: Sequence[str] = (),
     options: Sequence[Sequence[str]] = (),
+    python: str = sys.executable,
 ) -> list[list[str]]:
     """A torchrun command as groups of words, each a line of a script; `words` makes it a command.
 
@@ -38,10 +43,11 @@ def torchrun(
         meeting: options that say where several machines meet. One machine takes a free port, so that its jobs do not
             collide.
         options: further ones, a group each.
+        python: that of the machines.
     """
     size = ["--nnodes", str(nodes)] if nodes > 1 else ["--standalone"]
     return [
-        [sys.executable, "-m", "torch.distributed.run"],
+        [python, "-m", "headwater.launch.jobs.agent"],
         [*size, "--nproc-per-node", str(processes)],
         *([list(meeting)] if nodes > 1 else []),
         *(list(group) for group in options),
@@ -76,7 +82,10 @@ def run_module(module: str, arguments: Sequence[str], *, processes: int = 1, wha
 
     Raises:
         UserError: it failed.
+        KeyboardInterrupt: it was told to stop.
     """
     status = run_child(module_command(module, arguments, processes=processes))
+    if status in STOPPED:
+        raise KeyboardInterrupt
     if status:
         raise UserError(f"{what or module} ended early", got=f"exit status {status}", fix="see what it printed above")

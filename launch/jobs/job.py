@@ -1,60 +1,94 @@
-"""A pretraining run and the machines it is started on, and the command that each of them runs."""
+"""A stage of the pipeline and the machines that it is started on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headwater.launch.jobs.command import ShellText, torchrun
-from headwater.train.settings import PretrainSettings
+from headwater.configs.errors import MissingError, UserError
 
-# With a store shared between rounds, an agent that lives on does not tell one that was started again where to meet
-# (torch 2.13): the job would not come back.
-ENVIRONMENT = "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
-"""Lines of a script before the command."""
+GPU_REQUESTS = ("gpus", "gres", "none")
+"""How a job asks for GPUs: --gpus-per-node, --gres=gpu:N, or not at all (machines without any)."""
+
+
+def one_of(option: str, given: str, allowed: Sequence[str]) -> str:
+    """What was given, if it is allowed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if given not in allowed:
+        raise UserError(f"{option} is not known", got=given, expected=" or ".join(allowed))
+    return given
+
+
+def read_prologue(path: Path | None) -> str:
+    """The lines of a file.
+
+    Raises:
+        MissingError: it is not there.
+    """
+    if path is None:
+        return ""
+    if not path.is_file():
+        raise MissingError(f"the prologue {path} is missing", expected="a file of shell lines")
+    return path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What a cluster wants to be told beside the machines, and what a job does there before its work.
+
+    Attributes:
+        options: any of sbatch's, by name; they take the place of ours, and None is an option without a value.
+        gpu_request: of `GPU_REQUESTS`.
+        exclusive: the job shares its machines with no other.
+        cpus_per_task, memory: of a machine; as the cluster has it if None.
+        prologue: lines of a shell before the work (modules, an environment, NCCL's variables).
+        image: what the processes run in: a .sif file by Apptainer, anything else by SLURM's pyxis.
+        mounts: directories that the image is given, `FROM:TO`, beside the working and the run directory.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    options: Mapping[str, str | None] = field(default_factory=dict)
+    gpu_request: str = "gpus"
+    exclusive: bool = True
+    cpus_per_task: int | None = None
+    memory: str | None = None
+    prologue: str = ""
+    image: str | None = None
+    mounts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A pretraining run and the machines it is started on.
+    """A stage and the machines it is started on.
 
     Attributes:
-        config, overrides: as `headwater pretrain` takes them.
+        stage: of `headwater.launch.jobs.stages`.
+        config, overrides: as the stage's command takes them.
+        gpu: the kind that the layout is held against; any that is known if None.
         time_limit: SLURM's, as `[D-]HH:MM:SS`.
         notice_minutes: how long before the limit SIGTERM is sent, and how long a checkpoint may take after it.
+        chain: a job that was told to stop submits itself again, until the work is done.
         restarts: how often torchrun starts failed processes again, and SLURM's script torchrun.
-        script: where the script goes; in the run directory if None.
+        port: of the meeting of several machines; SLURM's jobs each take one of their own if None.
+        script: where the script goes; in the stage's directory if None.
     """
 
-    config: str | None
+    stage: str = "pretrain"
+    config: str | None = None
     overrides: list[str] = field(default_factory=list)
     nodes: int = 1
-    gpus_per_node: int = 8
+    gpus_per_node: int | None = None
+    gpu: str | None = None
     slurm: bool = False
+    cluster: Cluster = Cluster()
     time_limit: str = "24:00:00"
     notice_minutes: int = 10
+    chain: bool = False
     restarts: int = 3
-    port: int = 29400
-    partition: str | None = None
-    account: str | None = None
+    port: int | None = None
     script: Path | None = None
-
-
-def job_command(job: Job, settings: PretrainSettings, endpoint: str, identity: str) -> list[list[str]]:
-    """The command of a machine; `endpoint` and `identity` are text for the shell, everything else is quoted."""
-    assert job.config is not None
-    # Without this torchrun kills processes 30 s after SIGTERM, in the middle of a large checkpoint.
-    shutdown = max(job.notice_minutes * 60 - 30, 30)
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", ShellText(endpoint), "--rdzv-id", ShellText(identity)]
-    return torchrun(
-        "headwater.train",
-        [job.config, *job.overrides],
-        processes=job.gpus_per_node,
-        nodes=job.nodes,
-        meeting=[*meeting, "--rdzv-conf", "join_timeout=1800"],
-        options=[
-            ["--max-restarts", str(job.restarts), "--shutdown-timeout", str(shutdown)],
-            # Each rank's output goes to its own file; rank 0 of each machine is shown too.
-            ["--log-dir", str(Path(settings.out) / "logs"), "--redirects", "3", "--tee", "0:3"],
-        ],
-    )

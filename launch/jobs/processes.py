@@ -11,13 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headwater.train.ending import ENDED
+from headwater.train.lifetime import PARENT
+
 
 def start_child(command: Sequence[str], log: Path | None = None) -> subprocess.Popen[bytes]:
-    """Starts a command; what it prints is added to `log`, if one is named."""
+    """Starts a module of this package, which ends when this process does (`headwater.train.lifetime`).
+
+    Args:
+        command: as of `module_command`.
+        log: what it prints is added there, if one is named.
+    """
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    environment.pop(ENDED, None)  # its end is not this one's
     if log is None:
-        return subprocess.Popen(command)
+        return subprocess.Popen(command, env=environment)
     with open(log, "ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def run_child(command: Sequence[str]) -> int:

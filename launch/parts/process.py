@@ -10,6 +10,8 @@ from typing import Any
 from headwater.configs.errors import UserError, refusals
 from headwater.launch.jobs.processes import keep_to_cores
 from headwater.train.artifacts import read_json
+from headwater.train.ending import FINISHED, note_ending_unless_noted, report_ending
+from headwater.train.lifetime import die_with_parent
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -28,11 +30,16 @@ def run_part(arguments: Sequence[str], work: Callable[[Path, dict[str, Any]], in
     """
     from headwater.train.locks import file_lock
 
+    die_with_parent()
+    report_ending()
     path = Path(arguments[0])
     keep_to_cores(arguments[1] if len(arguments) > 1 else "")
     try:
         with refusals(), file_lock(path / "running"):
-            return work(path, read_json(path / note))
+            status = work(path, read_json(path / note))
+            if status == 0:
+                note_ending_unless_noted(FINISHED)
+            return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USER_ERROR

@@ -175,7 +175,7 @@ def test_pretrain_returns_the_trainers_status_or_becomes_torchrun(
     executed: list = []
     monkeypatch.setattr(stages.os, "execv", lambda path, command: executed.append(command))
     run("pretrain", "--nproc", "2", str(config), "steps=7")
-    assert executed[0][1:4] == ["-m", "torch.distributed.run", "--standalone"]
+    assert executed[0][1:4] == ["-m", "headwater.launch.jobs.agent", "--standalone"]
     assert executed[0][-4:] == ["-m", "headwater.train", str(config), "steps=7"]
     assert executed[0][executed[0].index("--nproc-per-node") + 1] == "2"
     assert run("pretrain", "--nproc", "2", "steps=7").status == 2

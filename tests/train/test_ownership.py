@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.corpus.build import build_corpus
 from headwater.train.locks import file_lock, sole_writer
+from headwater.train.parallel import require_launcher
 from headwater.train.preflight import check_inputs
 from headwater.train.settings import PretrainSettings
 
@@ -153,6 +155,48 @@ def test_a_lock_names_its_holder_and_goes_with_it(holder, tmp_path):
     assert len(said) == 1
     assert f"waiting for process {holder.pid}" in said[0]
     assert not (tmp_path / "work.lock").exists()
+
+
+def test_where_files_cannot_be_locked_a_file_stands_for_the_lock(holder, tmp_path, monkeypatch):
+    """As on Lustre mounted without flock: a living holder is named, a dead one of this machine is followed."""
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr("headwater.train.locks.fcntl.flock", flock)
+    work, claim = tmp_path / "new" / "work", tmp_path / "new" / "work.lock.held"
+    with file_lock(work):
+        assert claim.read_text().startswith(f"process {os.getpid()} on {os.uname().nodename} since ")
+        refusal = f"(?s)process {os.getpid()} on .*remove {claim}"
+        with pytest.raises(UserError, match=refusal), file_lock(work, patience=0):
+            pass
+        assert claim.exists(), "who is refused takes nothing away"
+    assert not work.parent.exists()
+    work.parent.mkdir()
+    for noted in (f"process {holder.pid} on {os.uname().nodename} since", "process 1 on another-machine since"):
+        claim.write_text(noted)
+        with pytest.raises(UserError, match=noted), file_lock(work, patience=0):
+            pass
+    holder.kill()
+    holder.wait()
+    claim.write_text(f"process {holder.pid} on {os.uname().nodename} since")
+    with file_lock(work, patience=0):
+        assert f"process {os.getpid()} on" in claim.read_text()
+    assert list(work.parent.iterdir()) == []
+
+
+def test_srun_without_torchrun_is_refused_once(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    require_launcher()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    for place in ("0", "3"):
+        monkeypatch.setenv("SLURM_PROCID", place)
+        with pytest.raises(UserError, match="srun has started 4 processes") as error:
+            require_launcher()
+        assert error.value.is_said == (place != "0")
+    monkeypatch.setenv("RANK", "0")  # torchrun's
+    require_launcher()
 
 
 def test_another_job_is_refused_on_all_ranks(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Checkpoints(Callback):
             self._save(trainer, 0)
 
     def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
+        if self.writer.has_failed:  # all ranks end at the next step, and say why
+            trainer.stop_signal = trainer.stop_signal or signal.SIGTERM
         if step in self._fixed or (self.settings.every and step % self.settings.every == 0):
             self._save(trainer, step)
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
 from headwater.configs.errors import MissingError
+from headwater.train.lifetime import end_with
 
 Job = Callable[..., None]
 
@@ -37,7 +38,8 @@ def run_jobs(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int, engine: st
 def run_in_processes(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the pool is the parallelism
     # Spawned: a fork would inherit the threads of torch and of the tokenizer.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         running: list[Future[None]] = []
         for arguments in jobs:
             running.append(pool.submit(job, *arguments))

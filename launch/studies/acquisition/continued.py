@@ -22,6 +22,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir, atomic_path, read_json, write_json
 from headwater.train.callbacks.probes import Probes
 from headwater.train.checkpoint import open_checkpoint, steps_in
+from headwater.train.lifetime import die_with_parent
 from headwater.train.places import noted_places
 from headwater.train.preflight import check_world
 from headwater.train.resume import compared, saved_settings
@@ -131,6 +132,7 @@ def saved_state(run: RunDir, step: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
+    die_with_parent()
     try:
         with refusals():
             return continue_run(Path(arguments[0]))

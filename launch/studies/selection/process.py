@@ -52,7 +52,7 @@ def train_and_ask(path: Path, task: dict[str, Any]) -> int:
 
 def choose(seed: Path, number: int, settings: SelectionSettings) -> None:
     """Writes what each arm leaves out: all passages that it did not choose."""
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     passages = open_passages(model_run(seed))
     scores = {"bm25": bm25_scores(seed), "random": np.random.default_rng([number, 0xA3]).standard_normal(len(passages))}
@@ -71,7 +71,7 @@ def choose_by_rows(seed: Path, settings: SelectionSettings) -> list[int]:
     """Numbers of the passages that `headwater select` takes with the index of the whole corpus's model."""
     from headwater.attribution.index.build import build_index
     from headwater.attribution.selection.run import run_select
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     build_index(index_settings(settings, seed))
     selection = select_settings(settings, seed)
@@ -87,7 +87,7 @@ def bm25_scores(seed: Path) -> np.ndarray:
     """Each passage's mean score for the questions that choose: float32 [passages]."""
     from headwater.attribution.evaluation.baselines.bm25 import BM25
     from headwater.attribution.tracing.queries import read_queries
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     return BM25().scores(read_queries(choosing_file(seed)), open_passages(model_run(seed))).mean(axis=0)
 

@@ -76,7 +76,7 @@ def of_what(seed: Path, settings: SelectionSettings) -> dict[str, Any]:
     """Of each arm, which share of its passages is shuffled, and which comes from whole documents of the task."""
     import re
 
-    from headwater.train.stream.corpus import open_passages
+    from headwater.train.stream.passages import open_passages
 
     passages = open_passages(model_run(seed))
     every = set(passages.ids(0, len(passages)))

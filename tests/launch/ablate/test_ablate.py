@@ -125,20 +125,31 @@ def test_shipped_sweeps_can_be_configured(monkeypatch: pytest.MonkeyPatch):
     assert {cell.settings.facts.schedule.kind for cell in injection} == {"duplicate", "paraphrase", "once"}
 
 
-def test_slurm_scripts_of_cells(tmp_path: Path):
-    slurm = SlurmSettings(enabled=True, gpus_per_node=2, partition="long")
+def test_a_sweep_is_one_array_job(tmp_path: Path):
+    slurm = SlurmSettings(enabled=True, gpus_per_node=2, partition="long", sbatch=["qos=low"], at_once=3)
     settings = sweep(tmp_path / "a", slurm=slurm, grid={"train.steps": [3, 5]})
     assert run_ablation(settings) == 0
-    text = (tmp_path / "a/cells/steps-5/launch.sbatch").read_text()
-    assert "#SBATCH --gpus-per-node=2" in text
+    script, listed = tmp_path / "a/launch.sbatch", (tmp_path / "a/array.txt").read_text().splitlines()
+    lines = script.read_text().splitlines()
+    for option in ("gpus-per-node=2", "array=0-1%3", "partition=long", "qos=low"):
+        assert f"#SBATCH --{option}" in lines
+    assert not any("exclusive" in line for line in lines)
+    assert listed == [str(tmp_path / f"a/cells/steps-{steps}/launch.sh") for steps in (3, 5)]
+    text = Path(listed[1]).read_text()
     assert "train.steps=5" in text
     assert "headwater.train" in text
     traced = sweep(tmp_path / "b", slurm=slurm, kind="trace", preset="demo", overrides=[])
     assert run_ablation(traced) == 0
-    script = tmp_path / "b/cells/seed-0/launch.sbatch"
-    subprocess.run(["bash", "-n", str(script)], check=True)
-    assert "--partition=long" in script.read_text()
-    assert "headwater.launch.ablate.process" in script.read_text()
+    for each in (script, *map(Path, listed), tmp_path / "b/launch.sbatch", tmp_path / "b/cells/seed-0/launch.sh"):
+        subprocess.run(["bash", "-n", str(each)], check=True)
+    assert "headwater.launch.ablate.process" in (tmp_path / "b/cells/seed-0/launch.sh").read_text()
+
+
+def test_a_sweep_whose_cells_cannot_work_is_not_submitted(tmp_path: Path):
+    slurm = SlurmSettings(enabled=True, gpus_per_node=3)
+    with pytest.raises(ConfigError, match="a multiple of"):
+        run_ablation(sweep(tmp_path / "a", slurm=slurm, overrides=["train.global_batch=4", "train.micro_batch=1"]))
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run_of_other_settings_is_not_taken_for_the_cells_pretraining(

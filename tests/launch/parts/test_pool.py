@@ -130,7 +130,8 @@ def test_a_part_waits_for_the_process_that_was_left_over(home: Path) -> None:
     assert order(home) == ["only begins", "only ends"]
 
 
-def test_a_pool_that_is_killed_takes_its_parts_along(home: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_pool_that_is_killed_takes_its_parts_along(home: Path, how: signal.Signals) -> None:
     task(home, "long", "waits")
     script = f"""
 from pathlib import Path
@@ -142,7 +143,7 @@ test_pool.run_parts([test_pool.Task(name="long", path=Path({str(home / "long")!r
     while not (home / "long" / "waiting").exists():
         assert pool.poll() is None
         time.sleep(0.01)
-    pool.send_signal(signal.SIGTERM)
+    pool.send_signal(how)
     assert pool.wait(30) != 0
     with file_lock(home / "long" / "running"):  # free: the part's process is gone
         assert order(home) == ["long begins"]
