@@ -166,7 +166,9 @@ class CaptureSettings:
         None, "Added to its eigenvalues, as a multiple of their mean; by default .01, or .1 for full.", above=0
     )
     codecs: list[str] = setting(
-        ["sign"], "How the index stores rows.", choices=("fp32", "bf16", "int8", "int4", "sign")
+        ["sign"],
+        "How the index stores rows.",
+        choices=("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4"),
     )
 
 

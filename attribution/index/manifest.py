@@ -22,7 +22,7 @@ NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "ids", "places"}
 PLACES = ("run", "path", "optimizer_state", "base")
 """Settings of a model that say where it lies: indexes made before they had `places` note them in `model`."""
 
-FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign")
+FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

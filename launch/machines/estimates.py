@@ -374,6 +374,7 @@ def index_of(
         "int8": dims + 2 * modules,
         "int4": dims // 2 + 2 * modules,
         "sign": dims // 8 + 2 * modules,
+        **{f"factors{terms}": modules * terms * (-(-2 * projection // 8) + 2) for terms in (16, 8, 4)},
     }
     sizes = {codec: passages * (size + 8) for codec, size in row.items()}
     tokens = passages * min(settings.corpus.max_tokens, settings.corpus.seq_len)

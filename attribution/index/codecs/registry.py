@@ -1,8 +1,9 @@
-"""The codecs: floating point, int8, and (packed.py) int4 and sign. Legend: N rows, D dims, M modules."""
+"""The codecs: floating point, int8, int4 and sign (packed.py), and a few products of signs (factors.py)."""
 
 from __future__ import annotations
 
 from headwater.attribution.index.codecs.base import Codec
+from headwater.attribution.index.codecs.factors import Factors4Codec, Factors8Codec, Factors16Codec
 from headwater.attribution.index.codecs.int8 import Int8Codec
 from headwater.attribution.index.codecs.packed import Int4Codec, PackedCodec, SignCodec
 from headwater.attribution.index.codecs.plain import BFloat16Codec, Float32Codec
@@ -11,7 +12,17 @@ from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import UserError
 
 CODECS: dict[str, type[Codec]] = {
-    codec.name: codec for codec in (Float32Codec, BFloat16Codec, Int8Codec, Int4Codec, SignCodec)
+    codec.name: codec
+    for codec in (
+        Float32Codec,
+        BFloat16Codec,
+        Int8Codec,
+        Int4Codec,
+        SignCodec,
+        Factors16Codec,
+        Factors8Codec,
+        Factors4Codec,
+    )
 }
 
 
