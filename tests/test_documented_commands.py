@@ -16,7 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from headwater.attribution.settings import IndexSettings
+from headwater.attribution.settings import IndexSettings, TraceSettings
 from headwater.configs import load_config
 from headwater.launch.cli import front
 from headwater.launch.cli.commands import app
@@ -25,7 +25,11 @@ from headwater.train.settings import PretrainSettings
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("configs", "kernels", "train", "attribution", "launch")
 BEGINNINGS = ("headwater ", "torchrun ", "python -m headwater", "ray start --head; headwater ")
-SETTINGS = {"headwater.train": PretrainSettings, "headwater.attribution.index": IndexSettings}
+SETTINGS = {
+    "headwater.train": PretrainSettings,
+    "headwater.attribution.index": IndexSettings,
+    "headwater.attribution.tracing": TraceSettings,
+}
 """What modules that torchrun starts are configured with."""
 
 CONFIGURATION = {"index": ["index/run", "model.run=runs/demo"]}

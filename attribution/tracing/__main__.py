@@ -1,7 +1,6 @@
 """Traces under torchrun: with models that are too large for one process, or over several that share the index out.
 
-torchrun --nproc-per-node 8 -m headwater.attribution.tracing trace/default index=DIR queries=FILE out=FILE \\
-    parallel.tensor=8
+torchrun --nproc-per-node 8 -m headwater.attribution.tracing trace/default index=DIR queries=FILE parallel.tensor=8
 """
 
 from __future__ import annotations

@@ -391,7 +391,7 @@ MACHINES = {
     "plan: unknown GPU": ("plan config.yaml gpu=h1000", ["gpu = 'h1000'", "did you mean h100?"]),
     "plan: no GPU": ("plan config.yaml gpus=0", ["gpus = 0"]),
     "plan: tokenizer": ("plan config.yaml corpus.tokenizer.path=texts.jsonl", ["texts.jsonl", "model.vocab_size"]),
-    "launch: nothing": ("launch out=new", ["launch needs a configuration"]),
+    "launch: nothing": ("launch out=new", ["needs a configuration"]),
     "launch: nodes": ("launch config.yaml out=new --nodes 0", ["--nodes"]),
     "launch: batch": ("launch config.yaml out=new --nodes 3 --gpus-per-node 1", ["train.global_batch = 4"]),
     "launch: tensor": (
