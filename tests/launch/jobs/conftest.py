@@ -112,12 +112,16 @@ def slurm() -> Iterator[Slurm]:
         patch.setenv("SLURM_CONF", str(home / "slurm.conf"))
         daemons: list[subprocess.Popen[bytes]] = []
         try:
-            begin(home, daemons)
             cluster = Slurm(home)
-            wait_until(lambda: cluster("sinfo", "-h", "-o", "%D %T").split() == [str(NODES), "idle"], 20, cluster.logs)
+            try:
+                begin(home, daemons)
+                wait_until(lambda: cluster("sinfo", "-h", "-o", "%D %T").split() == [str(NODES), "idle"], 40)
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                # Not what is tested: a machine whose name leads nowhere, or one that lets nobody listen.
+                pytest.skip(f"SLURM's daemons do not come up on this machine: {error}\n{cluster.logs()}")
             yield cluster
             cluster("scancel", f"--user={os.getuid()}")  # what a failed test has left
-            wait_until(lambda: not cluster.jobs(), 20, cluster.logs)
+            wait_until(lambda: not cluster.jobs(), 60, cluster.logs)
         finally:
             for each in reversed(daemons):
                 each.send_signal(signal.SIGTERM)
