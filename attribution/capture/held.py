@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.models.base import Site
-from headwater.attribution.rows.agreement import first_and_last, some
-from headwater.attribution.rows.hooks import Target, Watcher, names_of, sign_parts
+from headwater.attribution.rows.agreement import first_and_last, projected, some
+from headwater.attribution.rows.hooks import Target, Watcher, names_of
 from headwater.configs.errors import UserError
 from headwater.kernels import Correction, Factored, Full
 
@@ -41,13 +41,9 @@ class FirstUpdate:
         self._handles = [site.weight.register_hook(self._hook(site)) for site in self.sites]
 
     def _hook(self, site: Site) -> Callable[[Tensor], None]:
-        span, seed = self.watcher.spans[site.name], self.watcher.seed
-        left_Ok = sign_parts(seed, f"{site.name}/out", site.shape[0], span.k_out, site.out_parts)
-        right_Ik = sign_parts(seed, f"{site.shared}/in", site.shape[1], span.k_in, site.in_parts)
-
         def arrived(gradient: Tensor) -> None:
             dense_OI = corrected(site.matrix(gradient).detach().float(), self._corrections[site.name])
-            part = (left_Ok.to(dense_OI).T @ dense_OI @ right_Ik.to(dense_OI)).flatten().double().cpu()
+            part = projected(self.watcher, site, dense_OI).flatten().double().cpu()
             before = self.expected[site.name]
             self.expected[site.name] = before + part if len(before) else part
 

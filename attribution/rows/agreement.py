@@ -129,17 +129,22 @@ def gradients(model: TracedModel, watcher: Watcher, sites: list[Site], example: 
         for site in {(id(site.weight), site.piece): site for site in sites}.values():
             if site.weight.grad is None:
                 continue
-            span = watcher.spans[site.name]
-            gradient = site.matrix(site.weight.grad).double()
-            left = sign_parts(_SEED, f"{site.name}/out", site.shape[0], span.k_out, site.out_parts)
-            right = sign_parts(_SEED, f"{site.shared}/in", site.shape[1], span.k_in, site.in_parts)
-            projected = left.to(gradient).T @ gradient @ right.to(gradient)
-            found[site.name] = found.get(site.name, 0) + projected
+            part = projected(watcher, site, site.matrix(site.weight.grad).double())
+            found[site.name] = found.get(site.name, 0) + part
         return found
     finally:
         for weight in weights.values():
             weight.requires_grad_(False)
             weight.grad = None
+
+
+def projected(watcher: Watcher, site: Site, dense_OI: Tensor) -> Tensor:
+    """A dense gradient [O, I] of the part of a layer that is here, projected as the watcher's rows are: [kO, kI], in
+    its type."""
+    span = watcher.spans[site.name]
+    left_Ok = sign_parts(watcher.seed, f"{site.name}/out", site.shape[0], span.k_out, site.out_parts)
+    right_Ik = sign_parts(watcher.seed, f"{site.shared}/in", site.shape[1], span.k_in, site.in_parts)
+    return left_Ok.to(dense_OI).T @ dense_OI @ right_Ik.to(dense_OI)
 
 
 def differing(
