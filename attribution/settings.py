@@ -30,7 +30,7 @@ def task_weight_problems(value: float | str) -> Iterator[Problem]:
         yield Problem("task_weight", value, "a number in [0, 1), or paper")
 
 
-CODECS = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
+CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
 """Ways to store rows (attribution/index/codecs), the finest first."""
 
 
@@ -135,7 +135,7 @@ class IndexSettings:
     correction: str = setting("none", "Optimizer correction.", choices=("none", "adam", "adafactor"))
     projection: ProjectionSettings = section(ProjectionSettings)
     curvature: CurvatureSettings = section(CurvatureSettings)
-    codecs: list[str] = setting(["sign"], "How rows are stored.", choices=CODECS)
+    codecs: list[str] = setting(["sign"], "How rows are stored.", choices=CODEC_NAMES)
     budget: int = setting(
         0, "Bytes a passage, in the first codec: the most dimensions that fit, in place of projection.dims.", minimum=0
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from headwater.attribution.settings import CODEC_NAMES
 from headwater.configs.errors import CorruptError
 from headwater.train.artifacts import fingerprint, read_json, require_match
 from headwater.train.places import noted_places
@@ -21,8 +22,6 @@ NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "ids", "places"}
 
 PLACES = ("run", "path", "optimizer_state", "base")
 """Settings of a model that say where it lies: indexes made before they had `places` note them in `model`."""
-
-FINEST_FIRST = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def _is_entry(entry: Any) -> bool:
 
 def _are_codecs(manifest: Mapping[str, Any]) -> bool:
     codecs = manifest.get("codecs")
-    if not isinstance(codecs, dict) or not set(codecs) <= set(FINEST_FIRST):
+    if not isinstance(codecs, dict) or not set(codecs) <= set(CODEC_NAMES):
         return False
     return all(isinstance(each, list) and all(map(_is_entry, each)) for each in codecs.values())
 

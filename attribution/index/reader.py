@@ -24,9 +24,10 @@ from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.errors import IncompleteIndexError, MissingShardError, TruncatedShardError
-from headwater.attribution.index.manifest import FINEST_FIRST, NORMS, read_manifest, recorded_files
+from headwater.attribution.index.manifest import NORMS, read_manifest, recorded_files
 from headwater.attribution.index.shards import ShardFile, shard_name
 from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.settings import CODEC_NAMES
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import require_match
 from headwater.train.tables import read_table
@@ -62,7 +63,7 @@ class Index:
     @property
     def codecs(self) -> list[str]:
         """Names of the stored codecs, the finest first."""
-        return sorted(self._files, key=FINEST_FIRST.index)
+        return sorted(self._files, key=CODEC_NAMES.index)
 
     @property
     def whitening(self) -> Whitening:
