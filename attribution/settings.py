@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from headwater.configs import Problem, section, setting
 from headwater.train.corpus.settings import SourceSettings
-from headwater.train.settings import ParallelSettings
+from headwater.train.settings import CODEC_NAMES, ParallelSettings
 
 LOSSES = ("log_odds", "cross_entropy", "margin")
 CURVATURE_KINDS = ("kronecker", "full", "none")
@@ -28,10 +28,6 @@ def task_weight_setting() -> Any:
 def task_weight_problems(value: float | str) -> Iterator[Problem]:
     if isinstance(value, str) and value != "paper":
         yield Problem("task_weight", value, "a number in [0, 1), or paper")
-
-
-CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
-"""Ways to store rows (attribution/index/codecs), the finest first."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,6 +11,9 @@ from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.stream.skipping import read_ranges
 
+CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
+"""Ways to store rows (attribution/index/codecs), the finest first."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ModelSettings:
@@ -168,7 +171,7 @@ class CaptureSettings:
     codecs: list[str] = setting(
         ["sign"],
         "How the index stores rows.",
-        choices=("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4"),
+        choices=CODEC_NAMES,
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from headwater.attribution.settings import CODEC_NAMES
 from headwater.configs.errors import CorruptError
 from headwater.train.artifacts import fingerprint, read_json, require_match
 from headwater.train.places import noted_places
+from headwater.train.settings import CODEC_NAMES
 
 FORMAT = "headwater-index/1"
 NORMS = {"norm": torch.float32, "raw_norm": torch.float32}

@@ -27,9 +27,9 @@ from headwater.attribution.index.errors import IncompleteIndexError, MissingShar
 from headwater.attribution.index.manifest import NORMS, read_manifest, recorded_files
 from headwater.attribution.index.shards import ShardFile, shard_name
 from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.settings import CODEC_NAMES
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import require_match
+from headwater.train.settings import CODEC_NAMES
 from headwater.train.tables import read_table
 
 
