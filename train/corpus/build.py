@@ -40,7 +40,7 @@ from headwater.train.corpus.origin import ORIGIN, check_origin, describe_corpus,
 from headwater.train.corpus.parts import Gathered, batches, chosen_documents, gathered, write_part
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.pools import run_jobs
-from headwater.train.corpus.prebuilt import adopt_tables, placed
+from headwater.train.corpus.prebuilt import adopt_tables, keep_here, kept_here, placed
 from headwater.train.corpus.settings import BuildSettings, CorpusSettings
 from headwater.train.corpus.writing import (
     Progress,
@@ -153,6 +153,8 @@ def ensure_base(
             )
         require_tokenizer(out, tokenizer)
         found.check_sizes()
+        if found.shards.is_remote:
+            keep_here(out, corpus)
         return
     if corpus.prebuilt:
         progress(f"adopting the corpus at {corpus.prebuilt}")
@@ -183,7 +185,7 @@ def ensure_base(
     undo.clear()  # the documents are as they should be: an upload that fails, say, does not cost the work so far
     counts = [len(source) for source in sources]
     build = Packing(corpus, tokenizer, run.tokenizer, passages, paths, counts, progress)
-    unmarked = {"origin": origin, "cache": corpus.cache, "window": corpus.window}
+    unmarked = {"origin": origin, **kept_here(corpus), "window": corpus.window}
     if corpus.held_out and not (run.held_out / "manifest.json").exists():
         build.corpus_of(held, run.held_out, run.held_out.with_suffix(".shards"), "", {"origin": origin})
     build.corpus_of(~held, out, work, corpus.remote, unmarked | placed(corpus.remote, work))

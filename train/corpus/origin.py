@@ -49,7 +49,7 @@ def remove_made(run: RunDir) -> None:
 def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
     """What the tokenizer and the base corpus are made from, each as a fingerprint, and the settings in clear."""
     settings = asdict(corpus)
-    for unrelated in ("workers", "engine", "remote", "cache"):
+    for unrelated in ("workers", "engine", "remote", "cache", "cache_bytes"):
         settings.pop(unrelated)
     eos = settings["tokenizer"].pop("eos")
     if settings.pop("end_token"):  # noted only where it is on, so that corpora built before it was there stay the same

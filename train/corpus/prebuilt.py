@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.configs.errors import MismatchError, MissingError
+from headwater.configs.sizes import bytes_of
 from headwater.train.artifacts import read_json, remove, write_bytes, write_json
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.mosaic import fetch
@@ -20,6 +21,21 @@ TABLES = ("manifest.json", "index.json", "passages.parquet", "tokenizer.json")
 def placed(remote: str, directory: Path) -> dict[str, Any]:
     """How a corpus notes where its shards are: an address, or a directory that may be moved along with it."""
     return {"remote": remote, **({"places": note_place(remote, directory)} if remote and "://" not in remote else {})}
+
+
+def kept_here(corpus: CorpusSettings) -> dict[str, Any]:
+    """How a corpus notes where fetched shards are put on a machine, and how many bytes of them may stay."""
+    limit = bytes_of(corpus.cache_bytes)
+    return {"cache": corpus.cache, **({"cache_bytes": limit} if limit else {})}
+
+
+def keep_here(directory: Path, corpus: CorpusSettings) -> None:
+    """Writes another cache, or another limit, into the manifest of a corpus that has been built."""
+    manifest = read_json(directory / "manifest.json")
+    rest = {name: value for name, value in manifest.items() if name not in ("cache", "cache_bytes")}
+    there = {"cache": manifest.get("cache", ""), "cache_bytes": manifest.get("cache_bytes", 0)}
+    if there != {"cache_bytes": 0, **kept_here(corpus)}:
+        write_json(directory / "manifest.json", {**rest, **kept_here(corpus)})
 
 
 def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
@@ -46,7 +62,7 @@ def adopt_tables(corpus: CorpusSettings, work: Path) -> None:
     manifest = read_json(work / "manifest.json")
     # A corpus that was itself adopted, or whose shards were uploaded, says where they are.
     remote = manifest.get("remote") or address
-    unmarked = {**placed(remote, work), "cache": corpus.cache, "window": corpus.window}
+    unmarked = {**placed(remote, work), **kept_here(corpus), "window": corpus.window}
     write_json(work / "manifest.json", {**manifest, **unmarked})
     if (manifest.get("eos_id") is not None) != corpus.end_token:
         has = "true" if manifest.get("eos_id") is not None else "false"

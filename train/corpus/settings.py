@@ -8,6 +8,7 @@ from typing import Protocol
 
 from headwater.configs import section, setting
 from headwater.configs.errors import Problem
+from headwater.configs.sizes import bytes_of
 from headwater.train.facts.settings import FactsSettings
 
 
@@ -100,6 +101,10 @@ class CorpusSettings:
     )
     remote: str = setting("", "Where the shards are kept: s3://, gs://, ...; empty keeps them in the run directory.")
     cache: str = setting("", "Where shards from `remote` are put on this machine; empty uses the run directory.")
+    cache_bytes: str = setting(
+        "",
+        "What fetched shards may take of the disk, for example 200GB: those behind the window go; empty keeps all.",
+    )
     window: int = setting(
         0, "Shards visited at a time, for a corpus larger than a machine's disk; 0 visits all in one order.", minimum=0
     )
@@ -116,6 +121,14 @@ class CorpusSettings:
             yield Problem("min_tokens", self.min_tokens, f"at most half of max_tokens = {self.max_tokens}")
         if not self.sources:
             yield Problem("sources", self.sources, "at least one source")
+        try:
+            limit = bytes_of(self.cache_bytes)
+        except ValueError:
+            yield Problem("cache_bytes", self.cache_bytes, "bytes with their unit, for example 200GB")
+        else:
+            if limit and not self.window:
+                fix = "set corpus.window: without one, every shard of the corpus is in use at any time"
+                yield Problem("cache_bytes", self.cache_bytes, "empty where corpus.window is 0", fix)
         if self.held_out and self.prebuilt:
             yield Problem("held_out", self.held_out, "0 with prebuilt, which is taken whole")
         if any(source.messages_field for source in self.sources) and not self.tokenizer.path and not self.prebuilt:

@@ -24,7 +24,7 @@ from headwater.train.stream.shards import ShardSet, check_file, check_once, chec
 from headwater.train.tokenizer import TextTokenizer
 
 FORMAT = "headwater-corpus-1"
-UNMARKED = ("format", "fingerprint", "origin", "remote", "places", "cache", "window")
+UNMARKED = ("format", "fingerprint", "origin", "remote", "places", "cache", "cache_bytes", "window")
 """Entries of a manifest that its fingerprint does not cover."""
 
 CACHED_TOKENS = 32_000_000
@@ -49,7 +49,13 @@ class Corpus:
         cache = cache or (Path(manifest["cache"]) if manifest.get("cache") else None)
         # Corpora that share a cache have shards of the same names.
         cache = cache / manifest["fingerprint"] if cache else None
-        self.shards = ShardSet(path, manifest["shards"], remote=remote_of(path, manifest), cache=cache)
+        self.shards = ShardSet(
+            path,
+            manifest["shards"],
+            remote=remote_of(path, manifest),
+            cache=cache,
+            cache_bytes=manifest.get("cache_bytes", 0),
+        )
         self.passages: int = manifest["passages"]
         self.sequences: int = manifest["sequences"]
         self.fingerprint: str = manifest["fingerprint"]

@@ -77,7 +77,7 @@ class TrainingStream:
         skip: batches whose own sequences are left out, in order; injections stay at their steps.
 
     Raises:
-        UserError: a step's injections do not fit into its batch.
+        UserError: a step's injections do not fit into its batch; or the shards of two windows not into the cache.
         MissingError: the schedule names a passage that does not exist.
     """
 
@@ -96,6 +96,9 @@ class TrainingStream:
         self.seq_len: int = self.base.manifest["seq_len"]
         self.window: int = self.base.manifest.get("window", 0)
         self.order = SequenceOrder(self.base.sources, seed, self.base.shards.starts, self.window)
+        if self.base.shards.is_remote:
+            # Of each source, the window that is read and the one that the steps ahead reach into.
+            self.base.shards.check_room(2 * self.window * len(self.order.sources) or len(self.base.shards.shards))
         self.exclude = frozenset(int(number) for number in exclude)
         self.skip = list(skip)
         self.schedule = schedule
@@ -137,7 +140,7 @@ class TrainingStream:
         if self.base.shards.is_remote:
             later = [batch_of(step + 1 + turn, self.skip) for turn in range(STEPS_AHEAD)]
             ahead = np.array(later)[:, None] * self.global_batch + np.arange(start, stop)
-            self.base.shards.prefetch(self.order.sequences(ahead.ravel()))
+            self.base.shards.prefetch(self.order.sequences(ahead.ravel()))  # the nearest step first
         return [
             self._sequence(number, place, dealt.get(index, []))
             for index, place, number in zip(

@@ -1,7 +1,10 @@
 """Shards in an object store, over a real S3 protocol server on loopback."""
 
+import contextlib
 import json
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -11,6 +14,7 @@ import pytest
 from headwater.configs.errors import CorruptError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
+from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.mosaic import fetch
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.passages import open_passages
@@ -158,3 +162,62 @@ def test_shards_are_fetched_before_they_are_read(remote, built, bucket, tmp_path
     assert set(read.tolist()) < fetched
     # One shard after the other: those of the steps ahead, not the whole corpus.
     assert len(fetched) < len(shards.shards)
+
+
+def read_within(out: str, rank: int) -> tuple[list[int], int]:
+    """The sums of one reader's sequences, of more than an epoch, and the most that the cache ever took meanwhile."""
+    stream = open_stream(RunDir.at(out), global_batch=2, seed=0)
+    found, most = [], 0
+    for step in range(stream.base.sequences // 2 + 4):
+        found += [each.tokens.sum().item() for each in stream.sequences(step, rank, rank + 1)]
+        sizes = []
+        for file in stream.base.shards.cache.directory.glob("*/*.mds*"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(file.stat().st_size)
+        most = max(most, sum(sizes))
+    return found, most
+
+
+def test_the_cache_keeps_to_its_bytes_with_two_readers(built, bucket, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path(built.corpus.sources[0].path), people=0)
+    cfg.corpus.tokenizer.path = str(RunDir.at(built.out).tokenizer)
+    cfg.corpus.remote, cfg.corpus.shard_tokens, cfg.corpus.window = "s3://corpora/many", 1500, 1
+    cfg.corpus.cache = str(tmp_path / "cache")
+    build_corpus(cfg)
+    base = open_corpus(RunDir.at(cfg.out).corpus / "base")
+    sizes = [entry["bytes"] for entry in base.manifest["shards"]]
+    limit = 3 * max(sizes)
+    assert sum(sizes) > 2 * limit
+    # An original in the cache: of the first shard that is read, so that it would be the first to go.
+    first = int(np.searchsorted(base.shards.starts, open_stream(RunDir.at(cfg.out), global_batch=2, seed=0).sequences(
+        0, 0, 1)[0].number, side="right")) - 1  # fmt: skip
+    shutil.rmtree(tmp_path / "cache")
+    original = base.shards.cache.directory / base.manifest["shards"][first]["file"]
+    fetch(f"s3://corpora/many/{base.manifest['shards'][first]['file']}", original)
+    cfg.corpus.cache_bytes = f"{limit} B"
+    build_corpus(cfg)  # the limit of a corpus that was built before
+    with ThreadPoolExecutor(2) as readers:
+        bounded = list(readers.map(read_within, [cfg.out] * 2, range(2)))
+    cfg.corpus.cache_bytes = ""
+    build_corpus(cfg)
+    for rank, (found, most) in enumerate(bounded):
+        assert found == read_within(cfg.out, rank)[0]
+        # Beside the limit: the original, and a few bytes of notes.
+        assert max(sizes) < most <= limit + original.stat().st_size + 10 * len(sizes)
+    assert read_within(cfg.out, 0)[1] > limit + original.stat().st_size, "without a limit the cache keeps all"
+    assert original.exists()
+
+
+def test_a_limit_that_two_windows_do_not_fit_into_is_refused(remote, bucket, tmp_path):
+    cfg = settings_for(tmp_path / "run", Path("never-read.jsonl"), people=0)
+    cfg.corpus.prebuilt, cfg.corpus.window, cfg.corpus.cache_bytes = "s3://corpora/small", 2, "30kB"
+    build_corpus(cfg)
+    with pytest.raises(UserError, match=r"cache_bytes is too small(.|\n)*4 shards"):
+        open_stream(RunDir.at(cfg.out), global_batch=1, seed=0)
+
+
+@pytest.mark.parametrize(("cache_bytes", "window", "key"), [("much", 4, "cache_bytes"), ("2GB", 0, "window")])
+def test_a_limit_is_bytes_and_wants_a_window(cache_bytes, window, key):
+    settings = CorpusSettings(cache_bytes=cache_bytes, window=window)
+    assert [problem.key for problem in settings.problems()] == ["cache_bytes"]
+    assert key in str(next(settings.problems()))
