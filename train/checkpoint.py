@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ from torch import Tensor
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import fingerprint_file, read_json
+from headwater.train.compared import are_as_compared, note_compared
 from headwater.train.engine import MOMENTS, Engine
 from headwater.train.model import EMBEDDING, PackedGPT, ParameterPart, parameter_parts, tied_copy
 from headwater.train.settings import ModelSettings, OptimizerSettings
 
 FORMAT = 1
 KINDS = ("weight", *MOMENTS)
+READERS = 4
+"""Files of a checkpoint that are compared at a time."""
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -89,9 +93,15 @@ class Checkpoint:
         Raises:
             CorruptError: naming the first file that differs.
         """
-        for name, expected in self.meta["files"].items():
+        files = self.meta["files"]
+
+        def found(name: str) -> str:
+            return fingerprint_file(self.path / name) if (self.path / name).exists() else "no such file"
+
+        with ThreadPoolExecutor(READERS) as readers:
+            every = list(readers.map(found, files))
+        for (name, expected), got in zip(files.items(), every, strict=True):
             path = self.path / name
-            got = fingerprint_file(path) if path.exists() else "no such file"
             if got != expected:
                 raise CorruptError(
                     f"checkpoint file {path} is damaged",
@@ -238,8 +248,16 @@ def _step_of(name: str) -> int:
     return int(name.removeprefix("step-"))
 
 
-def newest(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
+def newest(
+    directory: Path, say: Callable[[str], None] = print, *, every_byte: bool = False, note: bool = False
+) -> Checkpoint | None:
     """The newest checkpoint that is whole, None if there are no checkpoints; damaged ones are passed over and named.
+
+    Files that are as they were when their bytes were last compared are not read (see `compared`).
+
+    Args:
+        every_byte: read them all the same.
+        note: what was compared is noted in the directory; for the run's own training alone.
 
     Raises:
         CorruptError: there are checkpoints, and none of them is whole.
@@ -249,7 +267,10 @@ def newest(directory: Path, say: Callable[[str], None] = print) -> Checkpoint | 
         path = directory / name
         try:
             checkpoint = open_checkpoint(path)
-            checkpoint.verify()
+            if every_byte or not are_as_compared(path, checkpoint.meta["files"]):
+                checkpoint.verify()
+                if note:
+                    note_compared(path, checkpoint.meta["files"])
         except (CorruptError, MissingError) as error:
             if name == names[0]:
                 raise CorruptError(

@@ -21,6 +21,7 @@ from torch import Tensor
 from headwater.train import parallel
 from headwater.train.artifacts import fingerprint, fingerprint_file, remove, sync, write_json
 from headwater.train.checkpoint import FORMAT, KINDS, steps_in
+from headwater.train.compared import note_compared
 from headwater.train.engine import Engine
 from headwater.train.model import parameter_parts
 from headwater.train.parallel import World
@@ -173,6 +174,7 @@ class CheckpointWriter:
         sync(part)
         remove(final)
         os.replace(part, final)
+        note_compared(final, merged["files"])
         if done is not None:
             done()
 

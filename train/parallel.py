@@ -94,7 +94,8 @@ def start(*, tensor: int = 1, pipeline: int = 1, threads: int = 0, timeout_s: fl
     # Dropout is 0, so the tracker never draws: this public variant needs no CUDA generator.
     megatron_random.initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    global _joined
+    global _joined, _patient
+    _patient = None
     _joined = World(dist.get_rank(), size, local_rank, tensor, pipeline, device)
     return _joined
 
@@ -149,8 +150,8 @@ def said_by_main(error: UserError) -> UserError:
 
 def stop() -> None:
     """Leaves the job; safe to call when it was never joined."""
-    global _joined
-    _joined = None
+    global _joined, _patient
+    _joined = _patient = None
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():
@@ -241,8 +242,23 @@ def attempt(action: Callable[[], Any]) -> BaseException | None:
     return None
 
 
+def patient_group() -> dist.ProcessGroup:
+    """All processes, to wait for one of them that works alone: a corpus of a terabyte takes longer to build than a
+    collective may, and one that dies is noticed at once all the same. Called by all of them."""
+    global _patient
+    if _patient is None:
+        _patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return _patient
+
+
+PATIENCE = timedelta(days=30)
+"""Longer than any job."""
+
+_patient: dist.ProcessGroup | None = None
+
+
 def on_main(world: World, action: Callable[[], Any]) -> None:
-    """Runs something on rank 0 while the others wait; an error is raised on all."""
+    """Runs something on rank 0 while the others wait, for as long as it takes; an error is raised on all."""
 
     def without_result() -> None:
         action()
@@ -251,7 +267,8 @@ def on_main(world: World, action: Callable[[], Any]) -> None:
 
 
 def from_main(world: World, action: Callable[[], T]) -> T:
-    """Runs something on rank 0; what it returns, something small, is returned on all ranks, and an error raised."""
+    """Runs something on rank 0, for as long as it takes; returns what it returns, something small, on all ranks, where
+    an error is raised too."""
     outcome: list[Any] = [None, None]
     if world.is_main:
         try:
@@ -260,7 +277,7 @@ def from_main(world: World, action: Callable[[], T]) -> T:
         except Exception as error:
             outcome[1] = error
     if world.size > 1:
-        dist.broadcast_object_list(outcome, src=0)
+        dist.broadcast_object_list(outcome, src=0, group=patient_group())
     result, problem = outcome
     if problem is not None:
         raise said_by_main(problem) if isinstance(problem, UserError) else problem

@@ -195,8 +195,11 @@ def check_same_model(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
 def find_resumption(run: RunDir, world: World, settings: PretrainSettings, stream: TrainingStream) -> Resumption | None:
     """The newest whole checkpoint, if it is this run's; rank 0 looks for it and tells the others."""
 
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
     def look() -> tuple[str, dict[str, list[Any]]] | None:
-        checkpoint = newest(run.checkpoints, say=lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
+        checkpoint = newest(run.checkpoints, warn, every_byte=settings.resume.every_byte, note=True)
         if checkpoint is None:
             return None
         return str(checkpoint.path), check_same_run(checkpoint, settings, stream).changed

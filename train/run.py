@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import Any
 
 from headwater.configs import save_config
@@ -66,13 +67,14 @@ def pretrain_run(settings: PretrainSettings) -> int:
 
 
 def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
-    """On one rank: looks at what the settings name, then makes the corpus if it is not there. The others wait."""
+    """On one rank: looks at what the settings name, then makes the corpus if it is not there, and says what it is at.
+    The others wait, however long that takes."""
     from headwater.train.corpus.build import build_corpus
 
     def make() -> None:
         check_world(settings, world)
         check_inputs(settings, run)
-        build_corpus(settings)
+        build_corpus(settings, lambda line: print(line, file=sys.stderr, flush=True))
         tokenizer = TextTokenizer.from_file(run.tokenizer, settings.corpus.tokenizer.bos)
         check_vocabulary(settings, tokenizer)  # where the tokenizer was not there before
 

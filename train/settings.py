@@ -119,6 +119,9 @@ class ResumeSettings:
     allow: list[str] = setting(
         [], "Settings, or sections, that may differ from those of the checkpoint: [optimizer.lr]; noted in provenance."
     )
+    every_byte: bool = setting(
+        False, "Compare every byte of the checkpoint, also of files that have not changed since they were written."
+    )
 
 
 @dataclass(kw_only=True, slots=True)

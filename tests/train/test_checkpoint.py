@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_written_in_the_background_is_the_same(run, ranks, overrides, fresh, con
     arguments = [config, f"out={behind.path}", *SHORT, "checkpoint.asynchronous=true", *overrides]
     train([*arguments, "checkpoint.every=1", "checkpoint.keep=2"], ranks=ranks, log=behind.path / "log")
     assert steps_in(behind.checkpoints) == [3, 4]
-    assert sorted(path.name for path in behind.checkpoints.iterdir()) == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in behind.checkpoints.glob("step-*")) == ["step-00000003", "step-00000004"]
     one, other = open_checkpoint(behind.checkpoint(4)), open_checkpoint(run.checkpoint(4))
     one.verify()
     if ranks == 1:
@@ -130,6 +131,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(run, harm, tmp_path):
     assert len(said) == 1
     assert str(file) in said[0]
     assert newest(run.checkpoints, say=said.append).step == 4
+
+
+def test_files_that_have_not_changed_are_not_read_again(run, tmp_path):
+    """A bit that turns under an unchanged time is seen by who asks for every byte, and by who has no note."""
+    copy = copied(run, tmp_path)
+    checkpoint = open_checkpoint(copy.checkpoint(4))
+    noted = copy.checkpoints / "compared.json"
+    assert set(json.loads(noted.read_text())) >= {"step-00000004"}
+    assert newest(copy.checkpoints, note=True).step == 4  # a copy has other times: all is read, and noted
+    file = next(checkpoint.path.glob("weight-*.safetensors"))
+    content, before = bytearray(file.read_bytes()), file.stat()
+    content[-100] ^= 1
+    file.write_bytes(content)
+    assert newest(copy.checkpoints, say=[].append).step == 2
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert newest(copy.checkpoints).step == 4
+    assert newest(copy.checkpoints, say=[].append, every_byte=True).step == 2
+    for text in ("[]", '{"step-00000004": [1]}', "not JSON"):
+        noted.write_text(text)
+        assert newest(copy.checkpoints, say=[].append).step == 2
 
 
 @pytest.mark.slow
