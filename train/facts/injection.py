@@ -87,7 +87,8 @@ def separate(order: np.ndarray, owner: np.ndarray, step_of: np.ndarray) -> None:
 
     A visit is swapped with the first later one that helps; those before its step have been settled and are taken only
     when nothing later helps. Steps that have the visit's owner already are passed over whole, and where all have it
-    nothing is looked for, so the work is that of the swaps that are made, for few owners as for many.
+    nothing is looked for; a step all of whose owners the visit's step has is looked through once: swaps do not change
+    that. So the work is that of the swaps that are made, for few owners as for many.
 
     Args:
         order: int64 [visits], passages.
@@ -100,11 +101,14 @@ def separate(order: np.ndarray, owner: np.ndarray, step_of: np.ndarray) -> None:
     lacking = Counter({each: sum(map(bool, members)) for each in set(owners)})
     for met in members:
         lacking.subtract(met.keys())
+    useless: set[int] = set()
     for visit, step in enumerate(steps):
+        if visit == bounds[step]:
+            useless.clear()
         mine = owners[visit]
         if members[step][mine] < 2 or not lacking[mine]:
             continue
-        other = find_swap(mine, step, lacking[mine], members, owners, bounds)
+        other = find_swap(mine, step, lacking[mine], members, owners, bounds, useless)
         if other is None:
             continue
         there, theirs = steps[other], owners[other]
@@ -120,19 +124,29 @@ def separate(order: np.ndarray, owner: np.ndarray, step_of: np.ndarray) -> None:
 
 
 def find_swap(
-    mine: int, step: int, lacking: int, members: list[Counter[int]], owners: list[int], bounds: list[int]
+    mine: int,
+    step: int,
+    lacking: int,
+    members: list[Counter[int]],
+    owners: list[int],
+    bounds: list[int],
+    useless: set[int],
 ) -> int | None:
     """The first visit after `step`, then before it, whose owner that step has not, at a step that has not `mine`.
 
     Args:
         lacking: so many steps have not `mine`; once they have been seen, no other helps.
+        useless: steps that have no owner whom `step` has not; what is found of them is added.
     """
+    here = members[step]
     for there in itertools.chain(range(step + 1, len(members)), range(step)):
         if mine in members[there] or not members[there]:
             continue
-        for other in range(bounds[there], bounds[there + 1]):
-            if owners[other] not in members[step]:
-                return other
+        if there not in useless:
+            for other in range(bounds[there], bounds[there + 1]):
+                if owners[other] not in here:
+                    return other
+            useless.add(there)
         lacking -= 1
         if not lacking:
             break

@@ -122,7 +122,10 @@ def test_visits_are_separated_as_if_each_were_tried():
 
 
 def test_few_people_and_many_visits_come_to_an_end():
-    """Each step meets everybody, and no swap helps: 184,800 visits of the default people, and 20,000 of one person."""
+    """Each step meets everybody, and no swap helps: 184,800 visits of the default people, and 20,000 of one person; and
+    one in which each step meets four fifths of the people, twice as often as there are people."""
+    groups = {f"p{p}": [f"p{p}#{k}" for k in range(12)] for p in range(500)}
+    assert len(compile_schedule(groups, ScheduleSettings(count=10), 75, seed=0)) == 60_000
     crowded = compile_schedule(GROUPS, ScheduleSettings(count=140), 50, seed=0)
     assert len(crowded) == 110 * 12 * 140
     alone = compile_schedule({"a": ["a#0", "a#1"]}, ScheduleSettings(count=10_000), 5000, seed=0)
