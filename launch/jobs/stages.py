@@ -64,7 +64,7 @@ def require_inputs(stage: Stage, settings: Any) -> None:
 
 
 def _corpus_needs(settings: Any) -> Iterator[tuple[str, str]]:
-    from headwater.train.corpus.documents import source_files
+    from headwater.train.corpus.files import source_files
 
     corpus, restore = settings.corpus, "correct the path, or restore what was there"
     made = Path(settings.out) / "corpus" / "base" / "manifest.json"

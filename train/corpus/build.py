@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,12 @@ from headwater.train.artifacts import (
 from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.injected import check_lengths, ensure_facts
 from headwater.train.corpus.origin import ORIGIN, check_origin, describe_corpus, found_again, note_made, note_start
-from headwater.train.corpus.parts import Gathered, batches, chosen_documents, gathered, write_part
-from headwater.train.corpus.passages import PassageCutter
+from headwater.train.corpus.parts import Gathered, gathered
 from headwater.train.corpus.pools import run_jobs
 from headwater.train.corpus.prebuilt import adopt_tables, keep_here, kept_here, placed
+from headwater.train.corpus.sample import tokenizer_texts
 from headwater.train.corpus.settings import BuildSettings, CorpusSettings
+from headwater.train.corpus.tokenising import write_parts
 from headwater.train.corpus.writing import (
     Progress,
     ShardPlan,
@@ -117,22 +117,13 @@ def ensure_tokenizer(run: RunDir, corpus: CorpusSettings, facts: FactSet, progre
             tokenizer = TextTokenizer.from_file(settings.path, settings.bos)
         else:
             progress(f"training a tokenizer of {settings.vocab_size} tokens")
-            tokenizer = train_tokenizer(tokenizer_texts(corpus, facts), settings.vocab_size)
+            invented = (passage.text for passage in facts.passages)
+            tokenizer = train_tokenizer(itertools.chain(tokenizer_texts(corpus), invented), settings.vocab_size)
         work = run.corpus / f"tokenizer.{os.getpid()}.part"
         tokenizer.save(work)
         note_made(run, work)
         os.replace(work, run.tokenizer)
     return TextTokenizer.from_file(run.tokenizer)
-
-
-def tokenizer_texts(corpus: CorpusSettings, facts: FactSet) -> Iterator[str]:
-    for source in corpus.sources:
-        limit = corpus.tokenizer.sample
-        limit = min(limit, source.documents) if limit and source.documents else limit or source.documents
-        for document in chosen_documents(source, corpus.seed, limit):
-            yield document.text
-    for passage in facts.passages:
-        yield passage.text
 
 
 def ensure_base(
@@ -163,7 +154,7 @@ def ensure_base(
         work.rename(out)
         return
     require_same_work(parts_directory, work, fingerprint([origin, tokenizer.fingerprint]))
-    sources = write_parts(parts_directory, corpus, tokenizer, progress)
+    sources = write_parts(parts_directory, corpus, run.tokenizer, progress)
     paths = tuple(path for source in sources for path in source)
     gathered.cache_clear()  # another corpus may have been built at the same paths
     passages = gathered(paths)
@@ -211,7 +202,8 @@ class Packing:
         orders = shuffled_orders(passages, self.parts_of_source, corpus, chosen)
         plans, counts = plan_shards(passages.lengths, orders, corpus.shard_tokens)
         work.mkdir(parents=True, exist_ok=True)
-        self.progress(f"packing {sum(len(plan.order) for plan in plans):,} passages into {len(plans)} shards")
+        packed = sum(len(plan.order) for plan in plans)
+        self.progress(f"packing {packed:,} passages of {len(self.paths)} parts into {len(plans)} shards")
         waiting = [plan for plan in plans if not table_path(work / plan.name).exists()]
         every = corpus.begin_token == "every"
         jobs = ((work, plan, self.paths, tokenizer.bos_id, corpus.seq_len, every) for plan in waiting)
@@ -249,33 +241,6 @@ def require_same_work(parts: Path, work: Path, origin: str) -> None:
     work.mkdir(parents=True, exist_ok=True)
 
 
-def write_parts(
-    directory: Path, corpus: CorpusSettings, tokenizer: TextTokenizer, progress: Progress
-) -> list[list[Path]]:
-    """Tokenises every source; returns the parts of each, in order."""
-    sources: list[list[Path]] = []
-
-    def jobs() -> Iterator[tuple[Any, ...]]:
-        for number, source in enumerate(corpus.sources):
-            sources.append([])
-            for part, documents in enumerate(batches(chosen_documents(source, corpus.seed))):
-                path = directory / f"{number:03d}-{part:06d}"
-                sources[-1].append(path)
-                if not path.exists():
-                    progress(f"tokenising {len(documents):,} documents of source {number}, part {part}")
-                    yield path, documents, str(tokenizer_file), corpus
-
-    tokenizer_file = directory.parent.parent / "tokenizer.json"
-    run_jobs(part_job, jobs(), corpus.workers, corpus.engine)
-    return sources
-
-
-def part_job(path: Path, documents: list[Any], tokenizer_file: str, corpus: CorpusSettings) -> None:
-    tokenizer = TextTokenizer.from_file(tokenizer_file)
-    cutter = PassageCutter(tokenizer, corpus.max_tokens, corpus.min_tokens)
-    write_part(path, documents, tokenizer, cutter, end_of(tokenizer, corpus), masked=corpus.masked)
-
-
 def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int, seq_len: int, every: bool) -> None:
     build_shard(work / plan.name, plan, gathered(paths), bos_id=bos_id, seq_len=seq_len, apart=False, begin_every=every)
 
@@ -283,10 +248,7 @@ def shard_job(work: Path, plan: ShardPlan, paths: tuple[Path, ...], bos_id: int,
 def check_documents(passages: Gathered) -> None:
     """Refuses two documents of one id: their passages could not be told apart."""
     # Hashes, since the ids of a large corpus do not fit into memory; two that share a hash are compared.
-    hashes = [
-        np.array([xxhash.xxh3_64_intdigest(part.document(k)) for k in range(part.documents)], np.uint64)
-        for part in passages.opened()
-    ]
+    hashes = [np.array(part.id_hashes) for part in passages.opened()]
     values, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]), return_counts=True)
     suspects = set(values[counts > 1].tolist())
     if not suspects:

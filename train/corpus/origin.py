@@ -9,7 +9,7 @@ from typing import Any
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file, read_json, remove, write_json
 from headwater.train.corpus.documents import describe_source, described_fields
-from headwater.train.corpus.settings import CorpusSettings, SourceSettings
+from headwater.train.corpus.settings import SAMPLE_BYTES, CorpusSettings, SourceSettings
 from headwater.train.facts.types import FactSet
 from headwater.train.places import note_place, noted_places
 
@@ -54,6 +54,8 @@ def describe_corpus(corpus: CorpusSettings, facts: FactSet) -> dict[str, Any]:
     eos = settings["tokenizer"].pop("eos")
     if settings.pop("end_token"):  # noted only where it is on, so that corpora built before it was there stay the same
         settings["end_token"] = eos or True
+    if settings["tokenizer"]["sample_bytes"] == SAMPLE_BYTES:
+        settings["tokenizer"].pop("sample_bytes")
     for name, unused in (("begin_token", "every"), ("held_out", 0)):
         if settings[name] == unused:
             settings.pop(name)

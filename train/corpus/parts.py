@@ -2,8 +2,9 @@
 
 A part is a directory with `tokens.npy` (uint32, the documents one after the other, no beginning tokens), `ends.npy`
 (int64, where passages begin and end), `owners.npy` and `ordinals.npy` (int32, the document of each passage, counted in
-the part, and its place among that document's passages), `ids.npy` and `id_ends.npy` (the documents' ids, UTF-8). Where
-some tokens may carry no loss there is `counted.npy` too (bool, those that do).
+the part, and its place among that document's passages), `ids.npy` and `id_ends.npy` (the documents' ids, UTF-8),
+`id_hashes.npy` (uint64, xxh3 of each). Where some tokens may carry no loss there is `counted.npy` too (bool, those that
+do).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import xxhash
 from headwater.train.artifacts import atomic_path
 from headwater.train.corpus.documents import Document, read_documents
 from headwater.train.corpus.encoding import encode_documents, encode_masked
+from headwater.train.corpus.files import FileRange
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.settings import SourceSettings
 from headwater.train.tokenizer import TextTokenizer
@@ -54,6 +56,7 @@ class Part:
     ordinals: np.ndarray
     ids: np.ndarray
     id_ends: np.ndarray
+    id_hashes: np.ndarray
     counted: np.ndarray | None = None
 
     @classmethod
@@ -80,17 +83,27 @@ class Part:
         return Piece(document, f"{document}#{ordinal}", np.array(self.tokens[mine]), counted, ordinal == 0)
 
 
-def chosen_documents(source: SourceSettings, seed: int, limit: int | None = None) -> Iterator[Document]:
-    """A source's documents in its order: all, or the `limit` (default: its own) that the seed chooses."""
+def chosen_documents(
+    source: SourceSettings, seed: int, limit: int | None = None, *, ranges: Sequence[FileRange] | None = None
+) -> Iterator[Document]:
+    """A source's documents in its order: all, or those that the seed chooses.
+
+    Args:
+        limit: how many at most; by default the source's own `documents`. They are held in memory.
+        ranges: the stretches of its files that are read; all by default.
+    """
     limit = source.documents if limit is None else limit
-    if not limit:
-        yield from read_documents(source)
-        return
+    bound = int(source.share * 2.0**64)
 
     def keyed() -> Iterator[tuple[int, int, Document]]:
-        for place, document in enumerate(read_documents(source)):
-            yield xxhash.xxh3_64_intdigest(document.id, seed=seed), place, document
+        for place, document in enumerate(read_documents(source, ranges)):
+            key = xxhash.xxh3_64_intdigest(document.id, seed=seed)
+            if key < bound:
+                yield key, place, document
 
+    if not limit:
+        yield from (document for _, _, document in keyed())
+        return
     for _, _, document in sorted(heapq.nsmallest(limit, keyed(), key=lambda each: each[:2]), key=lambda each: each[1]):
         yield document
 
@@ -138,6 +151,7 @@ def write_part(
         "ordinals": np.concatenate([np.arange(count) for count in pieces]).astype(np.int32),
         "ids": np.frombuffer(b"".join(names), dtype=np.uint8),
         "id_ends": ends_of(np.array([len(name) for name in names])),
+        "id_hashes": np.array([xxhash.xxh3_64_intdigest(name) for name in names], dtype=np.uint64),
         **({"counted": np.concatenate(counted)} if masked else {}),
     }
     with atomic_path(path) as part:

@@ -36,6 +36,9 @@ class SourceSettings:
         "", "The field with the spans whose loss counts, [[start, stop], ...] in characters; all counts without it."
     )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
+    share: float = setting(
+        1.0, "Take this share of the documents, drawn by the seed, before `documents` are chosen.", above=0, maximum=1
+    )
     weight: float = setting(1.0, "How often a sequence of this source is seen, relative to the other sources.", above=0)
 
     def problems(self) -> Iterator[Problem]:
@@ -53,6 +56,18 @@ class SourceSettings:
         return bool(self.messages_field or self.spans_field)
 
 
+SAMPLE_BYTES = "1GB"
+"""Text that a tokenizer is trained on."""
+
+
+def size_problems(key: str, text: str) -> Iterator[Problem]:
+    """Whether a setting is a size."""
+    try:
+        bytes_of(text)
+    except ValueError:
+        yield Problem(key, text, "bytes with their unit, for example 200GB")
+
+
 @dataclass(kw_only=True, slots=True)
 class TokenizerSettings:
     """The tokenizer: one that exists, or one trained on the corpus."""
@@ -63,11 +78,17 @@ class TokenizerSettings:
     bos: str = setting("", "The token that begins every passage; empty takes the tokenizer's own.")
     eos: str = setting("", "The token of corpus.end_token; empty takes </s> or the like, or the one of `bos`.")
     vocab_size: int = setting(8192, "Vocabulary of a trained tokenizer; a multiple of 64.", minimum=320)
-    sample: int = setting(0, "Train on this many documents of each source, chosen by the seed; 0 takes all.", minimum=0)
+    sample: int = setting(
+        0, "Train on this many documents of each source, chosen by the seed; 0 goes by sample_bytes.", minimum=0
+    )
+    sample_bytes: str = setting(
+        SAMPLE_BYTES, "Train on about so much text at most, from all parts of the sources' files; empty takes all."
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.vocab_size % 64:
             yield Problem("vocab_size", self.vocab_size, "a multiple of 64", f"try {-(-self.vocab_size // 64) * 64}")
+        yield from size_problems("sample_bytes", self.sample_bytes)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -121,14 +142,10 @@ class CorpusSettings:
             yield Problem("min_tokens", self.min_tokens, f"at most half of max_tokens = {self.max_tokens}")
         if not self.sources:
             yield Problem("sources", self.sources, "at least one source")
-        try:
-            limit = bytes_of(self.cache_bytes)
-        except ValueError:
-            yield Problem("cache_bytes", self.cache_bytes, "bytes with their unit, for example 200GB")
-        else:
-            if limit and not self.window:
-                fix = "set corpus.window: without one, every shard of the corpus is in use at any time"
-                yield Problem("cache_bytes", self.cache_bytes, "empty where corpus.window is 0", fix)
+        yield from size_problems("cache_bytes", self.cache_bytes)
+        if self.cache_bytes and not self.window:
+            fix = "set corpus.window: without one, every shard of the corpus is in use at any time"
+            yield Problem("cache_bytes", self.cache_bytes, "empty where corpus.window is 0", fix)
         if self.held_out and self.prebuilt:
             yield Problem("held_out", self.held_out, "0 with prebuilt, which is taken whole")
         if any(source.messages_field for source in self.sources) and not self.tokenizer.path and not self.prebuilt:

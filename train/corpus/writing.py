@@ -9,7 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headwater.train.artifacts import atomic_path, fingerprint, fingerprint_file, remove, remove_parts, write_json
+from headwater.train.artifacts import (
+    atomic_path,
+    fingerprint,
+    fingerprint_file,
+    read_json,
+    remove,
+    remove_parts,
+    write_json,
+)
 from headwater.train.corpus.encoding import end_of
 from headwater.train.corpus.packing import pack
 from headwater.train.corpus.parts import Piece
@@ -117,6 +125,7 @@ def build_shard(
             first += len(members)
 
     write_shard(directory, sequences(), masked=masked)
+    write_json(note_path(directory), described(directory / SHARD_FILE))
     offsets = np.concatenate([np.cumsum(lengths[members]) - lengths[members] for members in packed])
     table = pa.table(
         {
@@ -146,6 +155,15 @@ def table_path(shard: Path) -> Path:
     return shard.with_name(f"{shard.name}.parquet")
 
 
+def note_path(shard: Path) -> Path:
+    """Where a shard's size and hash are kept until it is joined: whoever writes it makes them."""
+    return shard.with_name(f"{shard.name}.json")
+
+
+def described(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "xxh3": fingerprint_file(file)}
+
+
 def join_corpus(
     work: Path,
     plans: list[ShardPlan],
@@ -168,11 +186,10 @@ def join_corpus(
     sequences = join_tables(work, [plan.name for plan in plans])
     shards = []
     for plan, held in zip(plans, sequences, strict=True):
-        file = work / plan.name / SHARD_FILE
-        entry = {"file": f"{plan.name}/{SHARD_FILE}", "bytes": file.stat().st_size, "xxh3": fingerprint_file(file)}
+        entry = {"file": f"{plan.name}/{SHARD_FILE}", **read_json(note_path(work / plan.name))}
         shards.append({**entry, "sequences": held})
     table = work / "passages.parquet"
-    entry = {"file": table.name, "bytes": table.stat().st_size, "xxh3": fingerprint_file(table)}
+    entry = {"file": table.name, **described(table)}
     sources, shard, sequence = [], 0, 0
     for (name, weight), count in zip(names, counts, strict=True):
         held = sum(sequences[shard : shard + count])
@@ -199,6 +216,7 @@ def publish_corpus(work: Path, out: Path, plans: list[ShardPlan], remote: str = 
         upload(work, [*shards, *tables], remote)
     for plan in plans:
         remove(table_path(work / plan.name))
+        remove(note_path(work / plan.name))
         if remote:
             remove(work / plan.name)
     out.parent.mkdir(parents=True, exist_ok=True)

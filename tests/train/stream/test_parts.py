@@ -70,6 +70,6 @@ def test_a_corpus_of_many_parts_is_built(few_descriptors, monkeypatch, tmp_path:
         cfg.corpus.tokenizer.vocab_size = 320
         seen: list[str] = []
         build_corpus(cfg, seen.append)
-        assert sum("part" in line for line in seen) == (PARTS if name == "many" else 1)
+        assert any(f"of {PARTS if name == 'many' else 1} parts" in line for line in seen)
         made.append(open_corpus(RunDir.at(cfg.out).corpus / "base").fingerprint)
     assert made[0] == made[1]
