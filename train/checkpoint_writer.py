@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from headwater.train import parallel
-from headwater.train.artifacts import fingerprint, fingerprint_file, remove, sync, write_json
+from headwater.train.artifacts import fingerprint, fingerprint_file, read_json, remove, sync, write_json
 from headwater.train.checkpoint import FORMAT, KINDS, steps_in
 from headwater.train.compared import note_compared
 from headwater.train.engine import Engine
@@ -165,9 +165,11 @@ class CheckpointWriter:
             for kind in KINDS:
                 merged["tensors"][kind].update(note["tensors"][kind])
             remove(path)
+        shared = self._hashes_of_last()
         for path in sorted((part / "extra").rglob("*")):
             if path.is_file():
-                merged["files"][str(path.relative_to(part))] = fingerprint_file(path)
+                known = shared.get(identity(path)) if path.stat().st_nlink > 1 else None
+                merged["files"][str(path.relative_to(part))] = known or fingerprint_file(path)
         weights = merged["tensors"]["weight"]
         meta["fingerprint"] = fingerprint({name: weights[name]["xxh3"] for name in weights})
         write_json(part / "checkpoint.json", {**meta, **merged})
@@ -177,6 +179,20 @@ class CheckpointWriter:
         note_compared(final, merged["files"])
         if done is not None:
             done()
+
+    def _hashes_of_last(self) -> dict[tuple[int, ...], str]:
+        """Hashes of the newest checkpoint's files, which callbacks may have linked into the one that is written."""
+        for step in steps_in(self.directory)[-1:]:
+            newest = self.directory / f"step-{step:08d}"
+            files = read_json(newest / "checkpoint.json")["files"]
+            return {identity(newest / name): digest for name, digest in files.items() if (newest / name).exists()}
+        return {}
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """What two names of one file have in common, and changes with its bytes."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def save_weights(directory: Path, named: Iterable[tuple[str, Tensor]], meta: dict[str, Any]) -> None:

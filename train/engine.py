@@ -246,6 +246,11 @@ class Engine:
         """Weights and moments of a parameter, fp32, this rank's tensor-parallel part. Collective over data parallel."""
         return zero.read_state(self.deepspeed, parameter, MOMENTS if self._updates else ())
 
+    def second_moment(self, parameter: torch.nn.Parameter) -> Tensor:
+        """Adam's second moment of a parameter, fp32, this rank's tensor-parallel part, after the first update.
+        Collective over data parallel."""
+        return zero.read_moment(self.deepspeed, parameter, MOMENTS[1])
+
     def load_state(self, parameter: torch.nn.Parameter, state: dict[str, Tensor]) -> None:
         """Puts back what `state` gave; the moments must exist (see `materialise_moments`)."""
         zero.write_state(self.deepspeed, parameter, state, MOMENTS)

@@ -170,6 +170,16 @@ def read_state(engine: Any, parameter: torch.nn.Parameter, moments: tuple[str, .
     return found
 
 
+def read_moment(engine: Any, parameter: torch.nn.Parameter, name: str) -> Tensor:
+    """One moment of a parameter, fp32, in its `whole_shape`, without its weight and the others. Collective over data
+    parallel; the moments must exist."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    if not any(hasattr(parameter, mark) for mark in _PARTITIONED):
+        return engine.optimizer.state[parameter][name]
+    return safe_get_full_optimizer_state(parameter, name).detach().view(whole_shape(parameter))
+
+
 def write_state(engine: Any, parameter: torch.nn.Parameter, state: dict[str, Tensor], moments: tuple[str, ...]) -> None:
     """Puts back what `read_state` gave; the moments must exist."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

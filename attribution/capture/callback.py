@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from headwater.attribution.capture.build import NOTE, build_captured
+from headwater.attribution.capture.exchange import to_owners
 from headwater.attribution.capture.held import FirstUpdate
 from headwater.attribution.capture.sums import MeanRows
 from headwater.attribution.capture.visits import VisitLog
@@ -90,10 +90,11 @@ class Capture(Callback):
             megatron_sites(gpt, self.world), self.layout, 0, self.world.device, whole_sequence if sequence else None
         )
         first_of_replica = dist.get_rank(parallel.replica_group()) == 0
-        share = (self.world.data_rank, self.world.data) if first_of_replica else None
-        self.means = MeanRows(self.run.path / "capture", len(trainer.stream.passages), self.layout.dims, share)
-        keeps_visits = self.settings.mode == "visits" and self.world.is_main
-        self.visits = VisitLog(self.run.path / "capture") if keeps_visits else None
+        # One rank of each replica keeps the rows of every n-th shard, whoever meets their passages.
+        self.share = (self.world.data_rank, self.world.data) if first_of_replica else None
+        self.means = MeanRows(self.run.path / "capture", len(trainer.stream.passages), self.layout.dims, self.share)
+        keeps_visits = self.settings.mode == "visits" and self.share is not None
+        self.visits = VisitLog(self.run.path / "capture", self.share) if keeps_visits and self.share else None
         if self.visits is not None:
             self.visits.start(step)
         if self._resumed is not None:
@@ -170,36 +171,23 @@ class Capture(Callback):
         # The loss was divided by the tokens of the global batch, and multiplied by the replicas that are averaged over.
         rows_ND = torch.cat(parts).mul_(result.tokens / self.world.data)
         if self.world.tensor * self.world.pipeline > 1:
-            dist.all_reduce(rows_ND, group=parallel.replica_group())
-        if self.world.data > 1:
-            passages, rows_ND = self._of_all_replicas(passages, rows_ND)
-        rows_ND = rows_ND.cpu()
+            group = parallel.replica_group()
+            dist.reduce(rows_ND, dist.get_process_group_ranks(group)[0], group=group)
+        if self.share is None:
+            return
         ids = trainer.stream.passages.ids
         require_finite(
             rows_ND,
             what=f"rows captured at step {step}",
             name=lambda place: ids(int(passages[place]), int(passages[place]) + 1)[0],
         )
-        lr = trainer.lr(step)
+        if self.world.data > 1:
+            owners = passages // self.means.width % self.world.data
+            passages, rows_ND = to_owners(passages, rows_ND, owners, parallel.data_group())
+        rows_ND, lr = rows_ND.cpu(), trainer.lr(step)
         self.means.add(passages.tolist(), rows_ND, lr)
         if self.visits is not None:
             self.visits.add(step, passages.tolist(), rows_ND, lr)
-
-    def _of_all_replicas(self, passages: np.ndarray, rows_ND: Tensor) -> tuple[np.ndarray, Tensor]:
-        """Every replica's passages and rows, in the order of the global batch."""
-        group, device = parallel.data_group(), rows_ND.device
-        mine = torch.from_numpy(passages).to(device)
-        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.world.data)]
-        dist.all_gather(counts, torch.tensor([len(mine)], device=device), group=group)
-        most = max(int(count) for count in counts)
-        numbers = [torch.empty(most, dtype=torch.int64, device=device) for _ in counts]
-        rows = [torch.empty(most, self.layout.dims, device=device) for _ in counts]
-        missing = most - len(mine)
-        dist.all_gather(numbers, torch.nn.functional.pad(mine, (0, missing)), group=group)
-        dist.all_gather(rows, torch.nn.functional.pad(rows_ND, (0, 0, 0, missing)), group=group)
-        kept = [int(count) for count in counts]
-        joined = torch.cat([part[:count] for part, count in zip(numbers, kept, strict=True)])
-        return joined.cpu().numpy(), torch.cat([part[:count] for part, count in zip(rows, kept, strict=True)])
 
     def flush(self, trainer: Training, step: int) -> None:
         self._finished = step == trainer.last_step
@@ -254,7 +242,7 @@ class Capture(Callback):
                 )
         self.means.load(directory)
         if self.visits is not None:
-            self.visits.load(directory)
+            self.visits.load(directory, self.means.width)
         for file in sorted(directory.glob("capture-correction-*.safetensors")):
             tensors = load_tensors(file, fix="restore the checkpoint, or go on from another one")
             for name in {key.split("/")[0] for key in tensors} & self.parts.keys():

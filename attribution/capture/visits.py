@@ -20,15 +20,22 @@ STEPS_PER_FILE = 100
 
 
 class VisitLog:
-    """Every visit with its step, in files of a fixed number of steps: the same files whether or not it was stopped."""
+    """Visits with their steps, in files of a fixed number of steps: the same files whether or not it was stopped.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Args:
+        directory: for the files.
+        share: (r, n): this is the r-th of n ranks, each of which keeps the visits of its own passages. With more than
+            one, each writes files of its own.
+    """
+
+    def __init__(self, directory: Path, share: tuple[int, int] = (0, 1)) -> None:
+        self.directory, self.share = directory, share
+        self._end = f"-{share[0]:05d}" if share[1] > 1 else ""
         self._pending: list[dict[str, Tensor]] = []
 
     def start(self, step: int) -> None:
         """Forgets the files that hold later steps than `step`; what they held of earlier ones is in the checkpoint."""
-        for file in self.directory.glob("visits-*.safetensors"):
+        for file in self.directory.glob("visits-*.safetensors") if self.share[0] == 0 else ():
             if int(file.stem.split("-")[1]) + STEPS_PER_FILE - 1 > step:
                 remove(file)
 
@@ -52,7 +59,7 @@ class VisitLog:
         if self._pending:
             self.directory.mkdir(parents=True, exist_ok=True)
             first = (step - 1) // STEPS_PER_FILE * STEPS_PER_FILE + 1
-            with atomic_path(self.directory / f"visits-{first:08d}.safetensors") as part:
+            with atomic_path(self.directory / f"visits-{first:08d}{self._end}.safetensors") as part:
                 save_tensors(part, self._joined())
 
     def _joined(self) -> dict[str, Tensor]:
@@ -60,16 +67,31 @@ class VisitLog:
 
     def save(self, directory: Path) -> None:
         if self._pending:
-            save_tensors(directory / "capture-visits.safetensors", self._joined())
+            save_tensors(directory / f"capture-visits{self._end}.safetensors", self._joined())
 
-    def load(self, directory: Path) -> None:
-        file = directory / "capture-visits.safetensors"
-        self._pending = [load_tensors(file, SAVED, fix=MEND)] if file.exists() else []
+    def load(self, directory: Path, width: int) -> None:
+        """Takes what was pending of this rank's passages, from as many ranks as there were.
+
+        Args:
+            width: passages of a shard; the n ranks keep every n-th.
+        """
+        (rank, ranks), self._pending = self.share, []
+        for file in sorted(directory.glob("capture-visits*.safetensors")):
+            held = load_tensors(file, SAVED, fix=MEND)
+            mine = held["passage"] // width % ranks == rank
+            if mine.any():
+                self._pending.append({key: value[mine] for key, value in held.items()})
+        if self._pending:  # in the order of the steps, as if they had been kept by this rank
+            joined = self._joined()
+            order = torch.argsort(joined["step"], stable=True)
+            self._pending = [{key: value[order] for key, value in joined.items()}]
 
 
 def read_visits(run: RunDir) -> Iterator[dict[str, Tensor]]:
-    """The captured visits of a run, file by file in order of step: rows float32 [n, D] (raw), passage int64 [n], step
-    int32 [n], lr float64 [n].
+    """The captured visits of a run, file by file, in order of step within each; one is open at a time.
+
+    Each is rows float32 [n, D] (raw), passage int64 [n], step int32 [n], lr float64 [n]. Trained on several replicas,
+    a hundred steps lie in several files, each with the visits of other passages.
 
     Raises:
         MissingError: the run kept none.

@@ -28,7 +28,7 @@ def whole_shapes(mine: dict[str, ParameterPart], world: World) -> dict[str, tupl
 
 def whole_moment(engine: Engine, part: ParameterPart, world: World) -> Tensor:
     """Adam's second moment of a whole layer, float32 [O, I]; collective over its tensor-parallel and data ranks."""
-    moment = engine.state(part.parameter)["exp_avg_sq"].float()
+    moment = engine.second_moment(part.parameter).float()
     if world.tensor == 1:
         return moment
     parts = [torch.empty_like(moment) for _ in range(world.tensor)]
