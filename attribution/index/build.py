@@ -9,8 +9,9 @@ Shards are dealt out over data-parallel replicas; a killed build goes on, with a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models.base import EPS, TracedModel
+from headwater.attribution.models.base import EPS, Example, TracedModel
 from headwater.attribution.models.opening import open_model
+from headwater.attribution.rows.ahead import Behind, ahead
 from headwater.attribution.rows.checks import require_finite
-from headwater.attribution.rows.collector import GradientCollector, collect_passages
+from headwater.attribution.rows.collector import GradientCollector, collect_read
+from headwater.attribution.rows.dealing import dealt, tokens_of
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, fingerprint_file
@@ -105,11 +108,11 @@ class Builder:
         on_main(self.world, writer.begin)
         # Asked once: a rank that looked later would miss what others have written meanwhile, and deal otherwise.
         pending = from_main(self.world, writer.pending)
-        for number in self._progress(pending[self.world.data_rank :: self.world.data]):
-            start, stop = writer.span(number)
-            rows_ND = self.rows(np.arange(start, stop))
-            if self._writes:
-                writer.write(number, rows_ND)
+        mine = self._mine(pending, writer.shard_rows)
+        with Behind() as behind:
+            for number, rows_ND in self._collected(mine, lambda number: np.arange(*writer.span(number)), "index"):
+                if self._writes:
+                    behind.run(writer.write, number, rows_ND)
         dist.barrier()  # the first rank may be done before the others
         on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
 
@@ -146,16 +149,39 @@ class Builder:
             "tokenizer": self.passages.tokenizer_fingerprint,
         }
 
-    def rows(self, numbers: np.ndarray) -> Tensor:
-        """Raw rows of passages: float32 [n, D]."""
-        missing = [int(number) for number in numbers if int(number) not in self._kept]
-        made = {}
-        if missing:
-            rows_ND = collect_passages(self.collector, self.passages, missing, self.settings.batch_tokens)
-            made = dict(zip(missing, rows_ND, strict=True))
-        found = torch.stack([made[n] if n in made else self._kept.pop(n) for n in map(int, numbers)])
-        require_finite(found, name=lambda place: self.passages.ids(int(numbers[place]), int(numbers[place]) + 1)[0])
-        return found
+    def _mine(self, parts: Sequence[int], width: int) -> list[int]:
+        """Those of some parts of the corpus, of `width` passages each, that this replica collects."""
+        if self.world.data == 1:
+            return list(parts)
+
+        def shares() -> list[list[int]]:
+            bounds = np.append(np.arange(0, len(self.passages), width), len(self.passages))
+            return dealt(tokens_of(self.passages, bounds)[list(parts)].tolist(), self.world.data)
+
+        return [parts[place] for place in from_main(self.world, shares)[self.world.data_rank]]
+
+    def _collected(
+        self, parts: Sequence[int], members_of: Callable[[int], np.ndarray], what: str
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Parts of the corpus with the raw rows of some of their passages, float32 [n, D]; those of the next part are
+        read meanwhile."""
+
+        def read(part: int) -> tuple[np.ndarray, dict[int, Example]]:
+            members = members_of(part)
+            missing = [int(number) for number in members if int(number) not in self._kept]
+            return members, {number: Example.of_passage(self.passages, number) for number in missing}
+
+        for part, (members, examples) in ahead(self._progress(parts, what), read):
+            made: dict[int, Tensor] = {}
+            if examples:
+                rows_ND = collect_read(self.collector, list(examples.values()), self.settings.batch_tokens)
+                made = dict(zip(examples, rows_ND, strict=True))
+            found = torch.stack([made[n] if n in made else self._kept.pop(n) for n in map(int, members)])
+            require_finite(found, name=partial(self._name, members))
+            yield part, found
+
+    def _name(self, members: np.ndarray, place: int) -> str:
+        return self.passages.ids(int(members[place]), int(members[place]) + 1)[0]
 
     def _whitening(self) -> Whitening:
         curvature, saved = self.settings.curvature, self.out / "curvature.safetensors"
@@ -170,11 +196,10 @@ class Builder:
         sums = SUMS[curvature.kind](self.layout)
         width = self._shard_rows
         # The ranks take whole shards, so that the rows they keep are those they will write.
-        mine = np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))
-        for part in self._progress(mine[self.world.data_rank :: self.world.data], "curvature"):
-            if not len(part):
-                continue
-            rows_ND = self.rows(part)
+        every = np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))
+        mine = [number for number in self._mine(range(len(every)), width) if len(every[number])]
+        for number, rows_ND in self._collected(mine, lambda number: every[number], "curvature"):
+            part = every[number]
             sums.add(rows_ND)
             if (len(self._kept) + len(part)) * self.layout.dims * 4 <= _KEPT_BYTES:
                 self._kept.update(zip(map(int, part), rows_ND, strict=True))

@@ -108,6 +108,10 @@ class GradientCollector:
             UserError: an example has no token with a loss, or one that the model does not know; a layer delivered
                 nothing.
         """
+        return self.rows_made(examples).cpu()
+
+    def rows_made(self, examples: Sequence[Example]) -> Tensor:
+        """`rows` where they are made: nobody has waited yet for a GPU that makes them."""
         for number, example in enumerate(examples):
             self._check(number, example)
         if self.model.alone:
@@ -142,7 +146,7 @@ class GradientCollector:
         Raises:
             UserError: a layer sees some tokens only (experts): their places are not known.
         """
-        return self._rows([example], list(range(len(example.tokens) + 1)))
+        return self._rows([example], list(range(len(example.tokens) + 1))).cpu()
 
     def _rows(self, examples: Sequence[Example], bounds: list[int] | None) -> Tensor:
         """Rows of the segments between `bounds`, by default those of the examples, of one forward and backward pass."""
@@ -168,7 +172,7 @@ class GradientCollector:
 
             # Every rank of a replica has projected its part of the layers: the row is their sum.
             dist.all_reduce(target.rows_BD, group=parallel.replica_group())
-        return target.rows_BD.cpu()
+        return target.rows_BD
 
 
 def usable(example: Example) -> bool:
@@ -200,8 +204,14 @@ def batched(lengths: Sequence[int], batch_tokens: int, *, padded: bool = False) 
 def collect(collector: GradientCollector, examples: Sequence[Example], batch_tokens: int) -> Tensor:
     """Raw rows of any number of examples, in their order: float32 [n, D]."""
     rows_ND = torch.empty(len(examples), collector.layout.dims)
+    before: tuple[list[int], Tensor] | None = None
     for batch in batched([len(example.tokens) for example in examples], batch_tokens):
-        rows_ND[batch] = collector.rows([examples[i] for i in batch])
+        made = batch, collector.rows_made([examples[i] for i in batch])
+        if before is not None:  # copied while a GPU makes the next
+            rows_ND[before[0]] = before[1].cpu()
+        before = made
+    if before is not None:
+        rows_ND[before[0]] = before[1].cpu()
     return rows_ND
 
 
@@ -209,7 +219,11 @@ def collect_passages(
     collector: GradientCollector, passages: PassageSet, numbers: Sequence[int], batch_tokens: int
 ) -> Tensor:
     """Raw rows of passages, float32 [n, D]: zeros for one in which no token carries loss (a user's long turn)."""
-    examples = [Example.of_passage(passages, number) for number in numbers]
+    return collect_read(collector, [Example.of_passage(passages, number) for number in numbers], batch_tokens)
+
+
+def collect_read(collector: GradientCollector, examples: Sequence[Example], batch_tokens: int) -> Tensor:
+    """`collect_passages` of passages that have been read."""
     taught = [place for place, each in enumerate(examples) if each.weights is None or each.loss_weights.any()]
     if len(taught) == len(examples):
         return collect(collector, examples, batch_tokens)
