@@ -101,7 +101,7 @@ def _full_case(target: str, dtype: torch.dtype, side: int, config: triton_full.F
     inputs = "*" + TYPES[dtype]
     pointers = {"delta_ptr": inputs, "a_ptr": inputs, "bounds_ptr": "*i32", "left_ptr": "*bf16"}
     pointers |= {"w_IO_ptr": "*bf16" if dtype == torch.bfloat16 else "*fp32", "half_ptr": "*fp32"}
-    numbers = ("tokens", "delta_stride", "a_stride", "outputs", "inputs", "segments", "outputs_per_program")
+    numbers = ("tokens", "delta_stride", "a_stride", "outputs", "inputs", "segments", "group", "outputs_per_program")
     constants: dict[str, Any] = {
         "kO": side,
         "INPUTS": config.inputs,

@@ -321,62 +321,91 @@ def _times(build: ir.IRBuilder, count: ir.Value, each: int) -> ir.Value:
 
 
 def _emit_gradient(module: ir.Module, vectors: int, numbers: type[_Float32] | type[_Bf16Pairs]) -> None:
-    """gradient(delta, delta_row, outputs, a, a_row, inputs, tokens, w, w_panel, right, half, columns, scratch):
+    """gradient(delta, delta_row, outputs, a, a_row, inputs, bounds, places, segments, w, w_panel, right, half,
+    half_move, columns, scratch):
 
-    half[o, c] += sum over i of (sum over tokens t of delta[t, o] a[t, i]) w[o, i] right[i, c]
+    half_b[o, c] += sum over i of (sum over the tokens t of segment b of delta[t, o] a[t, i]) w[o, i] right[i, c]
 
-    w is in tiles, those of one panel of columns behind each other. A panel of a, the strips of delta and one tile of
-    the inner sum are copied into `scratch`, where they lie together and stay in the caches.
+    A segment begins at a token of `bounds` and at a step of `places`. w is in tiles, those of one panel of columns
+    behind each other; each is read once for all segments. A panel of a, the strips of delta and one tile of the inner
+    sum are copied into `scratch`, where they lie together and stay in the caches.
     """
-    signature = [_POINTER, _INT, _INT, _POINTER, _INT, _INT, _INT, _POINTER, _INT, *[_POINTER] * 2, _INT, _POINTER]
+    signature = [_POINTER, _INT, _INT, _POINTER, _INT, _INT, _POINTER, _POINTER, _INT, _POINTER, _INT]
+    signature += [_POINTER, _POINTER, _INT, _INT, _POINTER]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), signature), "gradient")
-    delta, delta_row, outputs, a, a_row, inputs, tokens, w, w_panel, right, half, columns, scratch = function.args
+    delta, delta_row, outputs, a, a_row, inputs, bounds, places, segments, w, w_panel = function.args[:11]
+    right, half, half_move, columns, scratch = function.args[11:]
     build = ir.IRBuilder(function.append_basic_block())
     inner, outer = _Tile(build, numbers, vectors), _Tile(build, _Float32, 1)
     (rows, _), width = tile(), vectors * LANES
     pack_a, pack_delta = _emit_pack(module, numbers, width), _emit_pack(module, numbers, rows)
     size = ENTRY // numbers.per_step
-    steps = _times(build, tokens, numbers.per_step)
     strips, panels = _times(build, outputs, rows), _times(build, inputs, width)
+
+    def between(ends: ir.Value, number: ir.Value) -> tuple[ir.Value, ir.Value]:
+        where = at(build, ends, build.mul(number, _INT(8)))
+        first, last = (build.load(at(build, where, _INT(8 * n)), typ=_INT) for n in (0, 1))
+        return first, build.sub(last, first)
+
+    steps = build.load(at(build, places, build.mul(segments, _INT(8))), typ=_INT)
     a_packed = at(build, scratch, _INT(rows * width * ENTRY))
     delta_packed = at(build, a_packed, build.mul(steps, _INT(width * ENTRY)))
     strip_bytes = build.mul(steps, _INT(rows * ENTRY))
     half_row = build.mul(columns, _INT(ENTRY))
 
+    def pack(run: ir.Function, x: ir.Value, x_row: ir.Value, left: ir.Value, out: ir.Value, wide: int) -> None:
+        """Lays out some columns of every segment's tokens, of which so many are left."""
+
+        def segment(number: ir.Value, _: _Carried) -> _Carried:
+            (token, tokens), (place, _) = between(bounds, number), between(places, number)
+            target = at(build, out, build.mul(place, _INT(wide * ENTRY)))
+            build.call(run, [at(build, x, build.mul(token, x_row)), x_row, tokens, left, target])
+            return []
+
+        loop(build, _INT(0), segments, 1, [], segment)
+
     def pack_strip(number: ir.Value, _: _Carried) -> _Carried:
         first = build.mul(number, _INT(rows))
         source = at(build, delta, build.mul(first, _INT(size)))
         target = at(build, delta_packed, build.mul(number, strip_bytes))
-        build.call(pack_delta, [source, delta_row, tokens, build.sub(outputs, first), target])
+        pack(pack_delta, source, delta_row, build.sub(outputs, first), target, rows)
         return []
 
     def panel(number: ir.Value, _: _Carried) -> _Carried:
         first = build.mul(number, _INT(width))
         source = at(build, a, build.mul(first, _INT(size)))
-        build.call(pack_a, [source, a_row, tokens, build.sub(inputs, first), a_packed])
+        pack(pack_a, source, a_row, build.sub(inputs, first), a_packed, width)
         right_here = at(build, right, build.mul(first, half_row))
         w_tiles = at(build, w, build.mul(number, w_panel))
 
         def strip(number: ir.Value, _: _Carried) -> _Carried:
             delta_here = at(build, delta_packed, build.mul(number, strip_bytes))
             w_here = at(build, w_tiles, build.mul(number, _INT(rows * width * ENTRY)))
-            lines = [at(build, delta_here, _INT(r * ENTRY)) for r in range(rows)]
-            sums = inner.sums(lines, _INT(rows * ENTRY), a_packed, _INT(width * ENTRY), steps)
-            for v, value in enumerate(sums):
-                factor = build.load(inner.column(w_here, v), align=ENTRY, typ=_SUMS)
-                build.store(build.fmul(value, factor), inner.column(scratch, v), align=ENTRY)
-            lines = [at(build, scratch, _INT(r * width * ENTRY)) for r in range(rows)]
-            half_here = at(build, half, build.mul(build.mul(number, _INT(rows)), half_row))
+            half_strip = at(build, half, build.mul(build.mul(number, _INT(rows)), half_row))
 
-            def contract(column: ir.Value, _: _Carried) -> _Carried:
-                distance = build.mul(column, _INT(ENTRY))
-                parts = outer.sums(lines, _INT(ENTRY), at(build, right_here, distance), half_row, _INT(width))
-                for r, part in enumerate(parts):
-                    target = at(build, half_here, build.add(build.mul(half_row, _INT(r)), distance))
-                    build.store(build.fadd(build.load(target, align=ENTRY, typ=_SUMS), part), target, align=ENTRY)
-                return []
+            def segment(number: ir.Value, _: _Carried) -> _Carried:
+                place, own_steps = between(places, number)
+                delta_segment = at(build, delta_here, build.mul(place, _INT(rows * ENTRY)))
+                a_segment = at(build, a_packed, build.mul(place, _INT(width * ENTRY)))
+                lines = [at(build, delta_segment, _INT(r * ENTRY)) for r in range(rows)]
+                sums = inner.sums(lines, _INT(rows * ENTRY), a_segment, _INT(width * ENTRY), own_steps)
+                for v, value in enumerate(sums):
+                    factor = build.load(inner.column(w_here, v), align=ENTRY, typ=_SUMS)
+                    build.store(build.fmul(value, factor), inner.column(scratch, v), align=ENTRY)
+                lines = [at(build, scratch, _INT(r * width * ENTRY)) for r in range(rows)]
+                half_here = at(build, half_strip, build.mul(number, half_move))
 
-            return loop(build, _INT(0), columns, LANES, [], contract)
+                def contract(column: ir.Value, _: _Carried) -> _Carried:
+                    distance = build.mul(column, _INT(ENTRY))
+                    parts = outer.sums(lines, _INT(ENTRY), at(build, right_here, distance), half_row, _INT(width))
+                    for r, part in enumerate(parts):
+                        target = at(build, half_here, build.add(build.mul(half_row, _INT(r)), distance))
+                        build.store(build.fadd(build.load(target, align=ENTRY, typ=_SUMS), part), target, align=ENTRY)
+                    return []
+
+                return loop(build, _INT(0), columns, LANES, [], contract)
+
+            return loop(build, _INT(0), segments, 1, [], segment)
 
         return loop(build, _INT(0), strips, 1, [], strip)
 

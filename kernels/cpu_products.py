@@ -16,10 +16,10 @@ Shapes: T tokens, O outputs, I inputs, K summed entries, k columns, B segments, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ THREAD_WORK = 1 << 21
 """Least multiplications that are worth a thread."""
 PACKED = 1 << 19
 """Bytes of output gradients that are laid out anew at a time: half of a second cache."""
+TOGETHER = 128
+"""Tokens of short segments that share a reading of the elementwise factors: their inputs stay in the first cache."""
 
 
 def pack(factor_Kk: Tensor, dtype: torch.dtype) -> Tensor:
@@ -121,31 +123,52 @@ def weighted_gradients(delta_TO: Tensor, a_TI: Tensor, w_tiles: Tensor, right_Ik
     delta_TO, a_TI = _readable(delta_TO, dtype), _readable(a_TI, dtype)
     half_BOk = torch.zeros(len(bounds) - 1, strips * rows, right_Ik.shape[1])
     run = cpu_code.compiled("gradient", width, dtype)
-    for half_Ok, (first, last) in zip(half_BOk, pairwise(bounds), strict=True):
-        _weighted_gradient(run, delta_TO[first:last], a_TI[first:last], w_tiles, right_Ik, half_Ok)
+    for first, last in _together(bounds):
+        _some_gradients(run, delta_TO, a_TI, w_tiles, right_Ik, bounds[first : last + 1], half_BOk[first:last])
     return half_BOk
 
 
-def _weighted_gradient(
-    run: Callable[..., None], delta_SO: Tensor, a_SI: Tensor, w_tiles: Tensor, right_Ik: Tensor, half_Ok: Tensor
+def _together(bounds: list[int]) -> Iterator[tuple[int, int]]:
+    """Runs of segments for which w is read once: as many as have `TOGETHER` tokens, or one that has more."""
+    first = 0
+    for b in range(1, len(bounds)):
+        if b + 1 == len(bounds) or bounds[b + 1] - bounds[first] > TOGETHER:
+            yield first, b
+            first = b
+
+
+def _some_gradients(
+    run: Callable[..., None],
+    delta_TO: Tensor,
+    a_TI: Tensor,
+    w_tiles: Tensor,
+    right_Ik: Tensor,
+    bounds: list[int],
+    half_BOk: Tensor,
 ) -> None:
-    """One segment of S tokens."""
+    """A few segments, one after the other for each tile of w."""
     _, strips, rows, width = w_tiles.shape
-    (tokens, outputs), inputs, columns = delta_SO.shape, a_SI.shape[1], half_Ok.shape[1]
-    tile_bytes = rows * width * ENTRY
-    together = max(4, PACKED // (rows * ENTRY * max(1, tokens)))
+    tokens, outputs, inputs, columns = bounds[-1] - bounds[0], delta_TO.shape[1], a_TI.shape[1], half_BOk.shape[2]
+    per_step = ENTRY // a_TI.element_size()
+    places = [0, *accumulate(-(-(last - first) // per_step) for first, last in pairwise(bounds))]
+    where = torch.tensor([bounds, places])
+    starts, ends = where.data_ptr(), where.data_ptr() + len(bounds) * where.element_size()
+    tile_bytes, half_move = rows * width * ENTRY, strips * rows * columns * ENTRY
+    # The strips' results stay in the second cache too, from one panel to the next.
+    together = max(4, PACKED // (rows * ENTRY * max(1, tokens, columns * len(half_BOk))))
 
     def some(start: int, stop: int) -> None:
-        scratch = torch.empty(rows * width + (tokens + 1) * (width + min(together, stop - start) * rows))
+        scratch = torch.empty(rows * width + places[-1] * (width + min(together, stop - start) * rows))
         for strip in range(start, stop, together):
             output = strip * rows
-            delta = delta_SO.data_ptr() + output * delta_SO.element_size()
+            delta = delta_TO.data_ptr() + output * delta_TO.element_size()
             count = min(min(together, stop - strip) * rows, outputs - output)
             w = w_tiles.data_ptr() + strip * tile_bytes
-            half = half_Ok.data_ptr() + output * columns * ENTRY
+            half = half_BOk.data_ptr() + output * columns * ENTRY
             run(
-                *(delta, _row_bytes(delta_SO), count, a_SI.data_ptr(), _row_bytes(a_SI), inputs, tokens),
-                *(w, strips * tile_bytes, right_Ik.data_ptr(), half, columns, scratch.data_ptr()),
+                *(delta, _row_bytes(delta_TO), count, a_TI.data_ptr(), _row_bytes(a_TI), inputs),
+                *(starts, ends, len(bounds) - 1, w, strips * tile_bytes, right_Ik.data_ptr()),
+                *(half, half_move, columns, scratch.data_ptr()),
             )
 
     share_out(strips, rows * tokens * inputs, some)

@@ -39,6 +39,9 @@ OUTPUTS_PER_PROGRAM = 1024
 MOST_SPLITS = 4
 HALF_BYTES = 1 << 28
 """Of the halves in memory at once: with a segment for each token all of them would be tens of gigabytes."""
+GROUP = 16
+"""Segments that go through the correction together: it is read from memory once for all of them, and the output
+gradients of so many passages of a hundred tokens, which they share with the next strips, stay in the second cache."""
 FINISH = {"INPUTS": 64, "num_warps": 2, "num_stages": 2}
 
 
@@ -78,6 +81,7 @@ def full_kernel(
     outputs,
     inputs,
     segments,
+    group,
     outputs_per_program,
     kO: tl.constexpr,
     INPUTS: tl.constexpr,
@@ -88,10 +92,11 @@ def full_kernel(
     PARTS: tl.constexpr,
 ):
     """Halves [O splits, B, I, kO] float32: (a^T delta * w^T) left, over the outputs of each split."""
-    # One axis for both: the strips of a segment run side by side, and the others end at 65,535.
-    strips = tl.cdiv(inputs, INPUTS)
-    input_first = tl.program_id(0) % strips * INPUTS
-    segment = tl.program_id(0) // strips
+    # The segments of a group run side by side on one strip, then on the next: what one of them reads of the correction
+    # the others find in the second cache. A place behind the last segment makes that one once more, the same bits: to
+    # return there would cost registers. The third axis ends at 65,535 groups.
+    segment = tl.minimum(tl.program_id(2) * group + tl.program_id(0) % group, segments - 1)
+    input_first = tl.program_id(0) // group * INPUTS
     split = tl.program_id(1)
     first = tl.load(bounds_ptr + segment)
     length = tl.minimum(tl.load(bounds_ptr + segment + 1), tokens) - first
@@ -236,8 +241,10 @@ class FullLayer:
         segments, (inputs, outputs) = len(bounds_B) - 1, self.w_IO.shape
         per_program = outputs_per_program(outputs, config)
         splits, kO = triton.cdiv(outputs, per_program), left_Ok.shape[1]
+        groups = triton.cdiv(segments, GROUP)
+        group = triton.cdiv(segments, groups)  # as even as they can be: the last has few places to spare
         half = a_TI.new_empty(splits, segments, inputs, kO, dtype=torch.float32)
-        full_kernel[(triton.cdiv(inputs, config.inputs) * segments, splits)](
+        full_kernel[(triton.cdiv(inputs, config.inputs) * group, splits, groups)](
             delta_TO,
             a_TI,
             bounds_B,
@@ -250,6 +257,7 @@ class FullLayer:
             outputs,
             inputs,
             segments,
+            group,
             per_program,
             kO=kO,
             INPUTS=config.inputs,

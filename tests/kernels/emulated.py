@@ -58,7 +58,7 @@ def full(
     *rest: Any,
     **options: Any,
 ) -> None:
-    *_, outputs, _inputs, _segments, per_program = rest
+    *_, outputs, _inputs, _segments, _group, per_program = rest
     if options["DESCRIPTORS"]:
         made = _allocator.get()(128, 16, None)
         assert made.device == a.device

@@ -187,6 +187,18 @@ def test_blocks_of_segments_give_the_same_bits(true_bf16, batch, monkeypatch, de
     assert torch.equal(full_rows(case, config), whole)
 
 
+@pytest.mark.parametrize("group", [1, 2, 4, 16])
+def test_segments_in_groups_give_the_same_bits(true_bf16, batch, error, monkeypatch, group):
+    """Whole groups and one that is not full, with several strips of the inputs."""
+    case = batch(40, 72, 16, "full", lengths=(7, 0, 3, 18, 1, 2, 9, 5, 4))
+    config = FullConfig(32, 32, 16)
+    expected = full_rows(case, config)
+    monkeypatch.setattr(triton_full, "GROUP", group)
+    rows = full_rows(case, config)
+    assert torch.equal(rows, expected)
+    assert error(rows, reference.project(*case.arguments)) <= 1e-6
+
+
 def test_tokens_past_the_end_are_never_read(true_bf16, batch):
     case = batch(77, 101, 8, "full", lengths=(33, 20), margin=0)
     beyond = torch.tensor([0, 33, 99], dtype=torch.int32)
