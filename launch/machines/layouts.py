@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from headwater.attribution.settings import ProjectionSettings
+from headwater.attribution.settings import IndexSettings, ProjectionSettings
 from headwater.configs import Problem, UserError, section, setting
 from headwater.launch.machines.estimates import GIB, GPUS, Gpu, Layout, memory_of
 from headwater.train.settings import ParallelSettings, PretrainSettings, ZeroSettings
@@ -41,6 +41,7 @@ class PlanSettings:
     projection: int = setting(
         ProjectionSettings().dims, "Projected dimensions of each side of a module, in the index.", minimum=1
     )
+    batch_tokens: int = setting(IndexSettings().batch_tokens, "Tokens of a batch of passages, in indexing.", minimum=1)
     queries: int = setting(1000, "Queries scanned at once.", minimum=1)
     read_gbs: float = setting(5.0, "GB/s at which one machine reads stored rows.", above=0)
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from headwater.configs import ConfigError, Problem, load_config
 from headwater.launch.machines.estimates import (
-    Index,
     Layout,
     Memory,
     Operations,
@@ -25,12 +24,12 @@ from headwater.launch.machines.estimates import (
     Time,
     checkpoint_bytes,
     count_parameters,
-    index_of,
     memory_of,
     operations_of,
     time_of,
     updates,
 )
+from headwater.launch.machines.indexing import Index, index_of
 from headwater.launch.machines.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
 from headwater.launch.plan.projects import Project, Work, project_of, whole_work
 from headwater.train.settings import PretrainSettings
@@ -161,6 +160,7 @@ def make_plan(settings: PretrainSettings, machines: PlanSettings) -> Plan:
             passages=machines.passages or math.ceil(tokens / machines.epochs / length),
             queries=machines.queries,
             read_bandwidth=machines.read_gbs * 1e9 * nodes,
+            batch_tokens=machines.batch_tokens,
         ),
     )
 
@@ -178,7 +178,13 @@ def summary(plan: Plan) -> dict[str, Any]:
         "flops_per_token": {**asdict(plan.operations), "model": plan.operations.model},
         "time": asdict(plan.time),
         "checkpoint_bytes": plan.checkpoint,
-        "index": asdict(plan.index),
+        "index": {
+            **asdict(plan.index),
+            "collecting": {
+                name: {**asdict(each), "device": each.device} for name, each in plan.index.collecting.items()
+            },
+            "searching": {**asdict(plan.index.searching), "total": plan.index.searching.total},
+        },
     }
 
 
@@ -198,7 +204,9 @@ def _print(plan: Plan, whole: Sequence[Work] = ()) -> None:
             table.add_row(*row)
         console.print(table)
         console.print()
-    console.print(f"Times assume {plan.machines.mfu:.0%} of the peak (mfu=): estimates, not measurements.", style="dim")
+    console.print(
+        f"Times assume {plan.machines.mfu:.0%} of the peak (mfu=). All of this is computed, not measured.", style="dim"
+    )
 
 
 def _tables(plan: Plan) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
@@ -250,7 +258,29 @@ def _tables(plan: Plan) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
                 (codec, _bytes(size), f"scan of {plan.machines.queries:,} queries {_seconds(index.scan[codec])}")
                 for codec, size in index.bytes.items()
             ),
-            *((f"collecting, {name}", _seconds(seconds), "") for name, seconds in index.collect.items()),
+            ("ids, lookup, curvature", _bytes(index.tables), "beside any of them"),
+        ],
+    )
+    yield (
+        "Making it, on a rank",
+        [
+            *((f"seconds, {name}", _seconds(seconds), "on all GPUs") for name, seconds in index.collect.items()),
+            *(
+                (
+                    f"GPU memory, {name}",
+                    gib(each.device),
+                    f"of the correction {gib(each.correction)}" if each.correction else "",
+                )
+                for name, each in index.collecting.items()
+            ),
+            ("beside the GPU", gib(index.collecting["none"].host), "rows in hand, curvature"),
+        ],
+    )
+    yield (
+        f"Searching it, {plan.machines.queries:,} queries at once, on a rank",
+        [
+            ("at the peak", gib(index.searching.total), "the same for any number of passages"),
+            ("while it scans", gib(index.searching.scanning), "a block, the queries, their task's curvature"),
         ],
     )
 
