@@ -108,12 +108,12 @@ class Builder:
         on_main(self.world, writer.begin)
         # Asked once: a rank that looked later would miss what others have written meanwhile, and deal otherwise.
         pending = from_main(self.world, writer.pending)
-        mine = self._mine(pending, writer.shard_rows)
+        mine = self._mine(pending, writer.span)
         with Behind() as behind:
             for number, rows_ND in self._collected(mine, lambda number: np.arange(*writer.span(number)), "index"):
                 if self._writes:
                     behind.run(writer.write, number, rows_ND)
-        dist.barrier()  # the first rank may be done before the others
+        dist.barrier(group=parallel.patient_group())  # the first rank may be done long before the others
         on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
 
     @property
@@ -149,14 +149,13 @@ class Builder:
             "tokenizer": self.passages.tokenizer_fingerprint,
         }
 
-    def _mine(self, parts: Sequence[int], width: int) -> list[int]:
-        """Those of some parts of the corpus, of `width` passages each, that this replica collects."""
+    def _mine(self, parts: Sequence[int], span: Callable[[int], tuple[int, int]]) -> list[int]:
+        """Those of some parts of the corpus that this replica collects: of about as many tokens as the others'."""
         if self.world.data == 1:
             return list(parts)
 
         def shares() -> list[list[int]]:
-            bounds = np.append(np.arange(0, len(self.passages), width), len(self.passages))
-            return dealt(tokens_of(self.passages, bounds)[list(parts)].tolist(), self.world.data)
+            return dealt(tokens_of(self.passages, map(span, parts)), self.world.data)
 
         return [parts[place] for place in from_main(self.world, shares)[self.world.data_rank]]
 
@@ -172,6 +171,8 @@ class Builder:
             return members, {number: Example.of_passage(self.passages, number) for number in missing}
 
         for part, (members, examples) in ahead(self._progress(parts, what), read):
+            if not len(members):
+                continue
             made: dict[int, Tensor] = {}
             if examples:
                 rows_ND = collect_read(self.collector, list(examples.values()), self.settings.batch_tokens)
@@ -194,10 +195,14 @@ class Builder:
             draw = np.random.default_rng(curvature.seed).permutation(len(sample))[: curvature.rows]
             sample = np.sort(draw)
         sums = SUMS[curvature.kind](self.layout)
-        width = self._shard_rows
+        width, total = self._shard_rows, len(self.passages)
+
+        def span(number: int) -> tuple[int, int]:
+            return number * width, min((number + 1) * width, total)
+
         # The ranks take whole shards, so that the rows they keep are those they will write.
-        every = np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))
-        mine = [number for number in self._mine(range(len(every)), width) if len(every[number])]
+        every = np.split(sample, np.searchsorted(sample, np.arange(width, total, width)))
+        mine = self._mine(range(len(every)), span)
         for number, rows_ND in self._collected(mine, lambda number: every[number], "curvature"):
             part = every[number]
             sums.add(rows_ND)

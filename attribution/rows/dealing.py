@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from headwater.train.stream.passages import PassageSet
 
 READ_AT_ONCE = 1 << 20
-"""Passages whose lengths are in memory at a time."""
+"""Passages whose lengths are in memory at a time, about."""
 
 
-def tokens_of(passages: PassageSet, bounds: np.ndarray) -> np.ndarray:
-    """Tokens of parts that follow one another.
+def tokens_of(passages: PassageSet, spans: Iterable[tuple[int, int]]) -> list[int]:
+    """Tokens of parts [start, stop) of a corpus, one passage or more each."""
+    sums: list[int] = []
+    held: list[np.ndarray] = []
 
-    Args:
-        bounds: int64 [n + 1], the passages at which parts begin, rising, then where the last ends.
+    def count() -> None:
+        if held:
+            lengths = passages.lengths_of(np.concatenate(held)).astype(np.int64)
+            begins = np.cumsum([0, *map(len, held[:-1])])
+            sums.extend(np.add.reduceat(lengths, begins).tolist())
+            held.clear()
 
-    Returns:
-        int64 [n].
-    """
-    sums = np.zeros(len(bounds) - 1, dtype=np.int64)
-    for start in range(int(bounds[0]), int(bounds[-1]), READ_AT_ONCE):
-        numbers = np.arange(start, min(start + READ_AT_ONCE, int(bounds[-1])))
-        owners = np.searchsorted(bounds, numbers, side="right") - 1
-        np.add.at(sums, owners, passages.lengths_of(numbers))
+    for start, stop in spans:
+        held.append(np.arange(start, stop))
+        if sum(map(len, held)) >= READ_AT_ONCE:
+            count()
+    count()
     return sums
 
 

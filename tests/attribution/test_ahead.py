@@ -83,10 +83,12 @@ def test_ranks_collect_about_as_many_tokens(monkeypatch: pytest.MonkeyPatch) -> 
     rng = np.random.default_rng(0)
     lengths = np.concatenate([rng.integers(1, 20, 500), rng.integers(100, 900, 507)])
     passages: Any = Passages(lengths)
-    bounds = np.append(np.arange(0, 1007, 13), 1007)
-    tokens = tokens_of(passages, bounds)
-    assert tokens.tolist() == [int(lengths[a:b].sum()) for a, b in pairwise(bounds.tolist())]
-    assert passages.most == 70
+    spans = list(pairwise([*range(0, 1007, 13), 1007]))
+    tokens = np.array(tokens_of(passages, spans))
+    assert tokens.tolist() == [int(lengths[a:b].sum()) for a, b in spans]
+    assert 70 <= passages.most < 70 + 13
+    assert tokens_of(passages, [(20, 27), (3, 4)]) == [lengths[20:27].sum(), lengths[3]]
+    assert tokens_of(passages, []) == []
     for ranks in (1, 3, 8):
         shares = dealt(tokens.tolist(), ranks)
         assert sorted(part for share in shares for part in share) == list(range(len(tokens)))

@@ -186,7 +186,9 @@ def join_corpus(
     sequences = join_tables(work, [plan.name for plan in plans])
     shards = []
     for plan, held in zip(plans, sequences, strict=True):
-        entry = {"file": f"{plan.name}/{SHARD_FILE}", **read_json(note_path(work / plan.name))}
+        note = note_path(work / plan.name)  # not there where an earlier version wrote the shard
+        there = read_json(note) if note.exists() else described(work / plan.name / SHARD_FILE)
+        entry = {"file": f"{plan.name}/{SHARD_FILE}", **there}
         shards.append({**entry, "sequences": held})
     table = work / "passages.parquet"
     entry = {"file": table.name, **described(table)}
