@@ -27,7 +27,7 @@ from torch import Tensor
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 from headwater.train import parallel
 from headwater.train.artifacts import fingerprint_file, read_json
-from headwater.train.compared import are_as_compared, note_compared
+from headwater.train.compared import are_as_compared
 from headwater.train.engine import MOMENTS, Engine
 from headwater.train.model import EMBEDDING, PackedGPT, ParameterPart, parameter_parts, tied_copy
 from headwater.train.settings import ModelSettings, OptimizerSettings
@@ -248,16 +248,13 @@ def _step_of(name: str) -> int:
     return int(name.removeprefix("step-"))
 
 
-def newest(
-    directory: Path, say: Callable[[str], None] = print, *, every_byte: bool = False, note: bool = False
-) -> Checkpoint | None:
+def newest(directory: Path, say: Callable[[str], None] = print, *, every_byte: bool = False) -> Checkpoint | None:
     """The newest checkpoint that is whole, None if there are no checkpoints; damaged ones are passed over and named.
 
     Files that are as they were when their bytes were last compared are not read (see `compared`).
 
     Args:
         every_byte: read them all the same.
-        note: what was compared is noted in the directory; for the run's own training alone.
 
     Raises:
         CorruptError: there are checkpoints, and none of them is whole.
@@ -269,8 +266,6 @@ def newest(
             checkpoint = open_checkpoint(path)
             if every_byte or not are_as_compared(path, checkpoint.meta["files"]):
                 checkpoint.verify()
-                if note:
-                    note_compared(path, checkpoint.meta["files"])
         except (CorruptError, MissingError) as error:
             if name == names[0]:
                 raise CorruptError(

@@ -25,6 +25,8 @@ def note_compared(checkpoint: Path, files: dict[str, str]) -> None:
         files: hash by path below the checkpoint.
     """
     with contextlib.suppress(OSError, UserError):  # no note: the next start reads the bytes
+        if are_as_compared(checkpoint, files):
+            return
         directory = checkpoint.parent
         notes = {name: note for name, note in read_notes(directory).items() if (directory / name).exists()}
         notes[checkpoint.name] = {name: [*state_of(checkpoint / name), digest] for name, digest in files.items()}

@@ -199,7 +199,7 @@ def find_resumption(run: RunDir, world: World, settings: PretrainSettings, strea
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def look() -> tuple[str, dict[str, list[Any]]] | None:
-        checkpoint = newest(run.checkpoints, warn, every_byte=settings.resume.every_byte, note=True)
+        checkpoint = newest(run.checkpoints, warn, every_byte=settings.resume.every_byte)
         if checkpoint is None:
             return None
         return str(checkpoint.path), check_same_run(checkpoint, settings, stream).changed

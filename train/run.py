@@ -17,6 +17,7 @@ from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
 from headwater.train.callbacks.validation import Validation
 from headwater.train.checkpoint import load_engine, load_weights, open_checkpoint
+from headwater.train.compared import note_compared
 from headwater.train.ending import FINISHED, STOPPED, note_ending
 from headwater.train.engine import Engine
 from headwater.train.locks import sole_writer
@@ -56,7 +57,7 @@ def pretrain_run(settings: PretrainSettings) -> int:
             prepare(settings, run, world)
             trainer, step = build_trainer(settings, run, world)
             # What can be wrong has been looked at: only now is anything written into a run that is there already.
-            parallel.on_main(world, lambda: note_start(settings, run, world, trainer.origin))
+            parallel.on_main(world, lambda: note_start(settings, run, world, trainer.origin, step))
             step = trainer.run(step)
             if world.is_main:
                 word = FINISHED if step >= trainer.last_step else STOPPED
@@ -81,11 +82,14 @@ def prepare(settings: PretrainSettings, run: RunDir, world: World) -> None:
     parallel.on_main(world, make)
 
 
-def note_start(settings: PretrainSettings, run: RunDir, world: World, origin: dict[str, Any]) -> None:
-    """Removes what a killed run left, and notes the resolved config, how this run was started and from where."""
+def note_start(settings: PretrainSettings, run: RunDir, world: World, origin: dict[str, Any], step: int) -> None:
+    """Removes what a killed run left, and notes the resolved config, how this run was started and from where; and that
+    the checkpoint it goes on from, if there is one, has been compared."""
     remove_leftovers(run)
     write_provenance(run, world_size=world.size, origin=origin)  # first: it marks the directory as a run's
     save_config(settings, run.config)
+    if step:
+        note_compared(run.checkpoint(step), open_checkpoint(run.checkpoint(step)).meta["files"])
 
 
 def remove_leftovers(run: RunDir) -> None:

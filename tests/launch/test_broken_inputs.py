@@ -275,7 +275,7 @@ WEIGHTS = "weight-p0-d0-0.safetensors"
 
 def rewritten(change: Callable[[dict], object]) -> None:
     """Changes the tensors of every checkpoint's weights, and makes the hashes fit."""
-    for checkpoint in LAST.parent.iterdir():
+    for checkpoint in LAST.parent.glob("step-*"):
         tensors = load_file(checkpoint / WEIGHTS)
         change(tensors)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, checkpoint / WEIGHTS)
@@ -293,7 +293,7 @@ def pickled() -> None:
 
 
 def everywhere(harm: Callable[[Path], object], file: str) -> None:
-    for checkpoint in LAST.parent.iterdir():
+    for checkpoint in LAST.parent.glob("step-*"):
         harm(checkpoint / file)
 
 

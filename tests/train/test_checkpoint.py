@@ -16,6 +16,7 @@ from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, newest, open_checkpoint, steps_in
 from headwater.train.checkpoint_writer import prune
+from headwater.train.compared import are_as_compared, note_compared
 
 from ..jobs import call, status, train
 from .resaving import resave
@@ -139,7 +140,12 @@ def test_files_that_have_not_changed_are_not_read_again(run, tmp_path):
     checkpoint = open_checkpoint(copy.checkpoint(4))
     noted = copy.checkpoints / "compared.json"
     assert set(json.loads(noted.read_text())) >= {"step-00000004"}
-    assert newest(copy.checkpoints, note=True).step == 4  # a copy has other times: all is read, and noted
+    assert are_as_compared(checkpoint.path, checkpoint.meta["files"])
+    os.utime(next(checkpoint.path.glob("exp_avg_sq-*.safetensors")))
+    assert not are_as_compared(checkpoint.path, checkpoint.meta["files"])
+    assert newest(copy.checkpoints).step == 4  # all is read
+    note_compared(checkpoint.path, checkpoint.meta["files"])
+    assert are_as_compared(checkpoint.path, checkpoint.meta["files"])
     file = next(checkpoint.path.glob("weight-*.safetensors"))
     content, before = bytearray(file.read_bytes()), file.stat()
     content[-100] ^= 1

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headwater.configs.errors import CorruptError, UserError
+from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import fingerprint
 from headwater.train.corpus.conversations import Spans, messages_of, read_template, spans_of
 from headwater.train.corpus.factbook import factbook_texts, factbook_version
@@ -195,6 +195,9 @@ def huggingface_documents(source: SourceSettings, ranges: Iterable[FileRange]) -
     import pyarrow as pa
 
     for path in (each.path for each in ranges):
+        if not path.is_file():
+            listed = path.with_name("state.json")
+            raise MissingError(f"{path} is missing, though {listed} lists it", fix="restore the dataset")
         try:
             with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as batches:
                 yield from batch_documents(source, map(valid, batches), path)

@@ -56,5 +56,7 @@ def text_bytes(source: SourceSettings) -> int:
 
 
 def text_bytes_of(source: SourceSettings, path: Path) -> int:
+    if not path.is_file():  # is said when it is read
+        return 0
     packed = source.kind == "parquet" or path.suffix in COMPRESSED
     return int(path.stat().st_size * (UNPACKED if packed else 1) * source.share)
