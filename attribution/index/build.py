@@ -3,7 +3,8 @@
     headwater index index/run model.run=runs/demo
     torchrun --nproc-per-node 2 -m headwater.attribution.index index/run model.run=runs/demo
 
-Shards are dealt out over data-parallel replicas; a killed build goes on, with any number of ranks, and ends alike.
+Windows of passages are dealt out over data-parallel replicas; a killed build goes on, with any number of ranks, and
+ends alike.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from headwater.attribution.curvature.files import load_whitening
 from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
-from headwater.attribution.index.writer import IndexWriter, default_shard_rows
+from headwater.attribution.index.windows import Windows
+from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.models.base import EPS, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
@@ -100,22 +102,17 @@ class Builder:
             whitening=whitening,
             codecs=self.settings.codecs,
             meta=self._meta(),
-            shard_rows=self._shard_rows,
+            shard_rows=self.settings.shard_rows or None,
         )
         on_main(self.world, writer.begin)
         # Asked once: a rank that looked later would miss what others have written meanwhile, and deal otherwise.
         pending = from_main(self.world, writer.pending)
-        for number in self._progress(pending[self.world.data_rank :: self.world.data]):
-            start, stop = writer.span(number)
-            rows_ND = self.rows(np.arange(start, stop))
+        for window in self._progress(pending[self.world.data_rank :: self.world.data]):
+            rows_ND = self.rows(np.arange(*writer.span(window)))
             if self._writes:
-                writer.write(number, rows_ND)
+                writer.write(window, rows_ND)
         dist.barrier()  # the first rank may be done before the others
-        on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
-
-    @property
-    def _shard_rows(self) -> int:
-        return self.settings.shard_rows or default_shard_rows(self.layout.dims)
+        on_main(self.world, lambda: writer.finish(self.passages.id_batches()))
 
     @property
     def _writes(self) -> bool:
@@ -163,15 +160,12 @@ class Builder:
             return Whitening.none(self.layout)
         if (self.out / "index.json").exists() and saved.exists():
             return load_whitening(saved, self.layout)
-        sample = np.arange(len(self.passages))
-        if 0 < curvature.rows < len(sample):
-            draw = np.random.default_rng(curvature.seed).permutation(len(sample))[: curvature.rows]
-            sample = np.sort(draw)
         sums = SUMS[curvature.kind](self.layout)
-        width = self._shard_rows
-        # The ranks take whole shards, so that the rows they keep are those they will write.
-        mine = np.split(sample, np.searchsorted(sample, np.arange(width, len(self.passages), width)))
-        for part in self._progress(mine[self.world.data_rank :: self.world.data], "curvature"):
+        sample = drawn(len(self.passages), curvature.rows, curvature.seed)
+        windows = Windows.of(len(self.passages), self.layout, self.settings.codecs, self.settings.shard_rows or None)
+        # The ranks take whole windows, so that the rows they keep are those they will write.
+        for window in self._progress(range(self.world.data_rank, len(windows), self.world.data), "curvature"):
+            part = within(sample, *windows.span(window))
             if not len(part):
                 continue
             rows_ND = self.rows(part)
@@ -180,7 +174,21 @@ class Builder:
                 self._kept.update(zip(map(int, part), rows_ND, strict=True))
         if self.world.data > 1:
             sums.all_reduce(parallel.data_group())
-        return sums.whitening(curvature.damped)
+        return sums.whitening(curvature.damped, self.world.rank, self.world.size)
 
     def _progress(self, items: Iterable[Any], what: str = "index") -> Iterable[Any]:
         return track(items, what) if self.world.is_main else items
+
+
+def drawn(passages: int, rows: int, seed: int) -> np.ndarray | None:
+    """The passages that the curvature is made from, ascending, int64 [rows]; None: all. Memory goes with `rows`."""
+    if not 0 < rows < passages:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(passages, rows, replace=False, shuffle=False))
+
+
+def within(sample: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+    """Those of a sample, ascending, that are passages [start, stop)."""
+    if sample is None:
+        return np.arange(start, stop)
+    return sample[slice(*np.searchsorted(sample, [start, stop]))]

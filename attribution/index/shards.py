@@ -1,4 +1,4 @@
-"""Shard files: safetensors, written atomically, read through a memory map.
+"""Shard files: safetensors, read through a memory map.
 
 The header is parsed here so that a file can be mapped whole, sliced without a copy, and checked for its length; a
 damaged file gives one clear error instead of a crash.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +17,8 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.errors import MissingShardError, TruncatedShardError
-from headwater.train.artifacts import atomic_path
-from headwater.train.tensor_files import save_tensors
 
-_DTYPES = {
+DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -39,20 +36,14 @@ def shard_name(number: int, codec: str) -> str:
 
 def is_tensor(entry: Any) -> bool:
     """Whether the header says something possible of a tensor: rows of a known type that fill their place."""
-    if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
+    if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
         return False
     shape: Any = entry.get("shape")
     place: Any = entry.get("data_offsets")
     for numbers in (shape, place):
         if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
             return False
-    return len(place) == 2 and place[1] - place[0] == math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
-
-
-def write_shard(path: Path, fields: Mapping[str, Tensor]) -> None:
-    """Writes the tensors atomically. The same tensors give the same bytes."""
-    with atomic_path(path) as part:
-        save_tensors(part, fields)
+    return len(place) == 2 and place[1] - place[0] == math.prod(shape) * DTYPES[entry["dtype"]].itemsize
 
 
 class ShardFile:
@@ -110,7 +101,7 @@ class ShardFile:
         entry = self._entries[name]
         rows, *rest = entry["shape"]
         stop = rows if stop is None else stop
-        dtype = _DTYPES[entry["dtype"]]
+        dtype = DTYPES[entry["dtype"]]
         width = 1
         for size in rest:
             width *= size
