@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headwater.attribution.curvature.whitening import BLOCK
-from headwater.attribution.index.budget import bytes_per_passage
+from headwater.attribution.index.codecs.registry import make_codec
+from headwater.attribution.index.manifest import NORMS
 from headwater.attribution.rows.layout import RowLayout
 
 WINDOW_BYTES = 64 << 20
@@ -15,6 +16,11 @@ SHARD_BYTES = 2 << 30
 """A shard's file is not larger."""
 SHARES = 256
 """Nor are there fewer of them than these where shards have several windows: so many ranks of a scan have work."""
+
+
+def bytes_per_passage(layout: RowLayout, codec: str) -> int:
+    """Bytes that a codec stores of a row, norms included."""
+    return make_codec(codec, layout).bytes_per_row + sum(dtype.itemsize for dtype in NORMS.values())
 
 
 def default_shard_rows(dims: int) -> int:
