@@ -144,7 +144,8 @@ class PassageIds:
             held, numbers = (self._looked_up.read(group, column).to_numpy() for column in ("hash", "passage"))
             low, high = (np.searchsorted(held, hashes[order[places]], side=side) for side in ("left", "right"))
             for place in np.flatnonzero(low < high).tolist():
-                candidates.append((int(order[places[place]]), numbers[low[place] : high[place]]))
+                # Copied: a view would keep the whole row group.
+                candidates.append((int(order[places[place]]), numbers[low[place] : high[place]].copy()))
         passages = np.concatenate([numbers for _, numbers in candidates]) if candidates else np.empty(0, np.int64)
         askers = [names[place] for place, numbers in candidates for _ in numbers]
         # Two ids may have one hash.

@@ -3,9 +3,10 @@
     headwater bench scale --passages 1000000 10000000 --json scale.json
 
 Passages are synthetic, everything that is done with them is not: a table of passages as a corpus has it, rows of 64
-numbers as signs (18 bytes a passage), written by the index's own writer. Each step runs in a process and a thread of its
-own, so that its peak memory is its own; what it imports is not counted as its time. A trace is a scan and the results
-with the passages' ids; there is no model, so rows of queries are given and a passage's text is made from its id.
+numbers as signs (18 bytes a passage), written by the index's own writer. Each step runs in a process of its own, in one
+thread, so that its peak memory is its own; what it imports is not counted as its time. A trace is a scan and the
+results with the passages' ids; there is no model, so rows of queries are given and a passage's text is made from its
+id.
 """
 
 from __future__ import annotations
@@ -226,16 +227,19 @@ STEPS: dict[str, tuple[Callable[[Path, int], None], Sequence[str]]] = {
     "open": (open_and_look_up, ["attribution.index.reader"]),
     "verify": (verify_all, ["attribution.index.verify"]),
     "scan": (scan_all, ["attribution.search.scan"]),
-    "trace": (trace, ["attribution.tracing.results"]),
+    "trace": (trace, ["attribution.search.scan", "attribution.tracing.results", "attribution.tracing.queries"]),
 }
 """What is done, in this order, and what it imports. The first is not the index's own."""
 
 
 def run_step(step: str, folder: Path, passages: int) -> dict[str, Any]:
     """What a step's process prints."""
+    from headwater.train.numerics import keep_freed_memory
+
     work, modules = STEPS[step]
     for name in ("pyarrow.compute", "pyarrow.parquet", *(f"headwater.{name}" for name in modules)):
         importlib.import_module(name)
+    keep_freed_memory()  # as builds and traces do
     began = time.perf_counter()
     work(folder, passages)
     seconds = time.perf_counter() - began
