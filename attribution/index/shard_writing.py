@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headwater.attribution.index.records import ShardRecord, write_record
+from headwater.attribution.index.records import ShardRecord, record_path, write_record
 from headwater.attribution.index.shards import DTYPES, shard_name
 from headwater.configs.errors import CorruptError
 from headwater.train.artifacts import fingerprint_file, read_json, remove, write_json
@@ -29,6 +29,7 @@ from headwater.train.locks import file_lock
 Fields = Mapping[str, tuple[torch.dtype, int | None]]
 """Stored tensor -> its dtype, and numbers per row; None: one, without an axis."""
 
+NOTES = ".windows"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -74,7 +75,7 @@ class GrowingShard:
         self.windows = -(-(span[1] - span[0]) // window)
         self._targets = {codec: directory / shard_name(number, codec) for codec in codecs}
         self._files = {codec: path.with_name(f"{path.name}.unfinished") for codec, path in self._targets.items()}
-        self._notes = notes_path(directory, number)
+        self._notes = record_path(directory, number).with_suffix(NOTES)
         self._headers = {codec: shard_header(fields, span[1] - span[0]) for codec, fields in codecs.items()}
 
     def write(self, window: int, blocks: Iterable[Mapping[str, Mapping[str, Tensor]]]) -> None:
@@ -169,10 +170,6 @@ class GrowingShard:
             os.replace(self._files[codec], target)
         write_record(self.directory, self.number, records)
         remove(self._notes)
-
-
-def notes_path(directory: Path, number: int) -> Path:
-    return directory / f"rows-{number:05d}.windows"
 
 
 def write_at(descriptor: int, data: memoryview, at: int) -> None:

@@ -40,7 +40,7 @@ from headwater.attribution.index.records import (
     write_record,
     write_shard_table,
 )
-from headwater.attribution.index.shard_writing import GrowingShard
+from headwater.attribution.index.shard_writing import NOTES, Fields, GrowingShard
 from headwater.attribution.index.windows import Windows
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.layout import RowLayout
@@ -115,9 +115,8 @@ class IndexWriter:
         self.path = Path(path)
         self.layout, self.passages, self.whitening = layout, passages, whitening
         self.codecs: list[Codec] = [make_codec(name, layout) for name in dict.fromkeys(codecs)]
-        self._stored = {
-            codec.name: {**codec.fields, **{n: (d, None) for n, d in NORMS.items()}} for codec in self.codecs
-        }
+        norms = {name: (dtype, None) for name, dtype in NORMS.items()}
+        self._stored: dict[str, Fields] = {codec.name: {**codec.fields, **norms} for codec in self.codecs}
         self.windows = Windows.of(passages, layout, list(self._stored), shard_rows)
         self.meta = dict(meta)
 
@@ -157,7 +156,7 @@ class IndexWriter:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (*WRITTEN, "rows-*"):
             remove_parts(self.path, f"{name}.*")
-        for pattern in (".tmp*", "rows-*.windows.lock"):  # safetensors' own; of a killed process
+        for pattern in (".tmp*", f"rows-*{NOTES}.lock"):  # safetensors' own; of a killed process
             for left in self.path.glob(pattern):
                 remove(left)
         if not curvature.exists() or (theirs is None and not self.whitening.fingerprint):
@@ -208,8 +207,8 @@ class IndexWriter:
     def _take_up(self) -> None:
         """What a killed build has left, and what of it is broken."""
         for path in records_in(self.path):
-            if not all(record.is_intact(self.path) for record in read_record(path)):
-                remove(path)
+            whole = all(record.is_intact(self.path) for record in read_record(path))
+            remove(path.with_suffix(NOTES) if whole else path)
         for number in self._unfinished():
             self._shard(number).take_up()
 
