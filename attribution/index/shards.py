@@ -27,6 +27,9 @@ DTYPES = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
+MAPPED_BYTES = 256 << 20
+"""Of a shard that is read from end to end, about so much is resident at once."""
+
 _FIX = "run `headwater index` again after removing the file: only its shard is computed anew"
 
 
@@ -77,6 +80,7 @@ class ShardFile:
                 fix=_FIX,
             )
         self.rows = min(entry["shape"][0] for entry in self._entries.values())
+        self._given = 0
 
     def _header(self, size: int) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(self._map[:8], "little") if self._map is not None and size >= 8 else -1
@@ -112,7 +116,14 @@ class ShardFile:
         return flat.view(stop - start, *rest)
 
     def fields(self, start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
-        return {name: self.tensor(name, start, stop) for name in self._entries}
+        """Rows [start, stop) of all stored tensors."""
+        found = {name: self.tensor(name, start, stop) for name in self._entries}
+        if self._given > MAPPED_BYTES and self._map is not None:
+            # Pages that were read count as this process's; what is still looked at comes back from the page cache.
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._given = 0
+        self._given += sum(value.nbytes for value in found.values())
+        return found
 
     def close(self) -> None:
         """Drops the map; it goes once no view of it is left."""
