@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.records import ShardRecord, record_path, write_record
-from headwater.attribution.index.shards import DTYPES, shard_name
+from headwater.attribution.index.shards import dtype_name, shard_name
 from headwater.configs.errors import CorruptError
 from headwater.train.artifacts import fingerprint_file, read_json, remove, write_json
 from headwater.train.locks import file_lock
@@ -30,7 +30,6 @@ Fields = Mapping[str, tuple[torch.dtype, int | None]]
 """Stored tensor -> its dtype, and numbers per row; None: one, without an axis."""
 
 NOTES = ".windows"
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Column(NamedTuple):
@@ -48,7 +47,7 @@ def shard_header(fields: Fields, rows: int) -> tuple[bytes, list[Column], int]:
     for name, (dtype, count) in sorted(fields.items(), key=lambda field: (-field[1][0].itemsize, field[0])):
         width = dtype.itemsize * (1 if count is None else count)
         shape = [rows] if count is None else [rows, count]
-        entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [at, at + rows * width]}
+        entries[name] = {"dtype": dtype_name(dtype), "shape": shape, "data_offsets": [at, at + rows * width]}
         places.append((name, at, width))
         at += rows * width
     text = json.dumps(entries, separators=(",", ":")).encode()

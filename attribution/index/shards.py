@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headwater.attribution.index.errors import MissingShardError, TruncatedShardError
 
-DTYPES = {
+_DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
@@ -27,10 +27,12 @@ DTYPES = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
-MAPPED_BYTES = 256 << 20
-"""Of a shard that is read from end to end, about so much is resident at once."""
-
 _FIX = "run `headwater index` again after removing the file: only its shard is computed anew"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What a header calls it."""
+    return next(name for name, each in _DTYPES.items() if each == dtype)
 
 
 def shard_name(number: int, codec: str) -> str:
@@ -39,14 +41,14 @@ def shard_name(number: int, codec: str) -> str:
 
 def is_tensor(entry: Any) -> bool:
     """Whether the header says something possible of a tensor: rows of a known type that fill their place."""
-    if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
+    if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
         return False
     shape: Any = entry.get("shape")
     place: Any = entry.get("data_offsets")
     for numbers in (shape, place):
         if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
             return False
-    return len(place) == 2 and place[1] - place[0] == math.prod(shape) * DTYPES[entry["dtype"]].itemsize
+    return len(place) == 2 and place[1] - place[0] == math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
 
 
 class ShardFile:
@@ -80,7 +82,6 @@ class ShardFile:
                 fix=_FIX,
             )
         self.rows = min(entry["shape"][0] for entry in self._entries.values())
-        self._given = 0
 
     def _header(self, size: int) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(self._map[:8], "little") if self._map is not None and size >= 8 else -1
@@ -105,7 +106,7 @@ class ShardFile:
         entry = self._entries[name]
         rows, *rest = entry["shape"]
         stop = rows if stop is None else stop
-        dtype = DTYPES[entry["dtype"]]
+        dtype = _DTYPES[entry["dtype"]]
         width = 1
         for size in rest:
             width *= size
@@ -116,14 +117,7 @@ class ShardFile:
         return flat.view(stop - start, *rest)
 
     def fields(self, start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
-        """Rows [start, stop) of all stored tensors."""
-        found = {name: self.tensor(name, start, stop) for name in self._entries}
-        if self._given > MAPPED_BYTES and self._map is not None:
-            # Pages that were read count as this process's; what is still looked at comes back from the page cache.
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._given = 0
-        self._given += sum(value.nbytes for value in found.values())
-        return found
+        return {name: self.tensor(name, start, stop) for name in self._entries}
 
     def close(self) -> None:
         """Drops the map; it goes once no view of it is left."""

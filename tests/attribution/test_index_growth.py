@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file, save
 
 from headwater.attribution.curvature.whitening import BLOCK, Whitening
-from headwater.attribution.index import id_tables, ids, shard_writing, shards, windows
+from headwater.attribution.index import id_tables, ids, shard_writing, windows
 from headwater.attribution.index import writer as writer_module
 from headwater.attribution.index.errors import CoverageError
 from headwater.attribution.index.id_tables import require_lookup, write_id_tables
 from headwater.attribution.index.ids import PassageIds, hash_ids
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.records import read_record, record_path, write_record
-from headwater.attribution.index.shard_writing import Fields, GrowingShard, shard_header
-from headwater.attribution.index.shards import ShardFile, shard_name
+from headwater.attribution.index.shard_writing import GrowingShard, shard_header
+from headwater.attribution.index.shards import shard_name
 from headwater.attribution.index.verify import verify
 from headwater.attribution.index.windows import Windows, default_shard_rows, fitting_shard_rows
 from headwater.attribution.index.writer import IndexWriter
@@ -361,30 +361,6 @@ def test_thousands_of_shards_under_a_small_limit_of_open_files(tmp_path: Path, m
         assert verify(tmp_path).shards == count
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_a_large_shard_is_not_resident_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAPPED_BYTES", 1 << 20)
-    rows, block = 80_000, 2_000
-    stored: dict[str, Fields] = {"int8": {"code": (torch.int8, 200), "norm": (torch.float32, None)}}
-    writer = GrowingShard(tmp_path, 0, (0, rows), rows, stored)
-    code = torch.arange(rows * 200, dtype=torch.int32).to(torch.int8).view(rows, 200)
-    writer.write(0, [{"int8": {"code": code, "norm": torch.ones(rows)}}])
-    with ShardFile(tmp_path / shard_name(0, "int8")) as shard:
-        first, resident = shard.fields(0, block), []
-        for start in range(0, rows, block):
-            assert torch.equal(shard.fields(start, start + block)["code"], code[start : start + block])
-            resident.append(resident_bytes(shard.path))
-        assert torch.equal(first["code"], code[:block]), "what was given before is still there"
-    assert 0 < max(resident) < 8 << 20 < shard.path.stat().st_size
-
-
-def resident_bytes(path: Path) -> int:
-    """Of a file's maps in this process."""
-    lines = Path("/proc/self/smaps").read_text().splitlines()
-    maps = [place for place, line in enumerate(lines) if line.endswith(str(path))]
-    rss = (next(line for line in lines[place:] if line.startswith("Rss:")) for place in maps)
-    return sum(int(line.split()[1]) * 1024 for line in rss)
 
 
 def test_the_manifest_does_not_grow_with_the_shards(built: Path, tmp_path: Path, rows_ND: torch.Tensor) -> None:
