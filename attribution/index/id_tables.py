@@ -115,13 +115,16 @@ class _Runs:
 
     Args:
         file: empty, open for reading and writing.
-        ranges: how many ranges of hashes; each is in memory as a whole.
+        count: of runs, at most, and of ranges of hashes, each of which is in memory as a whole.
     """
 
-    def __init__(self, file: IO[bytes], ranges: int) -> None:
-        self._file = file
-        self._edges = np.array([(place << 64) // ranges for place in range(1, ranges)], dtype=np.uint64)
-        self._runs: list[tuple[int, np.ndarray]] = []
+    def __init__(self, file: IO[bytes], count: int) -> None:
+        self._file, self._runs = file, 0
+        self._edges = np.array([(place << 64) // count for place in range(1, count)], dtype=np.uint64)
+        # All at once: small arrays that stay, made between large ones that go, would keep these' memory from being
+        # used again.
+        self._starts = np.empty(count, dtype=np.int64)
+        self._bounds = np.empty((count, count + 1), dtype=np.int64)
 
     def add(self, hashes: np.ndarray, first: int, ids: PassageIds) -> None:
         """Takes the passages from `first` on. Ids that are alike within a run are found here: else a range of hashes
@@ -129,27 +132,37 @@ class _Runs:
         order = np.argsort(hashes, kind="stable")
         hashes, numbers = hashes[order], order.astype(np.int64) + first
         _require_distinct(hashes, numbers, ids)
-        bounds = np.concatenate([[0], np.searchsorted(hashes, self._edges), [len(hashes)]])
-        self._runs.append((self._file.tell(), bounds))
+        self._starts[self._runs] = self._file.tell()
+        self._bounds[self._runs] = [0, *np.searchsorted(hashes, self._edges), len(hashes)]
+        self._runs += 1
         for column in (hashes, numbers):
             column.tofile(self._file)
 
     def sorted(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(hashes, passages) in order of the hashes, one range of them after the other."""
-        for place in range(len(self._edges) + 1):
-            columns = [
-                np.concatenate([self._read(run, column, place, dtype) for run in self._runs])
-                for column, dtype in enumerate((np.uint64, np.int64))
-            ]
-            order = np.argsort(columns[0], kind="stable")
-            if len(order):
-                yield columns[0][order], columns[1][order]
+        sizes = np.diff(self._bounds[: self._runs], axis=1)
+        room = int(sizes.sum(axis=0).max())
+        read, found = ([np.empty(room, dtype) for dtype in (np.uint64, np.int64)] for _ in range(2))
+        for place in range(sizes.shape[1]):
+            count = int(sizes[:, place].sum())
+            if not count:
+                continue
+            for column, into in enumerate(read):
+                self._read(column, place, into[:count])
+            order = np.argsort(read[0][:count], kind="stable")
+            for column, into in zip(read, found, strict=True):
+                np.take(column[:count], order, out=into[:count])
+            yield found[0][:count], found[1][:count]
 
-    def _read(self, run: tuple[int, np.ndarray], column: int, place: int, dtype: Any) -> np.ndarray:
-        at, bounds = run
-        low, high, rows = (int(bounds[index]) for index in (place, place + 1, -1))
-        self._file.seek(at + 8 * (column * rows + low))
-        return np.fromfile(self._file, dtype, high - low)
+    def _read(self, column: int, place: int, into: np.ndarray) -> None:
+        """Gathers a range of hashes from all runs."""
+        at = 0
+        for run in range(self._runs):
+            low, high, rows = (int(self._bounds[run, edge]) for edge in (place, place + 1, -1))
+            self._file.seek(int(self._starts[run]) + 8 * (column * rows + low))
+            part = into[at : at + high - low]
+            assert self._file.readinto(memoryview(part).cast("B")) == part.nbytes  # type: ignore[attr-defined]
+            at += high - low
 
 
 def _require_distinct(hashes: np.ndarray, passages: np.ndarray, ids: PassageIds) -> None:
