@@ -137,7 +137,11 @@ class IndexSettings:
     )
     batch_tokens: int = setting(2048, "Tokens of a batch.", minimum=1)
     parallel: ParallelSettings = section(ParallelSettings)
-    shard_rows: int = setting(0, "Passages of a shard; 0: about 64 MiB in float32.", minimum=0)
+    shard_rows: int = setting(
+        0,
+        "Passages of a shard; 0: 64 MiB in float32, or more where the corpus is large.",
+        minimum=0,
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.model.path and not self.corpus.path:

@@ -20,7 +20,8 @@ import torch
 from headwater.attribution.capture.sums import mean_rows
 from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
-from headwater.attribution.index.writer import IndexWriter, default_shard_rows
+from headwater.attribution.index.windows import default_shard_rows
+from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import RunDir, read_json
@@ -58,11 +59,10 @@ def build_captured(run: RunDir, step: int | None = None) -> Path:
             curvature.add(means_ND)
         unseen += (torch.nonzero(visits_N == 0).flatten() + number * width).tolist()
         visits += int(visits_N.sum())
-    ids = passages.ids(0, len(passages))
     note["captured"] |= {
         "visits": visits,
         "never_visited": len(unseen),
-        "never_visited_ids": [ids[number] for number in unseen[:NAMED]],
+        "never_visited_ids": [passages.id_of(number) for number in unseen[:NAMED]],
     }
     meta = {
         **note,
@@ -85,7 +85,7 @@ def build_captured(run: RunDir, step: int | None = None) -> Path:
     writer.begin()
     for number in writer.pending():
         writer.write(number, mean_rows(extra, number)[0])
-    writer.finish(ids)
+    writer.finish(passages.id_batches())
     return out
 
 

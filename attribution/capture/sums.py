@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater.attribution.index.writer import default_shard_rows
+from headwater.attribution.index.windows import default_shard_rows
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.norms import unit_rows
 from headwater.configs.errors import CorruptError

@@ -53,16 +53,9 @@ class FullWhitening(Whitening):
             UserError: damping is not a positive number.
         """
         require_damping(damping)
-        roots, values = {}, {}
-        for span in layout:
-            values_d, vectors_dd = torch.linalg.eigh(autocorrelation[span.name].double())
-            values_d = values_d.clamp_min(0)
-            values[span.name] = values_d.float()
-            eps = damping * float(values_d.mean())
-            # Without any gradient a module's part of every row is zero, and stays so.
-            root_dd = inverse_root(values_d, vectors_dd, eps) if eps > 0 else torch.eye(span.dims)
-            roots[span.name] = root_dd.float()
-        return cls(layout, damping, count, roots, values)
+        found = {span.name: damped_root(autocorrelation[span.name], damping) for span in layout}
+        roots = {name: root_dd for name, (root_dd, _) in found.items()}
+        return cls(layout, damping, count, roots, {name: values_d for name, (_, values_d) in found.items()})
 
     def part(self, part_Nd: Tensor, span: ModuleSpan) -> Tensor:
         return part_Nd @ self.roots[span.name].to(part_Nd.device)
@@ -76,3 +69,13 @@ class FullWhitening(Whitening):
     def tensors(self) -> dict[str, Tensor]:
         roots = {f"root.{name}": value for name, value in self.roots.items()}
         return roots | {f"eigenvalues.{name}": value for name, value in self.values.items()}
+
+
+def damped_root(autocorrelation_dd: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Of one module: (R_t + eps I)^{-1/2}, float32 [d, d], and the eigenvalues of R_t, ascending, float32 [d]."""
+    values_d, vectors_dd = torch.linalg.eigh(autocorrelation_dd.double())
+    values_d = values_d.clamp_min(0)
+    eps = damping * float(values_d.mean())
+    # Without any gradient a module's part of every row is zero, and stays so.
+    root_dd = inverse_root(values_d, vectors_dd, eps) if eps > 0 else torch.eye(len(values_d))
+    return root_dd.float(), values_d.float()

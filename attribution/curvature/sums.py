@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.attribution.curvature.full import FullWhitening
+from headwater.attribution.curvature.full import FullWhitening, damped_root
 from headwater.attribution.curvature.kronecker import KroneckerWhitening
-from headwater.attribution.curvature.whitening import BLOCK, Whitening
+from headwater.attribution.curvature.whitening import BLOCK, Whitening, require_damping
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.layout import ModuleSpan, RowLayout
 from headwater.attribution.rows.norms import exact_norms, unit_rows
@@ -53,8 +53,14 @@ class CurvatureSums(ABC):
         """A block's contribution to each of them, float32, of unit rows' parts float32 [n, d]."""
 
     @abstractmethod
-    def whitening(self, damping: float) -> Whitening:
-        """What undoes this curvature; arguments and errors as of the whitening's own constructor."""
+    def whitening(self, damping: float, rank: int = 0, ranks: int = 1) -> Whitening:
+        """What undoes this curvature; errors as of the whitening's own constructor.
+
+        Args:
+            damping: of the whitening.
+            rank, ranks: this process among those of torch.distributed, which all hold the same sums and call this
+                together; what takes long is dealt out over them.
+        """
 
     def add(self, rows_ND: Tensor) -> None:
         """Adds raw rows, float [n, D]. Rows of zeros count for nothing.
@@ -94,18 +100,19 @@ class CurvatureSums(ABC):
         self.count = int(count)
 
     def means(self, what: str) -> dict[str, Tensor]:
-        """Per module the mean over rows of one of the sums, float64.
+        """Per module the mean over rows of one of the sums, float64; errors as of `mean`."""
+        return {name: self.mean(what, name) for name in self.layout.names}
+
+    def mean(self, what: str, module: str) -> Tensor:
+        """The mean over rows of one of a module's sums, float64.
 
         Raises:
             UserError: no row has been added.
         """
         if not self.count:
             raise UserError("the curvature has seen no gradient row", fix="sample at least one passage with a gradient")
-        found = {}
-        for span in self.layout:
-            coarse, fine = self._sums[f"{what}.{span.name}"].double()
-            found[span.name] = (coarse / COARSE + fine / FINE) / self.count
-        return found
+        coarse, fine = self._sums[f"{what}.{module}"].double()
+        return (coarse / COARSE + fine / FINE) / self.count
 
     def state_dict(self) -> dict[str, Tensor]:
         """int64 tensors only, so that it can be saved as safetensors."""
@@ -136,8 +143,20 @@ class AutocorrelationSums(CurvatureSums):
         """R_t: per module the mean of g g^T over unit rows, float64 [d, d]."""
         return self.means("sum")
 
-    def whitening(self, damping: float) -> FullWhitening:
-        return FullWhitening.from_autocorrelation(self.layout, self.autocorrelation(), damping, self.count)
+    def whitening(self, damping: float, rank: int = 0, ranks: int = 1) -> FullWhitening:
+        require_damping(damping)
+        roots, values = {}, {}
+        for span, owner in dealt(self.layout, ranks):
+            if owner == rank:
+                root_dd, values_d = damped_root(self.mean("sum", span.name), damping)
+            else:
+                root_dd, values_d = torch.empty(span.dims, span.dims), torch.empty(span.dims)
+            roots[span.name], values[span.name] = root_dd, values_d
+        if ranks > 1:
+            for span, owner in dealt(self.layout, ranks):
+                torch.distributed.broadcast(roots[span.name], owner)
+                torch.distributed.broadcast(values[span.name], owner)
+        return FullWhitening(self.layout, damping, self.count, roots, values)
 
 
 class FactorSums(CurvatureSums):
@@ -157,12 +176,22 @@ class FactorSums(CurvatureSums):
         out, into = self.means("out"), self.means("in")
         return {name: (out[name], into[name]) for name in out}
 
-    def whitening(self, damping: float) -> KroneckerWhitening:
+    def whitening(self, damping: float, rank: int = 0, ranks: int = 1) -> KroneckerWhitening:
         return KroneckerWhitening.from_factors(self.layout, self.factors(), damping, self.count)
 
 
 SUMS: dict[str, type[CurvatureSums]] = {"kronecker": FactorSums, "full": AutocorrelationSums}
 """By the kind of curvature."""
+
+
+def dealt(layout: RowLayout, ranks: int) -> list[tuple[ModuleSpan, int]]:
+    """The modules, in order, each with the rank that takes it: the largest first, to whom has the least to do so far.
+    What a module takes goes with the cube of its dims."""
+    work, owners = [0] * ranks, dict[str, int]()
+    for span in sorted(layout, key=lambda span: -span.dims):
+        owners[span.name] = work.index(min(work))
+        work[owners[span.name]] += span.dims**3
+    return [(span, owners[span.name]) for span in layout]
 
 
 def fixed_point(values: Tensor) -> Tensor:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from headwater.attribution.index.codecs.registry import make_codec
-from headwater.attribution.index.manifest import NORMS
+from headwater.attribution.index.windows import bytes_per_passage
 from headwater.attribution.rows.collector import module_dims
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.settings import ProjectionSettings
 from headwater.configs.errors import UserError
-
-NORM_BYTES = sum(dtype.itemsize for dtype in NORMS.values())
-
-
-def bytes_per_passage(layout: RowLayout, codec: str) -> int:
-    """Bytes that a codec stores of a row, norms included."""
-    return make_codec(codec, layout).bytes_per_row + NORM_BYTES
 
 
 def fit_budget(

@@ -3,7 +3,8 @@
     headwater index index/run model.run=runs/demo
     torchrun --nproc-per-node 2 -m headwater.attribution.index index/run model.run=runs/demo
 
-Shards are dealt out over data-parallel replicas; a killed build goes on, with any number of ranks, and ends alike.
+Windows of passages are dealt out over data-parallel replicas; a killed build goes on, with any number of ranks, and
+ends alike.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from headwater.attribution.curvature.files import load_whitening
 from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
-from headwater.attribution.index.writer import IndexWriter, default_shard_rows
+from headwater.attribution.index.windows import Windows
+from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.models.base import EPS, Example, TracedModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.ahead import Behind, ahead
@@ -103,7 +105,7 @@ class Builder:
             whitening=whitening,
             codecs=self.settings.codecs,
             meta=self._meta(),
-            shard_rows=self._shard_rows,
+            shard_rows=self.settings.shard_rows or None,
         )
         on_main(self.world, writer.begin)
         # Asked once: a rank that looked later would miss what others have written meanwhile, and deal otherwise.
@@ -114,11 +116,7 @@ class Builder:
                 if self._writes:
                     behind.run(writer.write, number, rows_ND)
         dist.barrier(group=parallel.patient_group())  # the first rank may be done long before the others
-        on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
-
-    @property
-    def _shard_rows(self) -> int:
-        return self.settings.shard_rows or default_shard_rows(self.layout.dims)
+        on_main(self.world, lambda: writer.finish(self.passages.id_batches()))
 
     @property
     def _writes(self) -> bool:
@@ -190,27 +188,37 @@ class Builder:
             return Whitening.none(self.layout)
         if (self.out / "index.json").exists() and saved.exists():
             return load_whitening(saved, self.layout)
-        sample = np.arange(len(self.passages))
-        if 0 < curvature.rows < len(sample):
-            draw = np.random.default_rng(curvature.seed).permutation(len(sample))[: curvature.rows]
-            sample = np.sort(draw)
         sums = SUMS[curvature.kind](self.layout)
-        width, total = self._shard_rows, len(self.passages)
+        sample = drawn(len(self.passages), curvature.rows, curvature.seed)
+        windows = Windows.of(len(self.passages), self.layout, self.settings.codecs, self.settings.shard_rows or None)
 
-        def span(number: int) -> tuple[int, int]:
-            return number * width, min((number + 1) * width, total)
+        def members_of(window: int) -> np.ndarray:
+            return within(sample, *windows.span(window))
 
-        # The ranks take whole shards, so that the rows they keep are those they will write.
-        every = np.split(sample, np.searchsorted(sample, np.arange(width, total, width)))
-        mine = self._mine(range(len(every)), span)
-        for number, rows_ND in self._collected(mine, lambda number: every[number], "curvature"):
-            part = every[number]
+        # The ranks take whole windows, so that the rows they keep are those they will write.
+        mine = self._mine(range(len(windows)), windows.span)
+        for window, rows_ND in self._collected(mine, members_of, "curvature"):
+            part = members_of(window)
             sums.add(rows_ND)
             if (len(self._kept) + len(part)) * self.layout.dims * 4 <= _KEPT_BYTES:
                 self._kept.update(zip(map(int, part), rows_ND, strict=True))
         if self.world.data > 1:
             sums.all_reduce(parallel.data_group())
-        return sums.whitening(curvature.damped)
+        return sums.whitening(curvature.damped, self.world.rank, self.world.size)
 
     def _progress(self, items: Iterable[Any], what: str = "index") -> Iterable[Any]:
         return track(items, what) if self.world.is_main else items
+
+
+def drawn(passages: int, rows: int, seed: int) -> np.ndarray | None:
+    """The passages that the curvature is made from, ascending, int64 [rows]; None: all. Memory goes with `rows`."""
+    if not 0 < rows < passages:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(passages, rows, replace=False, shuffle=False))
+
+
+def within(sample: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+    """Those of a sample, ascending, that are passages [start, stop)."""
+    if sample is None:
+        return np.arange(start, stop)
+    return sample[slice(*np.searchsorted(sample, [start, stop]))]

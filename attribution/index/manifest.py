@@ -1,4 +1,4 @@
-"""index.json: what an index says of itself, and of the shards that are done while it is being built."""
+"""index.json: what an index says of itself. It is small, whatever the size of the corpus."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from headwater.train.artifacts import fingerprint, read_json, require_match
 from headwater.train.places import noted_places
 from headwater.train.settings import CODEC_NAMES
 
-FORMAT = "headwater-index/1"
+FORMAT = "headwater-index/2"
 NORMS = {"norm": torch.float32, "raw_norm": torch.float32}
 """Kept exactly with every codec: the norm of the whitened row, and of the raw row that it came from."""
 
-NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "ids", "places"}
+TABLES = ("shards.parquet", "ids.parquet", "lookup.parquet")
+"""Beside a finished index.json, which holds the hash of each: the shard files, the passages' ids, and their places."""
+
+NOT_MADE_FROM = {"fingerprint", "complete", "codecs", "tables", "places"}
 """Keys of index.json that its fingerprint does not cover."""
 
 PLACES = ("run", "path", "optimizer_state", "base")
@@ -34,7 +37,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     fix = "restore it, or make the index again"
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), str):
         raise CorruptError(f"{path}/index.json is not that of an index", fix=fix)
-    require_match(f"{path} is not an index of this format", manifest["format"], FORMAT, "make it again")
+    again = "python -m headwater.attribution.capture RUN" if "captured" in manifest else "headwater index CONFIG"
+    made = f"remove it, and run `{again}` again with what it was made from"
+    require_match(f"{path} is an index of another format than this version's", manifest["format"], FORMAT, made)
     what = f"the settings in {path}/index.json were changed"
     require_match(what, fingerprint(made_from(manifest)), str(manifest.get("fingerprint")), fix)
     wrong = [key for key, holds in _UNMARKED.items() if not holds(manifest)]
@@ -43,17 +48,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _is_entry(entry: Any) -> bool:
-    """Whether it is the record of a shard."""
-    kinds = {"file": str, "start": int, "stop": int, "bytes": int, "xxh3": str}
-    return isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in kinds.items())
-
-
 def _are_codecs(manifest: Mapping[str, Any]) -> bool:
     codecs = manifest.get("codecs")
-    if not isinstance(codecs, dict) or not set(codecs) <= set(CODEC_NAMES):
-        return False
-    return all(isinstance(each, list) and all(map(_is_entry, each)) for each in codecs.values())
+    return (
+        isinstance(codecs, dict)
+        and set(codecs) <= set(CODEC_NAMES)
+        and all(isinstance(each, dict) and all(type(n) is int for n in each.values()) for each in codecs.values())
+    )
+
+
+def _are_tables(manifest: Mapping[str, Any]) -> bool:
+    tables = manifest.get("tables")
+    if manifest.get("complete") is not True:
+        return True
+    return isinstance(tables, dict) and all(isinstance(tables.get(name), str) for name in TABLES)
 
 
 def _are_places(manifest: Mapping[str, Any]) -> bool:
@@ -68,10 +76,7 @@ _UNMARKED: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "complete": lambda manifest: isinstance(manifest.get("complete"), bool),
     "codecs": _are_codecs,
     "places": _are_places,
-    "ids": lambda manifest: (
-        manifest.get("complete") is not True
-        or (isinstance(manifest.get("ids"), dict) and isinstance(manifest["ids"].get("xxh3"), str))
-    ),
+    "tables": _are_tables,
 }
 """Keys that the fingerprint does not cover, and whether they hold what they should."""
 
@@ -98,27 +103,3 @@ def model_places(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[Path
     if "run" in found:  # the one that it lies in may be a copy of the one that is named
         found["run"].insert(0, path.resolve().parent.parent)
     return found
-
-
-def recorded_entries(record: Path) -> list[dict[str, Any]]:
-    """What the record of a shard says of its files.
-
-    Raises:
-        CorruptError: it is no such record.
-    """
-    content = read_json(record)
-    entries = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
-        raise CorruptError(f"{record} is not the record of a shard", fix="remove it, and build again")
-    return entries
-
-
-def recorded_files(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """codec -> shard entries of an unfinished index, from the records of the shards that are done."""
-    files: dict[str, list[dict[str, Any]]] = {codec: [] for codec in manifest["wanted_codecs"]}
-    for record in sorted(path.glob("rows-*.json")):
-        for entry in recorded_entries(record):
-            if entry.get("codec") not in files:
-                raise CorruptError(f"{record} is of another index", fix="remove it, and build again")
-            files[entry["codec"]].append({key: value for key, value in entry.items() if key != "codec"})
-    return files

@@ -1,17 +1,18 @@
 """The index directory: written shard by shard, opened through a memory map.
 
-    index.json  curvature.safetensors  ids.parquet  rows-00000.int8.safetensors  rows-00001.int8.safetensors ...
+    index.json  curvature.safetensors  rows-00000.int8.safetensors  rows-00001.int8.safetensors ...
+    shards.parquet  ids.parquet  lookup.parquet
 
 Shard i holds the passages [i * shard_rows, (i + 1) * shard_rows). While an index is being built, a record
-`rows-00000.json` stands beside each shard that is done; the records go into index.json when the build finishes. So a
-killed build goes on with the shards that have no record, on any number of ranks.
+`rows-00000.json` stands beside each shard that is done (records.py); when the build finishes, the records become one
+table. So a killed build goes on with the shards that have no record, on any number of ranks.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.errors import IncompleteIndexError, MissingShardError, TruncatedShardError
-from headwater.attribution.index.manifest import NORMS, read_manifest, recorded_files
+from headwater.attribution.index.ids import PassageIds
+from headwater.attribution.index.manifest import NORMS, read_manifest
+from headwater.attribution.index.records import recorded_starts
 from headwater.attribution.index.shards import ShardFile, shard_name
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import require_match
 from headwater.train.settings import CODEC_NAMES
-from headwater.train.tables import read_table
 
 
 class Index:
@@ -53,17 +55,17 @@ class Index:
         self.passages: int = self.manifest["passages"]
         self.shard_rows: int = self.manifest["shard_rows"]
         self.fingerprint: str = self.manifest["fingerprint"]
-        self._files = self.manifest["codecs"] if self.complete else recorded_files(self.path, self.manifest)
+        self._parts = {} if self.complete else recorded_starts(self.path, self.manifest["wanted_codecs"])
         self._codecs: dict[str, Codec] = {}
         self._open: dict[str, tuple[int, ShardFile]] = {}
         self._whitening: Whitening | None = None
-        self._ids: list[str] | None = None
+        self._ids: PassageIds | None = None
         self._norms: dict[str, np.ndarray] = {}
 
     @property
     def codecs(self) -> list[str]:
         """Names of the stored codecs, the finest first."""
-        return sorted(self._files, key=CODEC_NAMES.index)
+        return sorted(self.manifest["codecs"] if self.complete else self._parts, key=CODEC_NAMES.index)
 
     @property
     def whitening(self) -> Whitening:
@@ -86,20 +88,30 @@ class Index:
 
     @property
     def passage_ids(self) -> list[str]:
-        """The id of each passage, in order.
+        """The id of each passage, in order; for small corpora: `ids_of`, `id_batches` and `find` hold no such list.
 
         Raises:
             IncompleteIndexError: the build has not come to writing them.
         """
+        return [name for batch in self.id_batches() for name in batch.to_pylist()]
+
+    def ids_of(self, passages: Sequence[int] | np.ndarray) -> list[str]:
+        """The ids of some passages, in the order in which these are given; errors as of `passage_ids`."""
+        return self._opened_ids().of(passages)
+
+    def id_batches(self) -> Iterator[Any]:
+        """The ids of all passages in order, as pyarrow string arrays; errors as of `passage_ids`."""
+        return self._opened_ids().batches()
+
+    def find(self, ids: Collection[str]) -> dict[str, int]:
+        """The passages of those of the ids that are here, by id; errors as of `passage_ids`."""
+        return self._opened_ids().find(ids)
+
+    def _opened_ids(self) -> PassageIds:
         if self._ids is None:
             if not self.complete:
                 raise self.incomplete()
-            table = read_table(self.path / "ids.parquet", ["id"], fix="make the index again")
-            if table.num_rows != self.passages:
-                raise CorruptError(
-                    f"{self.path}/ids.parquet belongs to another index", got=table.num_rows, expected=self.passages
-                )
-            self._ids = table.column("id").to_pylist()
+            self._ids = PassageIds(self.path, self.passages)
         return self._ids
 
     @property
@@ -128,7 +140,7 @@ class Index:
         Raises:
             UserError: the index does not hold it.
         """
-        if name not in self._files:
+        if name not in self.codecs:
             raise UserError(
                 f"{self.path} holds no codec {name}",
                 got=name,
@@ -141,7 +153,15 @@ class Index:
 
     def shards(self, codec: str) -> list[tuple[int, int]]:
         """The ranges [start, stop) of passages of the shards that are there."""
-        return sorted((entry["start"], entry["stop"]) for entry in self._files[codec])
+        if self.complete:
+            starts = range(0, self.passages, self.shard_rows)
+            return [(start, min(start + self.shard_rows, self.passages)) for start in starts]
+        return sorted(self._parts[codec])
+
+    def files(self, codec: str) -> Iterator[Path]:
+        """The shard files of a codec that are there, in order."""
+        for start, _ in self.shards(codec):
+            yield self.path / shard_name(start // self.shard_rows, codec)
 
     def fields(self, codec: str, start: int, stop: int) -> dict[str, Tensor]:
         """Stored tensors of the passages [start, stop), norms included. Views into the map if they lie in one shard."""
@@ -197,7 +217,7 @@ class Index:
         held = {name: (width,) for name, (_, width) in self.codec(codec).fields.items()} | dict.fromkeys(NORMS, ())
         start = number * self.shard_rows
         name = shard_name(number, codec)
-        if not self.complete and not any(entry["start"] == start for entry in self._files[codec]):
+        if not self.complete and not any(first == start for first, _ in self._parts[codec]):
             raise MissingShardError(
                 f"shard {self.path / name} has not been built", fix="run `headwater index` again to finish it"
             )
@@ -217,12 +237,15 @@ class Index:
         return shard
 
     def close(self) -> None:
-        """Drops the mapped shards."""
+        """Drops the mapped shards, and closes the ids; what is asked for next opens them again."""
         self._open.clear()
+        if self._ids is not None:
+            self._ids.close()
+            self._ids = None
 
     def incomplete(self) -> IncompleteIndexError:
         """The error that says how much of the index is there."""
-        done = sum(stop - start for start, stop in self.shards(self.codecs[0])) if self._files else 0
+        done = sum(stop - start for start, stop in self.shards(self.codecs[0])) if self.codecs else 0
         return IncompleteIndexError(
             f"the index {self.path} is incomplete",
             got=f"{done} of {self.passages} passages",

@@ -1,4 +1,4 @@
-"""Shard files: safetensors, written atomically, read through a memory map.
+"""Shard files: safetensors, read through a memory map.
 
 The header is parsed here so that a file can be mapped whole, sliced without a copy, and checked for its length; a
 damaged file gives one clear error instead of a crash.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +17,6 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.index.errors import MissingShardError, TruncatedShardError
-from headwater.train.artifacts import atomic_path
-from headwater.train.tensor_files import save_tensors
 
 _DTYPES = {
     "F32": torch.float32,
@@ -31,6 +28,11 @@ _DTYPES = {
     "I64": torch.int64,
 }
 _FIX = "run `headwater index` again after removing the file: only its shard is computed anew"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What a header calls it."""
+    return next(name for name, each in _DTYPES.items() if each == dtype)
 
 
 def shard_name(number: int, codec: str) -> str:
@@ -47,12 +49,6 @@ def is_tensor(entry: Any) -> bool:
         if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= 0 for n in numbers):
             return False
     return len(place) == 2 and place[1] - place[0] == math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
-
-
-def write_shard(path: Path, fields: Mapping[str, Tensor]) -> None:
-    """Writes the tensors atomically. The same tensors give the same bytes."""
-    with atomic_path(path) as part:
-        save_tensors(part, fields)
 
 
 class ShardFile:

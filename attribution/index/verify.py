@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from headwater.attribution.index.errors import ChangedBytesError, CoverageError, MissingShardError
+from headwater.attribution.index.id_tables import require_lookup
+from headwater.attribution.index.manifest import NORMS, TABLES
 from headwater.attribution.index.reader import Index
+from headwater.attribution.index.records import ShardRecord, read_shard_table
 from headwater.attribution.index.shards import ShardFile
 from headwater.attribution.rows.checks import require_finite
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import fingerprint_file
+
+NORMS_TOGETHER = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +45,28 @@ def verify(path: str | os.PathLike[str]) -> Verified:
     if not index.complete:
         raise index.incomplete()
     _ = index.whitening  # compares its fingerprint
-    require_hash(index.path / "ids.parquet", index.manifest["ids"]["xxh3"])
-    require_each_once("passage ids", [(0, len(set(index.passage_ids)))], index.passages)
-    total, shards = 0, 0
+    for name in TABLES:
+        require_hash(index.path / name, index.manifest["tables"][name])
+    require_lookup(index.path, index.passages)
+    records = read_shard_table(index.path)
     for codec in index.codecs:
-        entries = index.manifest["codecs"][codec]
-        require_each_once(f"codec {codec}", [(entry["start"], entry["stop"]) for entry in entries], index.passages)
-        for entry in entries:
-            total += check_shard(index, entry)
-            shards += 1
-    return Verified(index.passages, shards, total, index.codecs)
+        ranges = [(record.start, record.stop) for record in records if record.codec == codec]
+        require_each_once(f"codec {codec}", ranges, index.passages)
+    return Verified(index.passages, len(records), sum(check_shard(index, each) for each in records), index.codecs)
 
 
-def check_shard(index: Index, entry: dict[str, Any]) -> int:
+def check_shard(index: Index, record: ShardRecord) -> int:
     """Checks one shard file; returns its bytes."""
-    path = index.path / entry["file"]
+    path = index.path / record.file
     with ShardFile(path) as shard:
-        expected = entry["stop"] - entry["start"]
+        expected = record.stop - record.start
         if shard.rows != expected:
             raise CoverageError(f"shard {path} has the wrong number of rows", got=shard.rows, expected=expected)
-        require_hash(path, entry["xxh3"])
-        norms_N2 = torch.stack([shard.tensor("norm"), shard.tensor("raw_norm")], dim=1)
-        require_finite(norms_N2, entry["start"], f"norms in {path}")
+        require_hash(path, record.xxh3)
+        for start in range(0, shard.rows, NORMS_TOGETHER):
+            stop = min(start + NORMS_TOGETHER, shard.rows)
+            norms_N2 = torch.stack([shard.tensor(name, start, stop) for name in NORMS], dim=1)
+            require_finite(norms_N2, record.start + start, f"norms in {path}")
     return path.stat().st_size
 
 

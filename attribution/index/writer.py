@@ -1,18 +1,17 @@
-"""Writing an index: shards in any order, by any number of ranks, going on after a kill.
+"""Writing an index: windows of passages in any order, by any number of ranks, going on after a kill.
 
 Rank 0 calls `begin`, then (after a barrier) every rank works through its share of `pending`, then (after another)
-rank 0 calls `finish`. The bytes depend only on the rows.
+rank 0 calls `finish`. The bytes depend only on the rows. A shard is filled window by window (shard_writing.py): memory
+grows neither with the shards nor with the corpus.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -21,24 +20,32 @@ from headwater.attribution.index.codecs.base import Codec
 from headwater.attribution.index.codecs.registry import make_codec
 from headwater.attribution.index.codecs.rotation import VERSION
 from headwater.attribution.index.encoding import directions_and_norms
-from headwater.attribution.index.errors import CoverageError, IncompleteIndexError
+from headwater.attribution.index.errors import IncompleteIndexError
+from headwater.attribution.index.id_tables import write_id_tables
 from headwater.attribution.index.manifest import (
     FORMAT,
     NORMS,
+    TABLES,
     made_from,
-    model_places,
     read_manifest,
-    recorded_entries,
-    recorded_files,
     without_places,
 )
-from headwater.attribution.index.reader import Index
-from headwater.attribution.index.shards import shard_name, write_shard
+from headwater.attribution.index.records import (
+    SHARDS,
+    ShardRecord,
+    read_record,
+    read_shard_table,
+    record_path,
+    records_in,
+    write_record,
+    write_shard_table,
+)
+from headwater.attribution.index.shard_writing import NOTES, Fields, GrowingShard
+from headwater.attribution.index.windows import Windows
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, UserError
 from headwater.train.artifacts import (
-    atomic_path,
     fingerprint,
     fingerprint_file,
     read_json,
@@ -47,13 +54,11 @@ from headwater.train.artifacts import (
     require_directory,
     write_json,
 )
-from headwater.train.places import note_place
 
-SHARD_BYTES = 64 << 20
-"""Target size of one shard's rows in float32: what a rank holds in memory."""
+CODED_BYTES = 4 << 20
+"""Rows that are coded at once, in float32; never fewer than a block of products."""
 
-
-WRITTEN = ("index.json", "curvature.safetensors", "ids.parquet")
+WRITTEN = ("index.json", "curvature.safetensors", *TABLES)
 """What an index is made of besides its rows."""
 
 
@@ -77,11 +82,6 @@ def require_index_directory(path: Path) -> None:
         )
 
 
-def default_shard_rows(dims: int) -> int:
-    """Passages per shard, a multiple of the product block, so that a shard's rows take about 64 MiB in float32."""
-    return max(SHARD_BYTES // (4 * dims) // BLOCK, 1) * BLOCK
-
-
 class IndexWriter:
     """Writes one index directory.
 
@@ -93,7 +93,7 @@ class IndexWriter:
             not been saved; a restarted build must load it from there.
         codecs: names of the forms to store.
         meta: what the rows were made from, put into index.json: loss, correction, projection, corpus, model, step, ...
-        shard_rows: passages per shard; by default about 64 MiB in float32.
+        shard_rows: passages per shard; by default as many as `fitting_shard_rows` says.
 
     Raises:
         UserError: no passages, no codecs, or an unknown one.
@@ -115,19 +115,24 @@ class IndexWriter:
         self.path = Path(path)
         self.layout, self.passages, self.whitening = layout, passages, whitening
         self.codecs: list[Codec] = [make_codec(name, layout) for name in dict.fromkeys(codecs)]
-        self.shard_rows = shard_rows or default_shard_rows(layout.dims)
+        norms = {name: (dtype, None) for name, dtype in NORMS.items()}
+        self._stored: dict[str, Fields] = {codec.name: {**codec.fields, **norms} for codec in self.codecs}
+        self.windows = Windows.of(passages, layout, list(self._stored), shard_rows)
         self.meta = dict(meta)
 
-    @property
-    def shards(self) -> int:
-        return -(-self.passages // self.shard_rows)
+    def span(self, window: int) -> tuple[int, int]:
+        """Passages [start, stop) of a window."""
+        return self.windows.span(window)
+
+    def _shard(self, number: int) -> GrowingShard:
+        return GrowingShard(self.path, number, self.windows.shard_span(number), self.windows.rows, self._stored)
 
     def manifest(self) -> dict[str, Any]:
         """index.json of the unfinished index."""
         content = {
             "format": FORMAT,
             "passages": self.passages,
-            "shard_rows": self.shard_rows,
+            "shard_rows": self.windows.shard_rows,
             "dims": self.layout.dims,
             "layout": self.layout.to_json(),
             "rotation": VERSION,
@@ -151,8 +156,9 @@ class IndexWriter:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (*WRITTEN, "rows-*"):
             remove_parts(self.path, f"{name}.*")
-        for part in self.path.glob(".tmp*"):  # safetensors' own
-            remove(part)
+        for pattern in (".tmp*", f"rows-*{NOTES}.lock"):  # safetensors' own; of a killed process
+            for left in self.path.glob(pattern):
+                remove(left)
         if not curvature.exists() or (theirs is None and not self.whitening.fingerprint):
             self.whitening.save(curvature)
         elif not self.whitening.fingerprint:  # another build of these settings has begun here since this one looked
@@ -162,9 +168,9 @@ class IndexWriter:
             return
         self._require_same(theirs)
         if theirs["complete"]:
-            self._reopen(theirs)
+            self._reopen()
         else:
-            self._drop_broken_records()
+            self._take_up()
 
     def _require_same(self, theirs: dict[str, Any]) -> None:
         """Refuses an index of something else. A curvature that has not been saved yet has no hash to be compared."""
@@ -180,99 +186,85 @@ class IndexWriter:
                 fix="choose another directory, or remove that one",
             )
 
-    def _reopen(self, manifest: dict[str, Any]) -> None:
-        """A finished index with missing or shortened shards becomes an unfinished one without them."""
-        by_shard: dict[int, list[dict[str, Any]]] = {}
-        for codec, entries in manifest["codecs"].items():
-            for entry in entries:
-                by_shard.setdefault(entry["start"] // self.shard_rows, []).append({"codec": codec, **entry})
-        if all(self._intact(entry) for entries in by_shard.values() for entry in entries):
+    def _reopen(self) -> None:
+        """A finished index that lacks tables or shards, or whose shards are cut off, becomes an unfinished one."""
+        by_shard: dict[int, list[ShardRecord]] = {}
+        lacking = [name for name in TABLES if not (self.path / name).exists()]
+        for record in read_shard_table(self.path) if SHARDS not in lacking else ():
+            by_shard.setdefault(record.start // self.windows.shard_rows, []).append(record)
+        intact = {
+            number: records
+            for number, records in by_shard.items()
+            if all(record.is_intact(self.path) for record in records)
+        }
+        if len(intact) == self.windows.shards and not lacking:
             self._remove_records()
             return
-        for number, entries in by_shard.items():
-            if all(self._intact(entry) for entry in entries):
-                self._write_record(number, entries)
+        for number, records in intact.items():
+            write_record(self.path, number, records)
         write_json(self.path / "index.json", self.manifest())
 
-    def _intact(self, entry: Mapping[str, Any]) -> bool:
-        file = self.path / entry["file"]
-        return file.exists() and file.stat().st_size == entry["bytes"]
-
-    def _drop_broken_records(self) -> None:
-        for record in self.path.glob("rows-*.json"):
-            if not all(self._intact(entry) for entry in recorded_entries(record)):
-                remove(record)
+    def _take_up(self) -> None:
+        """What a killed build has left, and what of it is broken."""
+        for path in records_in(self.path):
+            whole = all(record.is_intact(self.path) for record in read_record(path))
+            remove(path.with_suffix(NOTES) if whole else path)
+        for number in self._unfinished():
+            self._shard(number).take_up()
 
     def _remove_records(self) -> None:
-        for record in self.path.glob("rows-*.json"):
-            remove(record)
-
-    def _record(self, number: int) -> Path:
-        return self.path / f"rows-{number:05d}.json"
-
-    def _write_record(self, number: int, entries: list[dict[str, Any]]) -> None:
-        write_json(self._record(number), {"files": entries})
+        for path in records_in(self.path):
+            remove(path)
 
     @property
     def complete(self) -> bool:
         return bool(read_json(self.path / "index.json")["complete"])
 
     def pending(self) -> list[int]:
-        """The shards still to be made. Ranks that share them ask once: each write makes the list shorter."""
+        """The windows still to be made. Ranks that share them ask once: each write makes the list shorter."""
         if self.complete:
             return []
-        return [number for number in range(self.shards) if not self._record(number).exists()]
+        found: list[int] = []
+        for number in self._unfinished():
+            shard, first = self._shard(number), number * self.windows.in_shard
+            done = shard.done()
+            found += [first + place for place in range(shard.windows) if place not in done]
+        return found
 
-    def span(self, number: int) -> tuple[int, int]:
-        """Passages [start, stop) of a shard."""
-        start = number * self.shard_rows
-        return start, min(start + self.shard_rows, self.passages)
+    def _unfinished(self) -> list[int]:
+        return [number for number in range(self.windows.shards) if not record_path(self.path, number).exists()]
 
-    def shard(self, number: int) -> ShardRows:
-        """Collects the rows of one shard."""
-        return ShardRows(self, number)
+    def write(self, window: int, rows_ND: Tensor) -> None:
+        """Whitens, encodes and writes the raw rows of one window, in order, float [window's passages, D].
 
-    def write(self, number: int, rows_ND: Tensor) -> None:
-        """Whitens, encodes and writes the raw rows of one shard, in order, float32 [shard's passages, D]."""
-        shard = self.shard(number)
-        start, stop = self.span(number)
-        shard.put(torch.arange(start, stop), rows_ND)
-        shard.close()
+        Raises:
+            MismatchError: another width or number of rows.
+            NonFiniteRowsError: NaN or infinity.
+        """
+        start, stop = self.span(window)
+        require_width(rows_ND, self.layout)
+        if len(rows_ND) != stop - start:
+            raise MismatchError("passages and rows differ in number", got=len(rows_ND), expected=stop - start)
+        rows_ND = rows_ND.detach().to("cpu", torch.float32)
+        require_finite(rows_ND, start)
+        self.write_coded(window, self._coded(start, rows_ND))
 
-    def _encode(self, number: int, rows_ND: Tensor) -> None:
-        """Whitens, encodes and writes raw rows, block by block."""
-        start, _ = self.span(number)
-        blocks = []
-        for raw_ND in rows_ND.split(BLOCK):
+    def _coded(self, start: int, rows_ND: Tensor) -> Iterator[dict[str, dict[str, Tensor]]]:
+        for raw_ND in rows_ND.split(max(CODED_BYTES // (4 * self.layout.dims) // BLOCK, 1) * BLOCK):
             unit_ND, norms = directions_and_norms(self.whitening, raw_ND)
             require_finite(unit_ND, start, "whitened rows")
-            blocks.append({codec.name: {**codec.encode(unit_ND), **norms} for codec in self.codecs})
-        self._write_shard(number, blocks)
+            yield {codec.name: {**codec.encode(unit_ND), **norms} for codec in self.codecs}
 
-    def recode(self, number: int, index: Index, codec: str) -> None:
-        """Writes one shard from the whitened rows that another index holds in that codec."""
-        start, stop = self.span(number)
-        blocks = []
-        for first in range(start, stop, BLOCK):
-            fields = index.fields(codec, first, min(first + BLOCK, stop))
-            unit_ND = index.codec(codec).decode(fields)
-            norms = {name: fields[name] for name in NORMS}
-            blocks.append({each.name: {**each.encode(unit_ND), **norms} for each in self.codecs})
-        self._write_shard(number, blocks)
+    def write_coded(self, window: int, blocks: Iterable[Mapping[str, Mapping[str, Tensor]]]) -> None:
+        """Writes one window: for each codec what it stores of the rows, norms included, block by block in order."""
+        number, place = divmod(window, self.windows.in_shard)
+        self._shard(number).write(place, blocks)
 
-    def _write_shard(self, number: int, blocks: list[dict[str, dict[str, Tensor]]]) -> None:
-        start, stop = self.span(number)
-        entries = []
-        for codec in self.codecs:
-            parts = [block[codec.name] for block in blocks]
-            file = self.path / shard_name(number, codec.name)
-            write_shard(file, {field: torch.cat([part[field] for part in parts]) for field in parts[0]})
-            entry = {"codec": codec.name, "file": file.name, "start": start, "stop": stop}
-            entries.append({**entry, "bytes": file.stat().st_size, "xxh3": fingerprint_file(file)})
-        self._write_record(number, entries)
-
-    def finish(self, ids: Sequence[str]) -> None:
+    def finish(self, ids: Iterable[Any]) -> None:
         """Writes the passage ids and declares the index complete. One rank only, after the others are done.
+
+        Args:
+            ids: of all passages in order: batches (pyarrow string arrays, or lists of strings), or one list of strings.
 
         Raises:
             IncompleteIndexError: a shard is missing.
@@ -280,101 +272,16 @@ class IndexWriter:
         """
         if self.complete:
             return
-        left = [number for number in range(self.shards) if not self._record(number).exists()]
+        left = self._unfinished()
         if left:
             raise IncompleteIndexError(
-                f"{self.path} lacks {len(left)} of {self.shards} shards", got=f"missing {left[:5]}"
+                f"{self.path} lacks {len(left)} of {self.windows.shards} shards", got=f"missing {left[:5]}"
             )
-        if len(ids) != self.passages or len(set(ids)) != self.passages:
-            raise CoverageError(
-                "the passage ids are not one for each passage",
-                got=f"{len(set(ids))} distinct of {len(ids)}",
-                expected=self.passages,
-            )
-        table = pa.table({"passage": pa.array(range(self.passages), pa.int64()), "id": pa.array(ids, pa.string())})
-        with atomic_path(self.path / "ids.parquet") as part:
-            pq.write_table(table, part, compression="zstd")
+        whole = isinstance(ids, Sequence) and all(isinstance(each, str) for each in ids)
+        write_id_tables(self.path, [ids] if whole else ids, self.passages)
         manifest = self.manifest()
-        manifest["codecs"] = recorded_files(self.path, manifest)
-        manifest["ids"] = {"file": "ids.parquet", "xxh3": fingerprint_file(self.path / "ids.parquet")}
+        manifest["codecs"] = write_shard_table(self.path, self._stored)
+        manifest["tables"] = {name: fingerprint_file(self.path / name) for name in TABLES}
         manifest["complete"] = True
         write_json(self.path / "index.json", manifest)
         self._remove_records()
-
-
-def recode(index: Index, path: str | os.PathLike[str], codecs: Sequence[str]) -> None:
-    """Writes an index of the same rows in other codecs, from the finest that it holds; goes on if it was killed.
-
-    Raises:
-        IncompleteIndexError: the index is unfinished.
-    """
-    if not index.complete:
-        raise index.incomplete()
-    made_here = {"format", "passages", "shard_rows", "dims", "layout", "rotation", "curvature", "wanted_codecs"}
-    kept = {key: value for key, value in without_places(index.manifest).items() if key not in made_here}
-    places = {
-        name: note_place(next((each for each in found if each.exists()), found[0]), path)
-        for name, found in model_places(index.path, index.manifest).items()
-    }
-    writer = IndexWriter(
-        path,
-        layout=index.layout,
-        passages=index.passages,
-        whitening=index.whitening,
-        codecs=codecs,
-        meta={**kept, "places": places, "recoded_from": index.codecs[0]},
-        shard_rows=index.shard_rows,
-    )
-    writer.begin()
-    for number in writer.pending():
-        writer.recode(number, index, index.codecs[0])
-    writer.finish(index.passage_ids)
-
-
-class ShardRows:
-    """The raw rows of one shard, put in any order; `close` writes it."""
-
-    def __init__(self, writer: IndexWriter, number: int) -> None:
-        self._writer, self._number = writer, number
-        self._start, self._stop = writer.span(number)
-        self._rows_ND = torch.zeros(self._stop - self._start, writer.layout.dims)
-        self._seen_N = torch.zeros(self._stop - self._start, dtype=torch.bool)
-
-    def put(self, passages: Sequence[int] | Tensor, rows_ND: Tensor) -> None:
-        """Takes raw rows, float [n, D], of these passage numbers.
-
-        Raises:
-            MismatchError: another width or number of rows.
-            CoverageError: a passage of another shard, or one that already has a row.
-            NonFiniteRowsError: NaN or infinity.
-        """
-        places = torch.as_tensor(passages, dtype=torch.int64) - self._start
-        require_width(rows_ND, self._writer.layout)
-        if len(places) != len(rows_ND):
-            raise MismatchError("passage numbers and rows differ in number", got=len(rows_ND), expected=len(places))
-        inside = (places >= 0) & (places < len(self._seen_N))
-        if not bool(inside.all()) or bool(self._seen_N[places].any()) or len(places.unique()) != len(places):
-            raise CoverageError(
-                f"shard {self._number} was given a passage twice, or one that is not its own",
-                got=(places + self._start).tolist()[:8],
-                expected=f"each of {self._start} to {self._stop - 1} once",
-            )
-        block_ND = rows_ND.detach().to("cpu", torch.float32)
-        finite_N = torch.isfinite(block_ND).all(dim=1)
-        if not bool(finite_N.all()):
-            require_finite(block_ND[~finite_N][:1], int(places[~finite_N][0]) + self._start)
-        self._rows_ND[places] = block_ND
-        self._seen_N[places] = True
-
-    def close(self) -> None:
-        """Whitens, encodes and writes the shard.
-
-        Raises:
-            CoverageError: a passage has no row.
-        """
-        missing = (torch.nonzero(~self._seen_N).flatten() + self._start).tolist()
-        if missing:
-            raise CoverageError(
-                f"shard {self._number} lacks rows", got=f"none for passages {missing[:8]}", expected="one each"
-            )
-        self._writer._encode(self._number, self._rows_ND)

@@ -65,8 +65,7 @@ def bytes_per_passage(index: dict[str, Any]) -> int | None:
     """Stored bytes of one row in the index's first codec, norms included."""
     codecs = index["codecs"]
     name = next(iter(index.get("wanted_codecs") or codecs), None)
-    files = codecs.get(name) or []
-    return round(sum(int(file["bytes"]) for file in files) / int(index["passages"])) if files else None
+    return round(codecs[name]["bytes"] / int(index["passages"])) if name in codecs else None
 
 
 def mean(values: list[float]) -> float | None:

@@ -160,7 +160,7 @@ def codec_table(
         codecs two_stage: [{candidates (a share), overlap, mrr}] after scoring again in int8.
     """
     from headwater.attribution.index.reader import open_index
-    from headwater.attribution.index.writer import recode
+    from headwater.attribution.index.recode import recode
     from headwater.attribution.search.options import ScanOptions, Source
     from headwater.attribution.search.scan import scan
     from headwater.attribution.search.scorer import Scoring

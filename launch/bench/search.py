@@ -108,7 +108,7 @@ def rates(path: Path, queries: int, rounds: int) -> list[dict[str, Any]]:
     flat = faiss_flat(index)
     table = []
     for codec in index.codecs:
-        files = [path / entry["file"] for entry in index.manifest["codecs"][codec]]
+        files = list(index.files(codec))
         size = sum(file.stat().st_size for file in files)
         for count in (1, queries):
             queries_QD = RowMaker(index.layout).rows(count, 10_000)

@@ -21,6 +21,7 @@ _BENCHMARKS = {
     "capture": "A training step with gradient rows captured against one without.",
     "codecs": "What each way to store rows costs and keeps, in one stage and in two.",
     "search": "The scan of an index against a sequential read and faiss; memory against the size of the corpus.",
+    "scale": "Memory and time of an index against its number of passages: written, opened, scanned, traced.",
     "explore": "The explorer: first paint, a filter over many questions, a question asked live.",
 }
 

@@ -194,11 +194,8 @@ def write_probes(run: RunDir, probes: list[dict], generator: np.random.Generator
 
 
 def write_index(run: RunDir, passages: int) -> None:
-    files = [
-        {"file": "rows-00000.int8.safetensors", "start": 0, "stop": passages, "bytes": passages * 7200, "xxh3": "0"}
-    ]
     about = {"format": 1, "fingerprint": "1d" * 16, "complete": True, "passages": passages, "dims": 7168}
-    stored = {"wanted_codecs": ["int8"], "codecs": {"int8": files}}
+    stored = {"wanted_codecs": ["int8"], "codecs": {"int8": {"files": 1, "bytes": passages * 7200}}}
     write_json(run.index("headwater") / "index.json", about | stored | {"loss": "log_odds", "step": STEPS})
 
 

@@ -1,14 +1,18 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from headwater.attribution.curvature.files import load_whitening
-from headwater.attribution.curvature.sums import SUMS, AutocorrelationSums, FactorSums
+from headwater.attribution.curvature.sums import SUMS, AutocorrelationSums, FactorSums, dealt
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.rows.checks import NonFiniteRowsError
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 
+from ..jobs import call
 from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
@@ -220,3 +224,39 @@ def test_damping_must_be_positive(kind, damping):
     curvature.add(make_rows(LAYOUT, 5))
     with pytest.raises(UserError, match="damping"):
         curvature.whitening(damping)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_modules_are_dealt_out_once_and_evenly(ranks):
+    layout = RowLayout((f"layer.{n}", 4 + n % 3, 6) for n in range(40))
+    owners = dealt(layout, ranks)
+    assert [span.name for span, _ in owners] == layout.names
+    work = [sum(span.dims**3 for span, owner in owners if owner == rank) for rank in range(ranks)]
+    assert max(work) - min(work) <= max(span.dims for span in layout) ** 3
+    assert [owner for _, owner in dealt(LAYOUT, 40)] != [0, 0, 0]
+
+
+def root_shared(directory):
+    """Writes what this rank has of the whitening, and how many modules it took."""
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    torch.set_num_threads(1)
+    sums = AutocorrelationSums(LAYOUT)
+    sums.add(torch.load(f"{directory}/rows.pt"))
+    with mock.patch.object(torch.linalg, "eigh", wraps=torch.linalg.eigh) as eigh:
+        whitening = sums.whitening(0.1, rank, ranks)
+    torch.save((whitening.tensors(), eigh.call_count), f"{directory}/{rank}.pt")
+
+
+def test_ranks_share_the_eigendecompositions(tmp_path):
+    rows_ND = make_rows(LAYOUT, 100)
+    torch.save(rows_ND, tmp_path / "rows.pt")
+    log = tmp_path / "log"
+    assert call(root_shared, str(tmp_path), ranks=2, log=log) == 0, log.read_text()
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert sorted(taken for _, taken in found) == [1, 2]
+    alone = AutocorrelationSums(LAYOUT)
+    alone.add(rows_ND)
+    for name, value in alone.whitening(0.1).tensors().items():
+        assert torch.equal(found[0][0][name], found[1][0][name])
+        assert torch.allclose(found[0][0][name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))

@@ -5,6 +5,7 @@ import signal
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,11 +19,13 @@ from headwater.attribution.index.errors import (
     TruncatedShardError,
 )
 from headwater.attribution.index.reader import open_index
+from headwater.attribution.index.recode import recode
 from headwater.attribution.index.verify import verify
-from headwater.attribution.index.writer import IndexWriter, recode
+from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.checks import NonFiniteRowsError
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.train.artifacts import fingerprint_file
 
 from ..jobs import Job
 from .synthetic_rows import make_rows
@@ -93,19 +96,6 @@ def test_what_was_written_is_read(built, rows_ND):
     assert (checked.passages, checked.shards, checked.codecs) == (N, 14, ["fp32", "int8"])
 
 
-def test_rows_may_come_in_any_order_and_the_bytes_stay(tmp_path, built, rows_ND):
-    writer = make_writer(tmp_path / "other", rows_ND)
-    writer.begin()
-    for number in reversed(writer.pending()):
-        start, stop = writer.span(number)
-        shard, order = writer.shard(number), torch.randperm(stop - start) + start
-        for part in order.split(11):
-            shard.put(part, rows_ND[part])
-        shard.close()
-    writer.finish(ids(N))
-    assert contents(tmp_path / "other") == contents(built)
-
-
 def test_ranks_share_the_shards(tmp_path, built, rows_ND):
     writer = make_writer(tmp_path / "other", rows_ND)
     writer.begin()
@@ -118,16 +108,12 @@ def test_ranks_share_the_shards(tmp_path, built, rows_ND):
     assert contents(tmp_path / "other") == contents(built)
 
 
-def test_a_passage_twice_or_not_at_all_is_refused(tmp_path, rows_ND):
+def test_rows_of_another_window_are_refused(tmp_path, rows_ND):
     writer = make_writer(tmp_path, rows_ND)
     writer.begin()
-    shard = writer.shard(1)
-    shard.put(torch.arange(30, 50), rows_ND[30:50])
-    for wrong in ([49], [60], [29], [55, 55]):
-        with pytest.raises(CoverageError, match="given a passage twice"):
-            shard.put(wrong, rows_ND[: len(wrong)])
-    with pytest.raises(CoverageError, match="none for passages \\[50, 51"):
-        shard.close()
+    for wrong, match in ((rows_ND[30:59], "differ in number"), (rows_ND[30:60, 1:], "do not fit the row layout")):
+        with pytest.raises(MismatchError, match=match):
+            writer.write(1, wrong)
     with pytest.raises(IncompleteIndexError, match="lacks 7 of 7 shards"):
         writer.finish(ids(N))
 
@@ -201,17 +187,26 @@ def test_a_missing_shard_is_named_and_only_it_is_made_again(built, rows_ND):
 
 
 def test_coverage_and_settings_are_checked(built):
-    manifest = json.loads((built / "index.json").read_text())
-    cases = [
-        (lambda m: m["codecs"]["fp32"].pop(3), CoverageError, "passage 90 is missing"),
-        (lambda m: m["codecs"]["fp32"].insert(0, m["codecs"]["fp32"][2]), CoverageError, "passage 60 is present twice"),
-        (lambda m: m.update(model="another"), MismatchError, "settings .* were changed"),
-        (lambda m: m["ids"].update(xxh3="0" * 32), ChangedBytesError, "ids.parquet"),
-    ]
-    for change, error, match in cases:
-        changed = json.loads(json.dumps(manifest))
-        change(changed)
-        (built / "index.json").write_text(json.dumps(changed))
+    manifest, table = json.loads((built / "index.json").read_text()), pq.read_table(built / "shards.parquet")
+    lines = table.to_pylist()
+    for changed, match in (
+        ([*lines[:3], *lines[4:]], "passage 90 is missing"),
+        ([lines[2], *lines], "passage 60 is present twice"),
+    ):
+        pq.write_table(table.from_pylist(changed), built / "shards.parquet")
+        tables = manifest["tables"] | {"shards.parquet": fingerprint_file(built / "shards.parquet")}
+        (built / "index.json").write_text(json.dumps(manifest | {"tables": tables}))
+        with pytest.raises(CoverageError, match=match):
+            verify(built)
+    pq.write_table(table, built / "shards.parquet")
+    manifest["tables"]["shards.parquet"] = fingerprint_file(built / "shards.parquet")
+    for part, error, match in (
+        ({"model": "another"}, MismatchError, r"settings .* were changed"),
+        ({"tables": manifest["tables"] | {"ids.parquet": "0" * 32}}, ChangedBytesError, r"ids\.parquet"),
+        ({"tables": manifest["tables"] | {"shards.parquet": "0" * 32}}, ChangedBytesError, r"shards\.parquet"),
+        ({"format": "headwater-index/1"}, MismatchError, r"(?s)another format .*headwater index CONFIG"),
+    ):
+        (built / "index.json").write_text(json.dumps(manifest | part))
         with pytest.raises(error, match=match):
             verify(built)
 

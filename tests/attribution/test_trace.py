@@ -15,9 +15,9 @@ import torch
 
 from headwater.attribution import Attributor, open_index, trace
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
-from headwater.attribution.index.budget import bytes_per_passage
 from headwater.attribution.index.build import build_index
 from headwater.attribution.index.manifest import made_from
+from headwater.attribution.index.windows import bytes_per_passage
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.models.opening import open_model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,6 +154,12 @@ class Corpus:
             found += self._id_groups[group][start - begin : min(stop, end) - begin]
             start = min(stop, end)
         return found
+
+    def id_batches(self) -> Iterator[Any]:
+        """The ids of all passages in order, as pyarrow string arrays; one row group is in memory at a time."""
+        table = self._table
+        for group in range(table.num_row_groups):
+            yield table.read_row_group(group, columns=["id"])["id"].combine_chunks()
 
     @cached_property
     def numbers(self) -> dict[str, int]:

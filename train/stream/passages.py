@@ -6,9 +6,10 @@ passages.tokens(17), passages.text(17), passages.number_of("france#3")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +123,11 @@ class PassageSet:
             if low < high:
                 found += corpus.ids(low - begin, high - begin)
         return found
+
+    def id_batches(self) -> Iterator[Any]:
+        """The ids of all passages in order, as pyarrow string arrays, a row group of a corpus at a time."""
+        for corpus in self.corpora:
+            yield from corpus.id_batches()
 
     def find(self, passage_id: str) -> int | None:
         """The number of a passage, None where no passage has this id."""

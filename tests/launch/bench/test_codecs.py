@@ -59,7 +59,7 @@ def test_the_table_of_a_run(tiny_run: Path, tmp_path: Path, capsys: pytest.Captu
     again = run_benchmark("codecs", main, [str(run / "index/headwater-fp32"), "--codecs", "int8"])
     assert again == [*table[:1], rows["int8"]]
     manifest = read_json(run / "index/headwater-fp32/index.json")
-    changed = {**manifest, "captured": {}, "codecs": {"int8": []}}
+    changed = {**manifest, "captured": {}, "codecs": {"int8": {"files": 1, "bytes": 1}}}
     changed["fingerprint"] = fingerprint(made_from(changed))
     write_json(run / "index/headwater-fp32/index.json", changed)
     with pytest.raises(UserError, match="captured"):
