@@ -202,7 +202,7 @@ class TraceSettings:
     bottom_k: int = setting(5, "Opponents kept.", minimum=0)
     codec: str | None = setting(None, "The form that is scanned; the finest if not given.")
     rescore: str | None = setting(None, "The form in which the best candidates are scored again.")
-    candidates: float = setting(0.05, "Candidates per query: a number, or below 1 a share of the passages.", above=0)
+    candidates: int = setting(10_000, "Candidates per query for `rescore`; all where there are fewer.", minimum=1)
     duplicates: str = setting(
         "off",
         "Near-duplicates: `collapse` keeps the best of passages whose words are alike, and names the others.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,11 +34,11 @@ class Scan:
             prepare_queries(source.index, source.queries, options.scoring, source.task_queries) for source in sources
         ]
         self.codecs = [options.codec or source.index.codecs[0] for source in sources]
-        self.scorers = [self.scorer(s, codec) for s, codec in enumerate(self.codecs)]
+        self.scorers = [
+            BlockScorer(prepared, source.index.codec(codec))
+            for prepared, source, codec in zip(self.prepared, self.sources, self.codecs, strict=True)
+        ]
         self.bytes_read = 0
-
-    def scorer(self, source: int, codec: str) -> BlockScorer:
-        return BlockScorer(self.prepared[source], self.sources[source].index.codec(codec))
 
     def block_rows(self, codecs: Sequence[str]) -> int:
         """Rows of a block, so that it and its scores stay in the processor's cache."""
@@ -82,23 +83,38 @@ class Scan:
             require_finite(total_NQ, start, "passages' scores")
         return total_NQ
 
-    def rescored(self, passages: np.ndarray) -> Tensor:
-        """Scores of single passages (ascending) in the second stage's form, float32 [n, Q]."""
-        assert self.options.rescore is not None
-        total_NQ = torch.zeros(len(passages), self.queries)
-        for s, source in enumerate(self.sources):
+    def rescored(self, passages: np.ndarray, place_P: Tensor, query_P: Tensor) -> Tensor:
+        """Scores of pairs in the second stage's form, float32 [P].
+
+        Args:
+            passages: int64 [n], ascending.
+            place_P, query_P: int64 [P], the place in `passages` and the query of each pair.
+        """
+        total_P = torch.zeros(len(place_P))
+        for source, scorer in zip(self.sources, self._second_stage, strict=True):
             if self.options.rescore == "recompute":
                 assert source.recompute is not None
                 raw_ND = source.recompute(passages).float()
                 require_finite(raw_ND, what="recomputed rows")
                 fields = fields_of_rows(source.index, raw_ND)
-                scorer = BlockScorer(self.prepared[s], Float32Codec(source.index.layout))
             else:
-                fields = source.index.gather(self.options.rescore, passages)
-                scorer = self.scorer(s, self.options.rescore)
+                fields = source.index.gather(scorer.codec.name, passages)
             self.bytes_read += sum(value.nbytes for value in fields.values())
-            total_NQ += source.weight * scorer.scores(fields)
-        return total_NQ
+            total_P += source.weight * scorer.pair_scores(fields, place_P, query_P)
+        return total_P
+
+    @cached_property
+    def _second_stage(self) -> list[BlockScorer]:
+        name = self.options.rescore
+        assert name is not None
+        return [
+            BlockScorer(
+                prepared,
+                Float32Codec(source.index.layout) if name == "recompute" else source.index.codec(name),
+                integer=False,
+            )
+            for source, prepared in zip(self.sources, self.prepared, strict=True)
+        ]
 
 
 def fields_of_rows(index: Index, raw_ND: Tensor) -> dict[str, Tensor]:

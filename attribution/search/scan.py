@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.distributed import sum_over_ranks
-from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source, candidate_count
+from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
 from headwater.attribution.search.rescore import rescore
 from headwater.attribution.search.topk import NOBODY, TopK
 
@@ -50,8 +49,7 @@ def scan(
     prepared = time.perf_counter() - began
     keep_top, keep_bottom = options.top_k, options.bottom_k
     if options.rescore is not None:
-        count = candidate_count(options.candidates, work.passages)
-        keep_top, keep_bottom = (max(count, k) if k else 0 for k in (options.top_k, options.bottom_k))
+        keep_top, keep_bottom = (max(options.candidates, k) if k else 0 for k in (keep_top, keep_bottom))
     top = TopK(work.queries, min(keep_top, work.passages))
     bottom = TopK(work.queries, min(keep_bottom, work.passages))
     scanned = 0
@@ -60,9 +58,11 @@ def scan(
         if options.watch is not None:
             options.watch(scanned, work.passages)
         passages_N = torch.arange(start, stop)
-        for heap, sign in ((top, 1), (bottom, -1)):
-            if heap.k:
-                add_block(heap, scores_NQ if sign > 0 else -scores_NQ, passages_N, exclude)
+        for heap in (top, bottom) if bottom.k else (top,):
+            if exclude is not None:
+                exclude.apply(scores_NQ, start, stop)
+            heap.add(scores_NQ, passages_N)
+            scores_NQ.neg_()
     top.merge_ranks()
     bottom.merge_ranks()
     if options.rescore is not None:
@@ -84,13 +84,6 @@ def scan(
         time.perf_counter() - began,
         prepared,
     )
-
-
-def add_block(heap: TopK, scores_NQ: Tensor, passages_N: Tensor, exclude: Exclusion | None) -> None:
-    if exclude is not None:
-        scores_NQ = scores_NQ.clone()
-        exclude.apply(scores_NQ, int(passages_N[0]), int(passages_N[-1]) + 1)
-    heap.add(scores_NQ, passages_N)
 
 
 def as_arrays(heap: TopK, sign: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,11 @@ from headwater.attribution.settings import CURVATURES
 from headwater.configs.errors import UserError
 from headwater.kernels.coded import CodedVectors
 
+DENSE = 32
+"""Pairs are multiplied one by one where fewer than one in so many is wanted: a matrix product is as much faster."""
+PAIR_BYTES = 1 << 22
+"""Bytes of rows and queries that are laid side by side at a time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
@@ -141,21 +146,33 @@ class BlockScorer:
         if self._coded is not None:
             products_NQ, along_N = self._coded.products(fields["code"], fields["scale"])
         else:
-            products_NQ, along_N = self._float_parts(fields)
+            rows_ND = self.codec.block(fields, torch.float32)
+            products_NQ, along_N = products(rows_ND, self._queries_QD), self._along(rows_ND)
         return products_NQ.mul_(self._factor(along_N, fields)[:, None])
+
+    def pair_scores(self, fields: Fields, place_P: Tensor, query_P: Tensor) -> Tensor:
+        """Scores of some pairs alone, float32 [P]: of the passages at these places with these queries."""
+        rows_ND = self.codec.block(fields, torch.float32)
+        factor_N = self._factor(self._along(rows_ND), fields)
+        asked, column_P = query_P.unique(return_inverse=True)
+        if len(place_P) * DENSE >= len(rows_ND) * len(asked):
+            return (products(rows_ND, self._queries_QD[asked]) * factor_N[:, None])[place_P, column_P]
+        some = max(PAIR_BYTES // (8 * rows_ND.shape[1]), 1)
+        parts = zip(place_P.split(some), query_P.split(some), strict=True)
+        product_P = torch.cat([(rows_ND[place] * self._queries_QD[query]).sum(dim=1) for place, query in parts])
+        return product_P * factor_N[place_P]
 
     def factors(self, fields: Fields) -> Tensor:
         """What each passage's inner products with the queries are multiplied with, float32 [n]."""
-        return self._factor(self._float_parts(fields)[1], fields)
+        return self._factor(self._along(self.codec.block(fields, torch.float32)), fields)
 
-    def _float_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
-        """Products with the queries, float32 [n, Q], and the squared length along the directions, float32 [n]."""
-        rows_ND = self.codec.block(fields, torch.float32)
+    def _along(self, rows_ND: Tensor) -> Tensor:
+        """Squared length along the directions, float32 [n]."""
         along_N = torch.zeros(len(rows_ND))
         for span, part_rd in zip(self.codec.layout, self._directions, strict=True):
             if len(part_rd):
                 along_N += products(rows_ND[:, span.slice], part_rd).square_().sum(dim=1)
-        return products(rows_ND, self._queries_QD), along_N
+        return along_N
 
     def _factor(self, along_N: Tensor, fields: Fields) -> Tensor:
         """What a passage's inner products are multiplied with, float32 [n]."""

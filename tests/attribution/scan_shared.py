@@ -28,7 +28,7 @@ def scan_shared(directory: str) -> None:
         curvature.add(part)
     curvature.all_reduce()
     one = scan([source], ScanOptions(top_k=10, bottom_k=5))
-    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=0.1))
+    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=33))
     np.savez(
         here / f"{world}-{rank}.npz",
         passages=one.passages,

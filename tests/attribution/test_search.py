@@ -14,7 +14,7 @@ from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
 from headwater.attribution.search.scan import scan
-from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.scorer import BlockScorer, Scoring
 from headwater.attribution.search.topk import NOBODY, TopK
 from headwater.configs.errors import MismatchError, UserError
 
@@ -257,7 +257,7 @@ def test_two_stages_rescore_the_candidates(tmp_path, rows_ND):
     queries_QD = queries_of(9)
     exact = scan([Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="fp32"))
     two = scan(
-        [Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="int8", rescore="fp32", candidates=0.1)
+        [Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="int8", rescore="fp32", candidates=33)
     )
     assert np.array_equal(two.passages, exact.passages)
     assert np.allclose(two.scores, exact.scores, atol=1e-6)
@@ -346,3 +346,32 @@ def test_ties_go_to_the_lowest_passages_however_the_scores_are_cut(block):
         count = len(wanted)
         assert got_passages[query].tolist() == [n for _, n in wanted] + [NOBODY] * (9 - count)
         assert got_scores[query, :count].tolist() == [-score for score, _ in wanted]
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 40, 10_000])
+def test_a_candidate_is_scored_again_for_its_own_queries(tmp_path, rows_ND, candidates):
+    """Against the ranking by fp32 of the candidates that int8 finds; few candidates go pair by pair."""
+    index = build(tmp_path, rows_ND, shard_rows=50, codecs=["int8", "fp32"])
+    queries_QD = queries_of(100)
+    first, exact = (score_all([Source(index, queries_QD)], ScanOptions(codec=codec)) for codec in ("int8", "fp32"))
+    options = ScanOptions(top_k=3, bottom_k=2, codec="int8", rescore="fp32", candidates=candidates)
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        init = BlockScorer.__init__
+        patch.setattr(
+            BlockScorer, "__init__", lambda self, *given, **named: (made.append(1), init(self, *given, **named))[0]
+        )
+        found = scan([Source(index, queries_QD)], options)
+    assert len(made) == 2  # one for each stage
+    for q in range(100):
+        kept = max(candidates, 3)
+        inside = np.lexsort((np.arange(N), -first[q]))[:kept]
+        wanted = inside[np.lexsort((inside, -exact[q, inside]))][:3]
+        assert found.passages[q].tolist() == wanted.tolist()
+        assert found.scores[q] == pytest.approx(exact[q, wanted], abs=1e-6)
+
+
+def test_candidates_are_a_whole_number(index):
+    for wrong in (0, 0.05, 2.5):
+        with pytest.raises(UserError, match="two stages need candidates"):
+            scan([Source(index, queries_of(2))], ScanOptions(rescore="fp32", candidates=wrong))

@@ -45,7 +45,7 @@ def test_any_number_of_ranks_finds_the_same(tmp_path):
     torch.save({"queries": queries_QD, "golds": golds, "rows": rows_ND}, tmp_path / "queries.pt")
     source = Source(open_index(tmp_path / "index"), queries_QD)
     one = scan([source], ScanOptions(top_k=10, bottom_k=5))
-    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=0.1))
+    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=33))
     for world in (2, 3):
         log = tmp_path / f"log-{world}"
         assert call(scan_shared, str(tmp_path), ranks=world, log=log) == 0, log.read_text()
