@@ -177,6 +177,25 @@ def curvature_used(asked: str, queries: int) -> str:
 
 
 @dataclass(kw_only=True, slots=True)
+class QueriesSettings:
+    """The gradient rows of queries, made once for an index (or several) and asked with often."""
+
+    index: str = setting("", "The index directory.")
+    also: list[str] = setting([], "Further indexes that they are asked of.")
+    model: PlaceSettings = section(PlaceSettings)
+    queries: str = setting("", "A JSONL file of queries.")
+    out: str = setting("", "Where the rows go: a .safetensors file.")
+    parallel: ParallelSettings = section(ParallelSettings)
+
+    def problems(self) -> Iterator[Problem]:
+        for key, what in (("index", "an index directory"), ("queries", "a JSONL file of queries")):
+            if not getattr(self, key):
+                yield Problem(key, "", what)
+        if not self.out.endswith(".safetensors"):
+            yield Problem("out", self.out, "a file that ends with .safetensors")
+
+
+@dataclass(kw_only=True, slots=True)
 class TraceSettings:
     """Which passages taught the answers to a set of queries."""
 
@@ -187,6 +206,11 @@ class TraceSettings:
     weights: list[float] = setting([], "Weights of `index` and the further ones; empty: all 1.")
     model: PlaceSettings = section(PlaceSettings)
     queries: str = setting("", "A JSONL file of queries.")
+    rows: str = setting(
+        "", "Rows of queries (`headwater queries` makes them; or [Q, D] as .safetensors or .npy): no model is opened."
+    )
+    mean: bool = setting(False, "Ask with the mean of the queries' rows, as one query.")
+    group: str = setting("", "The queries' field that names a group: ask with the mean of each group.")
     out: str = setting("", "Where the results go, as JSONL.")
     query_set: str = setting("headwater", "Name of the query set, noted in the results.")
     curvature: str = setting(
@@ -194,7 +218,9 @@ class TraceSettings:
         "Curvature of the scores; `task` needs a `task` or enough queries, else it is `train`.",
         choices=CURVATURES,
     )
-    task: str = setting("", "A JSONL file of queries that stand for the task; empty: those that are asked.")
+    task: str = setting(
+        "", "A JSONL file of queries that stand for the task, or a file of their rows; empty: those that are asked."
+    )
     task_weight: float | str = task_weight_setting()
     rank: int | None = setting(None, "Directions per module of the queries' curvature; all if not given.")
     normalize: bool = setting(True, "Unit norm of query and passage (cosine).")

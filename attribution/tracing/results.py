@@ -64,7 +64,7 @@ def as_results(
                 tokens = [opened.passages.tokens(n).tolist() for n in numbers]
                 record[f"{end}_tokens"] = [opened.passages.tokenizer.pieces(each) for each in tokens]
                 record[f"{end}_token_scores"] = [extras.token_scores[n, number].tolist() for n in numbers]
-        for key in ("fact_id", "relation"):
+        for key in ("fact_id", "relation", "mean_of"):
             if key in query.record:
                 record[key] = query.record[key]
         if query.gold:

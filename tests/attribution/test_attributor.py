@@ -18,10 +18,19 @@ from headwater.attribution.index.build import build_index
 from headwater.attribution.models.base import Example
 from headwater.attribution.search.options import Exclusion, ScanOptions
 from headwater.attribution.search.scorer import Scoring
-from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
+from headwater.attribution.settings import (
+    IndexSettings,
+    ProjectionSettings,
+    QueriesSettings,
+    TracedModelSettings,
+    TraceSettings,
+)
 from headwater.attribution.tracing import attributor as module
+from headwater.attribution.tracing import opened as opened_module
+from headwater.attribution.tracing.asking import run_queries
 from headwater.attribution.tracing.queries import read_queries
-from headwater.configs.errors import ConfigError, MissingError, UserError
+from headwater.attribution.tracing.run import run_trace
+from headwater.configs.errors import ConfigError, MismatchError, MissingError, UserError
 from headwater.train import parallel
 
 ASKED = [("The capital of Peru is", "Lima"), ("The people of the island speak", "French")]
@@ -49,7 +58,7 @@ def test_it_answers_as_trace_does_and_opens_nothing_again(
 ) -> None:
     expected = trace(run / "index/last", ASKED, top_k=5, bottom_k=2)
     assert parallel.joined() is attributor.world, "what was opened inside leaves the groups that it found"
-    monkeypatch.setattr(module, "open_for_queries", lambda *_: pytest.fail("opened again"))
+    monkeypatch.setattr(module, "open_for_queries", lambda *_, **__: pytest.fail("opened again"))
     assert attributor.trace(ASKED, top_k=5, bottom_k=2) == expected
     assert attributor.trace(ASKED, TraceSettings(index="-", top_k=5, bottom_k=2)) == expected
     assert attributor.trace(ASKED[:1], top_k=5, curvature="train") != expected[:1]
@@ -88,6 +97,40 @@ def test_a_task_is_a_set_of_queries_and_never_the_one_question_asked(attributor:
     assert attributor.trace(ASKED[:1], top_k=5, task=str(path))[0] == alone
     with pytest.raises(ConfigError, match="curvature=task only"):
         attributor.trace(ASKED[:1], curvature="none", task=str(path))
+
+
+def test_saved_rows_are_asked_with_and_no_model_is_opened(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question, a mean, and a task: the same answers as from texts. A question in the file of another index, and
+    whatever needs gradients, is refused."""
+    texts, made = tmp_path / "q.jsonl", tmp_path / "q.safetensors"
+    lines = [{"example_id": str(n), "prompt": f"The town of {n} is", "target": f"number {n}"} for n in range(12)]
+    texts.write_text("\n".join(map(json.dumps, lines)))
+    both: dict[str, object] = {"index": str(run / "index/last"), "also": [str(run / "index/early")]}
+    run_queries(QueriesSettings(**both, queries=str(texts), out=str(made)))  # type: ignore[arg-type]
+
+    def traced(**options: object) -> list[dict[str, object]]:
+        return run_trace(TraceSettings(**both, top_k=4, **options))  # type: ignore[arg-type]
+
+    asked: list[dict[str, object]] = [{}, {"mean": True}, {"mean": True, "normalize": False}, {"curvature": "train"}]
+    expected = [traced(queries=str(texts), **options) for options in asked]
+    by_task = traced(queries=str(texts), task=str(texts))
+    monkeypatch.setattr(opened_module, "open_model_of", lambda *_: pytest.fail("a model was opened"))
+    for options, wanted in zip(asked, expected, strict=True):
+        assert traced(rows=str(made), **options) == wanted
+    assert traced(rows=str(made), task=str(made)) == by_task == expected[0]
+    assert len(expected[1]) == 1
+    assert expected[1][0]["mean_of"] == [str(n) for n in range(12)]
+    assert expected[1][0]["curvature"] == {"kind": "task", "queries": 12, "weight": [0.25, 0.25]}
+    with pytest.raises(MismatchError, match="another number of indexes"):
+        run_trace(TraceSettings(index=str(run / "index/last"), rows=str(made)))
+    with Attributor.open(run / "index/last", also=[run / "index/early"], models=False) as alone:
+        saved = alone.saved(made)
+        with pytest.raises(ConfigError, match="a stored codec without a model"):
+            alone.trace(saved, rescore="recompute")
+        with pytest.raises(UserError, match="opened without its model"):
+            alone.trace(ASKED)
 
 
 def test_rows_are_those_of_the_index(run: Path, attributor: Attributor) -> None:
