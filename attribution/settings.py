@@ -66,6 +66,7 @@ class TracedCorpusSettings:
     spans_field: str = setting(
         "", "The field with the spans whose loss counts, [[start, stop], ...] in characters; all counts without it."
     )
+    columns: list[str] = setting([], "Further fields that are kept with each passage: what `where` can ask for.")
     max_tokens: int = setting(512, "Longest passage in tokens.", minimum=8)
     bos: str = setting("", "The token that begins a passage; empty takes the tokenizer's own.")
     documents: int = setting(0, "Take this many documents; 0 takes all.", minimum=0)
