@@ -230,6 +230,10 @@ class TraceSettings:
     codec: str | None = setting(None, "The form that is scanned; the finest if not given.")
     rescore: str | None = setting(None, "The form in which the best candidates are scored again.")
     candidates: int = setting(10_000, "Candidates per query for `rescore`; all where there are fewer.", minimum=1)
+    where: str = setting("", 'Search passages alone where this holds, such as `source == "wiki" and year >= 1990`.')
+    scores: str = setting(
+        "", "A file for every score of the form that is scanned: .npy [passages, queries] or .parquet."
+    )
     duplicates: str = setting(
         "off",
         "Near-duplicates: `collapse` keeps the best of passages whose words are alike, and names the others.",
@@ -251,6 +255,8 @@ class TraceSettings:
             yield Problem("index", self.index, "an index directory")
         if self.weights and len(self.weights) != 1 + len(self.also):
             yield Problem("weights", self.weights, f"one per index ({1 + len(self.also)})")
+        if self.scores and not self.scores.endswith((".npy", ".parquet")):
+            yield Problem("scores", self.scores, "a file that ends with .npy or .parquet")
         yield from task_weight_problems(self.task_weight)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -22,9 +23,16 @@ BLOCK_BYTES = 32 << 20
 
 
 class Scan:
-    """One pass over the sources' rows, as blocks of scores."""
+    """One pass over the sources' rows, as blocks of scores.
+
+    Attributes:
+        scanned: passages that this rank has compared.
+        bytes_read: of their stored rows.
+        prepare_seconds: what the queries took before the first block.
+    """
 
     def __init__(self, sources: Sequence[Source], options: ScanOptions) -> None:
+        began = time.perf_counter()
         self.sources, self.options = list(sources), options
         check_sources(self.sources, options)
         self.queries = len(sources[0].queries)
@@ -38,22 +46,21 @@ class Scan:
             BlockScorer(prepared, source.index.codec(codec))
             for prepared, source, codec in zip(self.prepared, self.sources, self.codecs, strict=True)
         ]
-        self.bytes_read = 0
+        self.scanned = self.bytes_read = 0
+        self.prepare_seconds = time.perf_counter() - began
 
-    def block_rows(self, codecs: Sequence[str]) -> int:
+    @property
+    def block_rows(self) -> int:
         """Rows of a block, so that it and its scores stay in the processor's cache."""
         working = max(
-            source.index.codec(codec).working_bytes for source, codec in zip(self.sources, codecs, strict=True)
+            source.index.codec(codec).working_bytes for source, codec in zip(self.sources, self.codecs, strict=True)
         )
         return max(BLOCK_BYTES // (working + 8 * self.queries), 16)
 
-    def chunks(self) -> list[tuple[int, int]]:
-        """This rank's passages: the shards of the first source, dealt out."""
-        rank, world = rank_and_world()
-        return self._covered(self.sources[0].index.shards(self.codecs[0]))[rank::world]
-
-    def _covered(self, shards: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    @cached_property
+    def shards(self) -> list[tuple[int, int]]:
         """The parts of the first source's shards that every other source holds as well."""
+        shards = self.sources[0].index.shards(self.codecs[0])
         for source, codec in zip(self.sources[1:], self.codecs[1:], strict=True):
             if not source.index.complete:
                 others = source.index.shards(codec)
@@ -61,13 +68,32 @@ class Scan:
                 shards = [(a, b) for a, b in cut if a < b]
         return shards
 
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """This rank's blocks, [start, stop): they are cut before they are dealt out, so that they are the same on any
+        number of ranks, and each rank has a run of them."""
+        rank, world = rank_and_world()
+        rows, place = self.block_rows, 0
+        counts = [-(-(last - first) // rows) for first, last in self.shards]
+        low, high = (sum(counts) * each // world for each in (rank, rank + 1))
+        for (first, last), count in zip(self.shards, counts, strict=True):
+            for block in range(max(low - place, 0), min(high - place, count)):
+                yield first + block * rows, min(first + (block + 1) * rows, last)
+            place += count
+
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
-        """(start, stop, scores float32 [stop - start, Q]) of every block of this rank's passages."""
-        rows = self.block_rows(self.codecs)
-        for first, last in self.chunks():
-            for start in range(first, last, rows):
-                stop = min(start + rows, last)
+        """(start, stop, scores float32 [stop - start, Q]) of this rank's blocks, but for those that `where` has nothing
+        of."""
+        went_by = 0
+        for start, stop in self.pieces():
+            here = stop - start
+            if self.options.where is not None:
+                here = int(self.options.where.passing(start, stop).sum())
+            self.scanned += here
+            went_by += stop - start
+            if here:
                 yield start, stop, self._block(start, stop)
+            if self.options.watch is not None:
+                self.options.watch(went_by, self.passages)
 
     def _block(self, start: int, stop: int) -> Tensor:
         total_NQ: Tensor | None = None
@@ -82,6 +108,16 @@ class Scan:
         if not bool(torch.isfinite(total_NQ).all()):
             require_finite(total_NQ, start, "passages' scores")
         return total_NQ
+
+    def single(self, passages: np.ndarray) -> tuple[Tensor, Tensor]:
+        """First-stage scores of single passages (int64 [n], ascending), and the products of the norms in them, which
+        bound them: both float32 [n, Q]."""
+        scores_NQ, bounds_NQ = (torch.zeros(len(passages), self.queries) for _ in range(2))
+        for source, scorer, codec in zip(self.sources, self.scorers, self.codecs, strict=True):
+            fields = source.index.gather(codec, passages)
+            scores_NQ += source.weight * scorer.scores(fields)
+            bounds_NQ += abs(source.weight) * scorer.bounds(fields)
+        return scores_NQ, bounds_NQ
 
     def rescored(self, passages: np.ndarray, place_P: Tensor, query_P: Tensor) -> Tensor:
         """Scores of pairs in the second stage's form, float32 [P].

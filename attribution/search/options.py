@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headwater.attribution.index.reader import Index, require_same_passages
 from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.where import Where
 from headwater.configs.errors import UserError
 
 RecomputeRows = Callable[[np.ndarray], Tensor]
@@ -46,6 +47,7 @@ class ScanOptions:
         codec: the form that is scanned; the finest stored by default.
         rescore: the form (or `recompute`) in which the best candidates are scored again; None for one stage.
         candidates: how many per query and end; all where there are fewer.
+        where: looks at passages before they are compared: those for which it does not hold are not found.
         allow_incomplete: search what there is of an unfinished index; the result says so.
         watch: told after each block how many passages this rank has compared, and how many there are; what it raises
             ends the scan.
@@ -57,6 +59,7 @@ class ScanOptions:
     codec: str | None = None
     rescore: str | None = None
     candidates: int = 10_000
+    where: Where | None = field(default=None, compare=False)
     allow_incomplete: bool = False
     watch: Callable[[int, int], None] | None = field(default=None, compare=False)
 
@@ -69,7 +72,7 @@ class ScanResult:
         passages, scores: int64 and float32 [Q, top_k], best first.
         bottom_passages, bottom_scores: int64 and float32 [Q, bottom_k], most negative first.
         complete: whether every passage of the corpus was compared.
-        scanned: passages compared in the first stage.
+        scanned: passages compared in the first stage: with `where` those for which it holds.
         bytes_read: bytes of the stored rows read, by this rank.
         lambdas: lambda of each source.
         seconds: wall time.

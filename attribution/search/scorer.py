@@ -166,6 +166,10 @@ class BlockScorer:
         """What each passage's inner products with the queries are multiplied with, float32 [n]."""
         return self._factor(self._along(self.codec.block(fields, torch.float32)), fields)
 
+    def bounds(self, fields: Fields) -> Tensor:
+        """Products of the norms of passages and queries, float32 [n, Q]: no score is larger."""
+        return self.factors(fields)[:, None] * self._queries_QD.norm(dim=1)
+
     def _along(self, rows_ND: Tensor) -> Tensor:
         """Squared length along the directions, float32 [n]."""
         along_N = torch.zeros(len(rows_ND))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from headwater.attribution.models.base import Example
 from headwater.attribution.rows.collector import collect
+from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.duplicates import Collapse, scan_collapsed
-from headwater.attribution.search.full_ranking import gold_ranks, score_all
+from headwater.attribution.search.full_ranking import ranked, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
-from headwater.attribution.search.scan import scan
+from headwater.attribution.search.scan import Sink, scan, search
+from headwater.attribution.search.score_files import score_file
 from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.where import Where
 from headwater.attribution.settings import PlaceSettings, TraceSettings, curvature_used
 from headwater.attribution.tracing.opened import BATCH_TOKENS, Opened, open_for_queries
 from headwater.attribution.tracing.queries import Query, read_queries
@@ -31,6 +35,7 @@ from headwater.train import parallel
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
 from headwater.train.settings import ParallelSettings
+from headwater.train.stream.columns import PassageColumns
 from headwater.train.stream.passages import PassageSet
 
 Asked = Sequence[Query | tuple[str, str]] | QueryRows
@@ -180,9 +185,18 @@ class Attributor:
     def ranked(
         self, asked: Asked, golds: Sequence[Sequence[int]], options: ScanOptions | None = None
     ) -> tuple[ScanResult, list[np.ndarray]]:
-        """`search`, and the exact place (from 0) of given passages in the full ranking of each query."""
-        sources = self.sources(asked)
-        return scan(sources, options), gold_ranks(sources, golds, options)
+        """`search`, and the exact place (from 0) of given passages in the full ranking of each query; in one pass."""
+        found, places = ranked(self.sources(asked), golds, options)
+        assert found is not None
+        return found, places
+
+    def where(self, text: str) -> Where:
+        """A condition on the passages, for `ScanOptions.where` (search/where.py): `source == "wiki" and year >= 1990`.
+
+        Raises:
+            UserError: it is none, or names a column that the passages have not.
+        """
+        return Where(text, PassageColumns(self.passages))
 
     def trace(self, asked: Asked, settings: TraceSettings | None = None, **options: Any) -> list[dict[str, Any]]:
         """Finds the passages behind every query.
@@ -204,6 +218,7 @@ class Attributor:
         problems = [*settings.problems(), *self._alone(settings)]
         if problems:
             raise ConfigError(problems, "the trace")
+        where = self.where(settings.where) if settings.where else None
         given = self.asked(asked)
         standing = self._task(settings.task) if settings.task else given
         used = curvature_used(settings.curvature, len(standing.queries))
@@ -212,7 +227,8 @@ class Attributor:
         if settings.mean or settings.group:
             given = given.mean(unit=settings.normalize, group=settings.group, name=settings.query_set)
         task = standing if used == "task" and standing is not given else None
-        found, extras = self._searched(settings, self.sources(given, task))
+        look_for = replace(scan_options(settings), where=where)
+        found, extras = self._searched(settings, look_for, self.sources(given, task), given.queries)
         records = as_results(given.queries, found, self.opened[0], settings.query_set, extras)
         about: dict[str, Any] = {"kind": settings.curvature}
         if settings.curvature == "task":
@@ -236,17 +252,25 @@ class Attributor:
             if settings.rescore == "recompute":
                 yield Problem("rescore", "recompute", "a stored codec where a model is shared out", fix)
 
-    def _searched(self, settings: TraceSettings, sources: list[Source]) -> tuple[ScanResult, Extras]:
-        """The scan, with near-duplicates collapsed and tokens scored if that is asked."""
-        options, extras = scan_options(settings), Extras()
-        scorer = None
+    def _searched(
+        self, settings: TraceSettings, options: ScanOptions, sources: list[Source], queries: Sequence[Query]
+    ) -> tuple[ScanResult, Extras]:
+        """The scan, with near-duplicates collapsed, tokens scored and all scores written if that is asked."""
+        scorer, extras = None, Extras()
         if settings.tokens:  # before the scan, so that what has no token scores is refused at once
             scorer = TokenScorer(sources, [each.collector for each in self.opened], options.scoring)
-        if settings.duplicates == "collapse":
-            found, *dropped = scan_collapsed(sources, options, Collapse(self.passages.text, settings.similar))
-            extras.dropped = (dropped[0], dropped[1])
-        else:
-            found = scan(sources, options)
+        work = Scan(sources, options)
+        with ExitStack() as stack:
+            sinks: list[Sink] = []
+            if settings.scores:
+                names = [query.example_id for query in queries]
+                sinks.append(stack.enter_context(score_file(settings.scores, work, names, self.passages.ids)))
+            if settings.duplicates == "collapse":
+                collapse = Collapse(self.passages.text, settings.similar)
+                found, *dropped = scan_collapsed(sources, options, collapse, sinks)
+                extras.dropped = (dropped[0], dropped[1])
+            else:
+                found = search(work, sinks=sinks)
         if scorer is not None:
             extras.token_scores = score_tokens(found, scorer, self.passages)
         return found, extras

@@ -44,8 +44,9 @@ def run_trace(
         raise MissingError(
             "there are no queries", fix="set queries=FILE.jsonl or rows=FILE, or give --prompt and --target"
         )
-    if settings.out:
-        require_place_for_file(settings.out, "out")
+    for key in ("out", "scores"):
+        if getattr(settings, key):
+            require_place_for_file(getattr(settings, key), key)
     with Attributor.open(
         settings.index,
         also=settings.also,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -208,3 +209,26 @@ def test_alone_it_joins_a_job_and_leaves_it(run: Path) -> None:
         assert parallel.joined() is None
     finally:
         parallel.start()  # the module's attributor goes on with groups of the same shape
+
+
+def test_a_narrowed_trace_and_every_score_on_disk(run: Path, attributor: Attributor, tmp_path: Path) -> None:
+    scores = attributor.scores(ASKED, Scoring(curvature="train"))
+    lengths = attributor.passages.lengths
+    facts = np.array(["person/" in attributor.passages.id_of(n) for n in range(len(lengths))])
+    out, short = tmp_path / "scores.npy", int(np.median(lengths[facts]))
+    records = attributor.trace(ASKED, top_k=4, where=f'source == "facts" and length < {short}', scores=str(out))
+    passing = facts & (lengths < short)
+    assert 0 < passing.sum() < facts.sum()
+    for q, record in enumerate(records):
+        order = np.argsort(-np.where(passing, scores[q], -np.inf), kind="stable")[:4]
+        assert record["proponent_ids"] == [attributor.passages.id_of(int(n)) for n in order]
+    written = np.load(out, mmap_mode="r")
+    assert np.array_equal(np.isfinite(written[:, 0]), passing)
+    np.testing.assert_allclose(written[passing].T, scores[:, passing], rtol=1e-6)
+    kept = attributor.trace(ASKED, top_k=4, duplicates="collapse", scores=str(tmp_path / "all.parquet"))
+    assert kept[0]["proponent_duplicates"]
+    np.testing.assert_allclose(pq.read_table(tmp_path / "all.parquet")["1"].to_numpy(), scores[1], rtol=1e-6)
+    with pytest.raises(UserError, match="did you mean length"):
+        attributor.trace(ASKED, where="lenght > 3")
+    with pytest.raises(ConfigError, match=r"\.npy or \.parquet"):
+        attributor.trace(ASKED, scores="a.csv")

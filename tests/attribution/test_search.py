@@ -11,7 +11,7 @@ from headwater.attribution.index.errors import IncompleteIndexError
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.search.full_ranking import gold_ranks, score_all
+from headwater.attribution.search.full_ranking import ROUNDING, gold_ranks, ranked, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import BlockScorer, Scoring
@@ -205,6 +205,25 @@ def test_gold_ranks_are_the_places_in_the_full_ranking(sharded, rows_ND):
     for q, each in enumerate(golds):
         order = np.lexsort((np.arange(N), -scores[q])).tolist()
         assert got[q].tolist() == [order.index(gold) for gold in each]
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+@pytest.mark.parametrize("rounding", [ROUNDING, 1e-12])
+def test_gold_ranks_of_equal_scores_in_one_pass(tmp_path, rows_ND, codec, rounding, monkeypatch):
+    """Rows that are there many times, cut into odd blocks; where rounding is thought too little of, another pass is
+    made. Once the blocks are enough: what goes by near a gold score is counted by value."""
+    monkeypatch.setattr("headwater.attribution.search.full_ranking.ROUNDING", rounding)
+    monkeypatch.setattr("headwater.attribution.search.full_ranking.HELD", 50)
+    monkeypatch.setattr("headwater.attribution.search.blocks.BLOCK_BYTES", 4 * LAYOUT.dims * 21)
+    index = build(tmp_path, rows_ND[torch.arange(N) % 9], shard_rows=50, codecs=[codec], kind="kronecker")
+    source = Source(index, queries_of(4))
+    golds = [[17, 300, 8, 26], [0], [], [331, 332]]
+    found, got = ranked([source], golds, ScanOptions(top_k=6))
+    scores = score_all([source])
+    for q, each in enumerate(golds):
+        order = np.lexsort((np.arange(N), -scores[q])).tolist()
+        assert got[q].tolist() == [order.index(gold) for gold in each]
+        assert found.passages[q].tolist() == order[:6]
 
 
 def test_indexes_are_added_with_their_weights(index, sharded, tmp_path, rows_ND, kind):
