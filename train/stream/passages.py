@@ -143,7 +143,7 @@ class PassageSet:
         return names.tolist()
 
     def found(self, ids: Collection[str]) -> dict[str, int]:
-        """The numbers of those of the ids that are passages; the memory it takes goes with the ids that are asked for."""
+        """The numbers of those of the ids that are passages; memory goes with the ids that are asked for."""
         left, found = set(ids), dict[str, int]()
         for corpus, start in zip(self.corpora[::-1], self.starts[-2::-1].tolist(), strict=True):
             found |= {name: start + number for name, number in (corpus.find(left) if left else {}).items()}
