@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -119,6 +119,24 @@ class ShardFile:
         offset = self._base + entry["data_offsets"][0] + start * width * dtype.itemsize
         flat = torch.frombuffer(self._map, dtype=dtype, count=(stop - start) * width, offset=offset)
         return flat.view(stop - start, *rest)
+
+    def ask(self, start: int, stop: int) -> None:
+        """Asks the disk for rows [start, stop), which are going to be read."""
+        for first, end in self._pages(start, stop):
+            self._map.madvise(mmap.MADV_WILLNEED, first, end - first)
+
+    def let_go(self, start: int, stop: int) -> None:
+        """Takes rows [start, stop) out of the process's memory; they stay in the page cache, and can be read again."""
+        for first, end in self._pages(start, stop):
+            self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+    def _pages(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Where rows [start, stop) of each stored tensor lie in the file, from the page that they begin in."""
+        for entry in self._entries.values():
+            row = math.prod(entry["shape"][1:]) * _DTYPES[entry["dtype"]].itemsize
+            first = self._base + entry["data_offsets"][0] + start * row
+            if row and stop > start:
+                yield first - first % mmap.PAGESIZE, first + (stop - start) * row
 
     def fields(self, start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
         return {name: self.tensor(name, start, stop) for name in self._entries}

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headwater.attribution.index.codecs.base import Fields
 from headwater.attribution.index.codecs.plain import Float32Codec
 from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.reader import Index
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.search.distributed import rank_and_world
 from headwater.attribution.search.options import ScanOptions, Source, check_sources
+from headwater.attribution.search.reading import read_ahead
 from headwater.attribution.search.scorer import BlockScorer, PreparedQueries, prepare_queries
 
 BLOCK_BYTES = 32 << 20
@@ -84,23 +86,28 @@ class Scan:
         """(start, stop, scores float32 [stop - start, Q]) of this rank's blocks, but for those that `where` has nothing
         of."""
         went_by = 0
+        sources = [(source.index, codec) for source, codec in zip(self.sources, self.codecs, strict=True)]
+        for start, stop, fields in read_ahead(sources, self._wanted()):
+            yield start, stop, self._scores(start, fields)
+            went_by += stop - start
+            if self.options.watch is not None:
+                self.options.watch(went_by, self.passages)
+
+    def _wanted(self) -> Iterator[tuple[int, int]]:
+        """The pieces of which something is asked."""
         for start, stop in self.pieces():
             here = stop - start
             if self.options.where is not None:
                 here = int(self.options.where.passing(start, stop).sum())
             self.scanned += here
-            went_by += stop - start
             if here:
-                yield start, stop, self._block(start, stop)
-            if self.options.watch is not None:
-                self.options.watch(went_by, self.passages)
+                yield start, stop
 
-    def _block(self, start: int, stop: int) -> Tensor:
+    def _scores(self, start: int, fields: Sequence[Fields]) -> Tensor:
         total_NQ: Tensor | None = None
-        for source, scorer, codec in zip(self.sources, self.scorers, self.codecs, strict=True):
-            fields = source.index.fields(codec, start, stop)
-            self.bytes_read += sum(value.nbytes for value in fields.values())
-            scores_NQ = scorer.scores(fields)
+        for source, scorer, stored in zip(self.sources, self.scorers, fields, strict=True):
+            self.bytes_read += sum(value.nbytes for value in stored.values())
+            scores_NQ = scorer.scores(stored)
             if source.weight != 1:
                 scores_NQ *= source.weight
             total_NQ = scores_NQ if total_NQ is None else total_NQ.add_(scores_NQ)

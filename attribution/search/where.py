@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from headwater.configs.errors import UserError
 
 DEPTH = 50
 """Conditions inside conditions, at most."""
+HELD = 32
+"""Blocks whose masks are held: they are looked at before they are read, and again when they are scored."""
 _COMPARE = {
     ast.Eq: pc.equal,
     ast.NotEq: pc.not_equal,
@@ -205,7 +208,7 @@ class Where:
 
     def __init__(self, text: str, columns: Columns) -> None:
         self.condition, self._columns = Condition(text), columns
-        self._last: tuple[int, int, np.ndarray] | None = None
+        self._last: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         unknown = [name for name in self.condition.columns if name not in columns.names]
         if unknown:
             near = difflib.get_close_matches(unknown[0], columns.names, n=1)
@@ -220,10 +223,12 @@ class Where:
 
     def passing(self, start: int, stop: int) -> np.ndarray:
         """For which of the passages [start, stop) it holds: bool [n]."""
-        if self._last is None or self._last[:2] != (start, stop):
+        if (start, stop) not in self._last:
             read = self._columns.read(self.condition.columns, start, stop)
-            self._last = start, stop, self.condition.mask(read, stop - start)
-        return self._last[2]
+            self._last[start, stop] = self.condition.mask(read, stop - start)
+            if len(self._last) > HELD:
+                self._last.popitem(last=False)
+        return self._last[start, stop]
 
     def apply(self, scores_NQ: Tensor, start: int, stop: int) -> None:
         """-inf for the passages [start, stop) for which it does not hold."""

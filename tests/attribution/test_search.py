@@ -9,10 +9,12 @@ from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.errors import IncompleteIndexError
 from headwater.attribution.index.reader import open_index
+from headwater.attribution.index.shards import ShardFile
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.full_ranking import ROUNDING, gold_ranks, ranked, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
+from headwater.attribution.search.reading import read_ahead
 from headwater.attribution.search.scan import scan
 from headwater.attribution.search.scorer import BlockScorer, Scoring
 from headwater.attribution.search.topk import NOBODY, TopK
@@ -394,3 +396,27 @@ def test_candidates_are_a_whole_number(index):
     for wrong in (0, 0.05, 2.5):
         with pytest.raises(UserError, match="two stages need candidates"):
             scan([Source(index, queries_of(2))], ScanOptions(rescore="fp32", candidates=wrong))
+
+
+def test_shards_are_asked_for_ahead_and_let_go_of(tmp_path, rows_ND, monkeypatch):
+    """Two indexes with other shards, blocks that end in neither: every row once, in order, and all is let go of."""
+    one = build(tmp_path / "one", rows_ND, shard_rows=47, codecs=["int8"])
+    two = build(tmp_path / "two", rows_ND, shard_rows=101, codecs=["fp32"])
+    pieces = [(start, min(start + 13, N)) for start in range(0, N, 13) if start not in (26, 130)]
+    asked, gone = [], []
+    for name, told in (("ask", asked), ("let_go", gone)):
+        real = getattr(ShardFile, name)
+
+        def noted(shard, *rows, real=real, told=told):
+            told.append((shard.path.name, rows))
+            real(shard, *rows)
+
+        monkeypatch.setattr(ShardFile, name, noted)
+    seen = []
+    for start, stop, (coded, plain) in read_ahead([(one, "int8"), (two, "fp32")], iter(pieces)):
+        assert torch.equal(coded["code"], one.fields("int8", start, stop)["code"])
+        assert torch.equal(plain["row"], two.fields("fp32", start, stop)["row"])
+        seen.append((start, stop))
+        assert len(asked) > len(gone)
+    assert seen == pieces
+    assert sorted(asked) == sorted(gone)
