@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,21 +122,20 @@ class ShardFile:
 
     def ask(self, start: int, stop: int) -> None:
         """Asks the disk for rows [start, stop), which are going to be read."""
-        for first, end in self._pages(start, stop):
-            self._map.madvise(mmap.MADV_WILLNEED, first, end - first)
+        self._advise(mmap.MADV_WILLNEED, start, stop)
 
     def let_go(self, start: int, stop: int) -> None:
         """Takes rows [start, stop) out of the process's memory; they stay in the page cache, and can be read again."""
-        for first, end in self._pages(start, stop):
-            self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
+        self._advise(mmap.MADV_DONTNEED, start, stop)
 
-    def _pages(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Where rows [start, stop) of each stored tensor lie in the file, from the page that they begin in."""
+    def _advise(self, advice: int, start: int, stop: int) -> None:
+        """Tells the kernel of the pages that hold rows [start, stop) of the stored tensors."""
         for entry in self._entries.values():
             row = math.prod(entry["shape"][1:]) * _DTYPES[entry["dtype"]].itemsize
             first = self._base + entry["data_offsets"][0] + start * row
-            if row and stop > start:
-                yield first - first % mmap.PAGESIZE, first + (stop - start) * row
+            if self._map is not None and row and stop > start:
+                page = first - first % mmap.PAGESIZE
+                self._map.madvise(advice, page, first + (stop - start) * row - page)
 
     def fields(self, start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
         return {name: self.tensor(name, start, stop) for name in self._entries}

@@ -12,6 +12,7 @@ from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.shards import ShardFile
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
+from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.full_ranking import ROUNDING, gold_ranks, ranked, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
 from headwater.attribution.search.reading import read_ahead
@@ -420,3 +421,30 @@ def test_shards_are_asked_for_ahead_and_let_go_of(tmp_path, rows_ND, monkeypatch
         assert len(asked) > len(gone)
     assert seen == pieces
     assert sorted(asked) == sorted(gone)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8", "int4", "sign"])
+@pytest.mark.parametrize("count", [11, 64])
+def test_one_product_for_queries_and_directions(tmp_path, rows_ND, codec, count, monkeypatch):
+    """The same scores as from two; int8 nearer to the dense formula. With a task of others, or fewer directions than
+    the queries span, there is no such basis."""
+    index = build(tmp_path, rows_ND, shard_rows=47, codecs=[codec], kind="kronecker")
+    monkeypatch.setattr("headwater.attribution.search.scorer.BASIS_BYTES", 4 * 96 * 20)
+    queries_QD = queries_of(count)
+    source = Source(index, queries_QD)
+    work = Scan([source], ScanOptions())
+    assert work.scorers[0]._basis is not None
+    got = score_all([source])
+    float_NQ = BlockScorer(work.prepared[0], index.codec(codec), integer=False).scores(index.fields(codec, 0, N))
+    monkeypatch.setattr("headwater.attribution.search.scorer.shared_basis", lambda *_: None)
+    direct = score_all([source])
+    coarse = {"fp32": 1e-5, "int8": 2e-3}.get(codec, 2e-2)
+    assert np.abs(got - direct).max() < coarse
+    assert np.abs(got - float_NQ.T.numpy()).max() < {"fp32": 1e-5, "int8": 1e-4}.get(codec, 2e-2)
+    monkeypatch.undo()
+    for other in (
+        Scan([Source(index, queries_QD, task_queries=make_rows(LAYOUT, 20, rows_seed=3))], ScanOptions()),
+        Scan([source], ScanOptions(scoring=Scoring(rank=5))),
+        Scan([source], ScanOptions(scoring=Scoring(curvature="train"))),
+    ):
+        assert other.scorers[0]._basis is None
