@@ -20,6 +20,8 @@ from headwater.attribution.rows.layout import RowLayout
 
 LEFT_OUT = 1e-5
 """Largest share of a query's norm that may lie outside of the directions."""
+FREE = 16
+"""Columns behind the last module's."""
 LEAST = 1e-6
 """Norm below which a direction is none."""
 
@@ -39,13 +41,13 @@ class Basis:
     coefficients_QW: Tensor
 
 
-def shared_basis(layout: RowLayout, queries_QD: Tensor, directions: Sequence[Tensor], step: int = 1) -> Basis | None:
+def shared_basis(layout: RowLayout, queries_QD: Tensor, directions: Sequence[Tensor], step: int) -> Basis | None:
     """The basis, or None if a query lies outside of it.
 
     Args:
         queries_QD: float32.
         directions: of each module sqrt(c) U^T, float32 [r, d], orthogonal.
-        step: every module begins at a multiple of it.
+        step: every module begins at a multiple of it, and has so many columns, or a multiple.
     """
     vectors, starts, parts, width = [], [], [], 0
     left_Q = torch.zeros(len(queries_QD), dtype=torch.float64)
@@ -58,8 +60,8 @@ def shared_basis(layout: RowLayout, queries_QD: Tensor, directions: Sequence[Ten
         starts.append(width)
         parts.append(torch.nn.functional.pad(coefficients_Qr, (0, -len(part_rd) % step)))
         width += parts[-1].shape[1]
-    if step > 1:  # rows of a power of two lie where they push each other out of the first cache
-        parts.append(torch.zeros(len(queries_QD), step // 2, dtype=torch.float64))
+    # Rows of a power of two lie where they push each other out of the first cache.
+    parts.append(torch.zeros(len(queries_QD), FREE, dtype=torch.float64))
     if bool((left_Q > LEFT_OUT**2 * queries_QD.double().square().sum(dim=1)).any()):
         return None
     return Basis(vectors, starts, torch.cat(parts, dim=1).float())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
 from headwater.attribution.index.codecs.base import Codec, Fields
@@ -21,6 +22,7 @@ from headwater.attribution.search.products import products
 from headwater.attribution.settings import CURVATURES
 from headwater.configs.errors import UserError
 from headwater.kernels.coded import COLUMNS, FEW, CodedParts, CodedVectors
+from headwater.kernels.cpu_products import LANES, pack, product
 
 DENSE = 32
 """Pairs are multiplied one by one where fewer than one in so many is wanted: a matrix product is as much faster."""
@@ -131,11 +133,15 @@ class BlockScorer:
         self._directions = self._rotated(prepared.directions)
         self._coded: CodedVectors | None = None
         self._coded_parts: CodedParts | None = None
+        self._packed: list[Tensor | None] = []
         coded = integer and codec.form is not None and codec.form.is_exact
         self._basis: Basis | None = None
         if len(self._queries_QD) > FEW and self._basis_is_less_work():
-            self._basis = shared_basis(codec.layout, self._queries_QD, self._directions, COLUMNS if coded else 1)
+            self._basis = shared_basis(codec.layout, self._queries_QD, self._directions, COLUMNS if coded else LANES)
         if not coded:
+            if self._basis is not None:
+                padded = (pad(part_rd.T, (0, -len(part_rd) % LANES)) for part_rd in self._basis.vectors)
+                self._packed = [pack(part_dr, torch.float32) if part_dr.shape[1] else None for part_dr in padded]
             return
         assert codec.form is not None
         if self._basis is not None:
@@ -184,8 +190,9 @@ class BlockScorer:
                 parts_NW = self._coded_parts.products(part["code"], part["scale"])
             else:
                 rows_ND, parts_NW = self.codec.block(part, torch.float32), torch.zeros(stop - start, width)
-                for span, vectors_rd, first in zip(self.codec.layout, basis.vectors, basis.starts, strict=True):
-                    parts_NW[:, first : first + len(vectors_rd)] = products(rows_ND[:, span.slice], vectors_rd)
+                for span, packed, first in zip(self.codec.layout, self._packed, basis.starts, strict=True):
+                    if packed is not None:
+                        parts_NW[:, first : first + packed.shape[1]] = product(rows_ND[:, span.slice], packed)
             found.append((products(parts_NW, basis.coefficients_QW), parts_NW.norm(dim=1).square_()))
         return torch.cat([each for each, _ in found]), torch.cat([each for _, each in found])
 
