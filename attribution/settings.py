@@ -66,6 +66,7 @@ class TracedCorpusSettings:
     spans_field: str = setting(
         "", "The field with the spans whose loss counts, [[start, stop], ...] in characters; all counts without it."
     )
+    columns: list[str] = setting([], "Further fields that are kept with each passage: what `where` can ask for.")
     max_tokens: int = setting(512, "Longest passage in tokens.", minimum=8)
     bos: str = setting("", "The token that begins a passage; empty takes the tokenizer's own.")
     documents: int = setting(0, "Take this many documents; 0 takes all.", minimum=0)
@@ -181,6 +182,25 @@ def curvature_used(asked: str, queries: int) -> str:
 
 
 @dataclass(kw_only=True, slots=True)
+class QueriesSettings:
+    """The gradient rows of queries, made once for an index (or several) and asked with often."""
+
+    index: str = setting("", "The index directory.")
+    also: list[str] = setting([], "Further indexes that they are asked of.")
+    model: PlaceSettings = section(PlaceSettings)
+    queries: str = setting("", "A JSONL file of queries.")
+    out: str = setting("", "Where the rows go: a .safetensors file.")
+    parallel: ParallelSettings = section(ParallelSettings)
+
+    def problems(self) -> Iterator[Problem]:
+        for key, what in (("index", "an index directory"), ("queries", "a JSONL file of queries")):
+            if not getattr(self, key):
+                yield Problem(key, "", what)
+        if not self.out.endswith(".safetensors"):
+            yield Problem("out", self.out, "a file that ends with .safetensors")
+
+
+@dataclass(kw_only=True, slots=True)
 class TraceSettings:
     """Which passages taught the answers to a set of queries."""
 
@@ -191,6 +211,11 @@ class TraceSettings:
     weights: list[float] = setting([], "Weights of `index` and the further ones; empty: all 1.")
     model: PlaceSettings = section(PlaceSettings)
     queries: str = setting("", "A JSONL file of queries.")
+    rows: str = setting(
+        "", "Rows of queries (`headwater queries` makes them; or [Q, D] as .safetensors or .npy): no model is opened."
+    )
+    mean: bool = setting(False, "Ask with the mean of the queries' rows, as one query.")
+    group: str = setting("", "The queries' field that names a group: ask with the mean of each group.")
     out: str = setting("", "Where the results go, as JSONL.")
     query_set: str = setting("headwater", "Name of the query set, noted in the results.")
     curvature: str = setting(
@@ -198,7 +223,9 @@ class TraceSettings:
         "Curvature of the scores; `task` needs a `task` or enough queries, else it is `train`.",
         choices=CURVATURES,
     )
-    task: str = setting("", "A JSONL file of queries that stand for the task; empty: those that are asked.")
+    task: str = setting(
+        "", "A JSONL file of queries that stand for the task, or a file of their rows; empty: those that are asked."
+    )
     task_weight: float | str = task_weight_setting()
     rank: int | None = setting(None, "Directions per module of the queries' curvature; all if not given.")
     normalize: bool = setting(True, "Unit norm of query and passage (cosine).")
@@ -206,7 +233,11 @@ class TraceSettings:
     bottom_k: int = setting(5, "Opponents kept.", minimum=0)
     codec: str | None = setting(None, "The form that is scanned; the finest if not given.")
     rescore: str | None = setting(None, "The form in which the best candidates are scored again.")
-    candidates: float = setting(0.05, "Candidates per query: a number, or below 1 a share of the passages.", above=0)
+    candidates: int = setting(10_000, "Candidates per query for `rescore`; all where there are fewer.", minimum=1)
+    where: str = setting("", 'Search passages alone where this holds, such as `source == "wiki" and year >= 1990`.')
+    scores: str = setting(
+        "", "A file for every score of the form that is scanned: .npy [passages, queries] or .parquet."
+    )
     duplicates: str = setting(
         "off",
         "Near-duplicates: `collapse` keeps the best of passages whose words are alike, and names the others.",
@@ -228,6 +259,8 @@ class TraceSettings:
             yield Problem("index", self.index, "an index directory")
         if self.weights and len(self.weights) != 1 + len(self.also):
             yield Problem("weights", self.weights, f"one per index ({1 + len(self.also)})")
+        if self.scores and not self.scores.endswith((".npy", ".parquet")):
+            yield Problem("scores", self.scores, "a file that ends with .npy or .parquet")
         yield from task_weight_problems(self.task_weight)
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
     "corpus, pretrain, launch": "headwater.train.settings:PretrainSettings",
     "index": "headwater.attribution.settings:IndexSettings",
+    "queries": "headwater.attribution.settings:QueriesSettings",
     "trace": "headwater.attribution.settings:TraceSettings",
     "select": "headwater.attribution.selection.settings:SelectSettings",
     "evaluate": "headwater.attribution.settings:EvaluateSettings",

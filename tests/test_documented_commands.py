@@ -16,7 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from headwater.attribution.settings import IndexSettings, TraceSettings
+from headwater.attribution.settings import IndexSettings, QueriesSettings, TraceSettings
 from headwater.configs import load_config
 from headwater.launch.cli import front
 from headwater.launch.cli.commands import app
@@ -29,10 +29,14 @@ SETTINGS = {
     "headwater.train": PretrainSettings,
     "headwater.attribution.index": IndexSettings,
     "headwater.attribution.tracing": TraceSettings,
+    "headwater.attribution.tracing.asking": QueriesSettings,
 }
 """What modules that torchrun starts are configured with."""
 
-CONFIGURATION = {"index": ["index/run", "model.run=runs/demo"]}
+CONFIGURATION = {
+    "index": ["index/run", "model.run=runs/demo"],
+    "queries": ["queries/default", "index=runs/a", "queries=q.jsonl", "out=q.safetensors"],
+}
 """What stands for `CONFIG` in the prose about a command; a pretraining where nothing is said."""
 
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.encoder import Encoder
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
 from headwater.attribution.evaluation.golds import with_gold_ids
 from headwater.attribution.evaluation.outside import outside_rankings
-from headwater.attribution.evaluation.ranking import DEPTH, Method, Ranking, numbers_of, write_rankings
+from headwater.attribution.evaluation.ranking import DEPTH, Method, Ranking, numbers_of_lists, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.search.options import ScanOptions
 from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.topk import NOBODY
 from headwater.attribution.settings import WAYS, EvaluateSettings, curvature_used
 from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import Query, read_queries
@@ -68,12 +71,14 @@ def rankings_of(attributor: Attributor, queries: list[Query], scoring: Scoring) 
     """The full ranking of every query by one way to score: its best passages, and the places of the gold ones."""
     passages = attributor.passages
     options = ScanOptions(scoring=scoring, top_k=min(DEPTH, len(passages)))
-    golds = [numbers_of(query.gold, passages).tolist() for query in queries]
+    golds = [gold.tolist() for gold in numbers_of_lists([query.gold for query in queries], passages)]
     found, gold_ranks = attributor.ranked(queries, golds, options)
+    listed = np.unique(found.passages[found.passages != NOBODY])
+    names = dict(zip(listed.tolist(), passages.ids_of(listed), strict=True))
     return [
         Ranking(
             query.example_id,
-            tuple(passages.id_of(n) for n in found.passages[i].tolist() if n >= 0),
+            tuple(names[n] for n in found.passages[i].tolist() if n != NOBODY),
             tuple(int(rank) for rank in gold_ranks[i]),
         )
         for i, query in enumerate(queries)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from headwater.attribution.evaluation.any_index import baselines, evaluate_index, rankings_of
-from headwater.attribution.evaluation.ranking import Ranking, numbers_of, write_rankings
+from headwater.attribution.evaluation.ranking import Ranking, numbers_of_lists, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
 from headwater.attribution.index.reader import open_index
@@ -131,11 +131,11 @@ def measure_tail_patch(
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
         chosen = np.sort(drawn)
     top = settings.tail_patch.top
-    lists = {
-        name: [numbers_of(each[i].ranking[:top], passages).tolist() for i in chosen] for name, each in rankings.items()
-    }
-    lists["gold"] = [numbers_of(queries[i].gold, passages).tolist() for i in chosen]
-    named = {number for each in lists.values() for numbers in each for number in numbers}
+    names = {name: [each[i].ranking[:top] for i in chosen] for name, each in rankings.items()}
+    names["gold"] = [queries[i].gold for i in chosen]
+    numbers = iter(numbers_of_lists([ids for each in names.values() for ids in each], passages))
+    lists = {name: [next(numbers).tolist() for _ in each] for name, each in names.items()}
+    named = {number for each in lists.values() for members in each for number in members}
     examples = {number: Example.of_passage(passages, number) for number in named}
     model = HeadwaterModel(open_checkpoint(run.checkpoint(step)), world)
     patch = TailPatch(model, settings.tail_patch.lr)

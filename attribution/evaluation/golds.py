@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 from headwater.attribution.evaluation.ranking import Passages
 from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import MismatchError
+
+PIECES = 64
+"""Passages of a document that are looked for at a time."""
 
 
 def with_gold_ids(queries: Sequence[Query], passages: Passages) -> list[Query]:
@@ -18,7 +22,8 @@ def with_gold_ids(queries: Sequence[Query], passages: Passages) -> list[Query]:
         MismatchError: an entry is neither.
     """
     named = {entry for query in queries for entry in query.gold}
-    known = {entry: pieces for entry in named if (pieces := ids_of(entry, passages))}
+    known = {name: [name] for name in passages.found(named)}
+    known |= pieces_of(named - known.keys(), passages)
     known |= {entry: names[:1] for entry, names in ids_of_texts(named - known.keys(), passages).items()}
     unknown = sorted(named - known.keys())
     if unknown:
@@ -32,14 +37,18 @@ def with_gold_ids(queries: Sequence[Query], passages: Passages) -> list[Query]:
     return [replace(query, gold=tuple(gold)) for query, gold in zip(queries, golds, strict=True)]
 
 
-def ids_of(entry: str, passages: Passages) -> list[str]:
-    """A passage's id, or those of a document's passages; nothing where it is neither."""
-    if passages.find(entry) is not None:
-        return [entry]
-    pieces: list[str] = []
-    while passages.find(name := f"{entry}#{len(pieces)}") is not None:
-        pieces.append(name)
-    return pieces
+def pieces_of(documents: set[str], passages: Passages) -> dict[str, list[str]]:
+    """The ids of the passages of those that are documents, in order: `document#0`, `document#1` and so on."""
+    pieces: dict[str, list[str]] = {}
+    left, first = documents, 0
+    while left:  # the corpus's ids are gone through once for so many of each document's
+        found = passages.found({f"{name}#{n}" for name in left for n in range(first, first + PIECES)})
+        for name in left:
+            here = itertools.takewhile(found.__contains__, (f"{name}#{n}" for n in range(first, first + PIECES)))
+            pieces[name] = pieces.get(name, []) + list(here)
+        first += PIECES
+        left = {name for name in left if len(pieces[name]) == first}
+    return {name: each for name, each in pieces.items() if each}
 
 
 def ids_of_texts(texts: set[str], passages: Passages) -> dict[str, list[str]]:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from headwater.attribution.evaluation.golds import ids_of_texts
-from headwater.attribution.evaluation.ranking import DEPTH, Passages, Ranking, rank_by_scores
+from headwater.attribution.evaluation.ranking import (
+    AT_ONCE,
+    DEPTH,
+    Passages,
+    Ranking,
+    ScoreRanking,
+    numbers_of_lists,
+)
 from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
 
@@ -37,8 +44,7 @@ def outside_rankings(path: str | Path, queries: Sequence[Query], passages: Passa
     if not path.is_file():
         raise MissingError(f"results {path} are missing", fix="give a .jsonl or .npy file")
     if path.suffix == ".npy":
-        scores_QN = scores_of(path, len(queries), len(passages))
-        return [rank_by_scores(query, row_N, passages) for query, row_N in zip(queries, scores_QN, strict=True)]
+        return ranked_by_matrix(scores_of(path, len(queries), len(passages)), queries, passages)
     listed = read_lists(path)
     left = [query.example_id for query in queries if query.example_id not in listed]
     if left:
@@ -77,6 +83,20 @@ def scores_of(path: Path, queries: int, passages: int) -> np.ndarray:
         expected=f"({queries}, {passages}): a score for every query and passage",
         fix="give scores of these queries over the corpus of the index",
     )
+
+
+def ranked_by_matrix(scores_QN: np.ndarray, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
+    """The rankings by a matrix that is mapped from a file: gone through once, some passages at a time."""
+    golds = numbers_of_lists([query.gold for query in queries], passages)
+    made = [
+        ScoreRanking(query, passages, gold, np.asarray(row_N[gold]))
+        for query, gold, row_N in zip(queries, golds, scores_QN, strict=True)
+    ]
+    some = max(AT_ONCE * 8 // max(len(queries), 1), 1)
+    for start in range(0, len(passages), some):
+        for each, part_N in zip(made, np.ascontiguousarray(scores_QN[:, start : start + some]), strict=True):
+            each.add(start, part_N)
+    return [each.ranking() for each in made]
 
 
 def read_lists(path: Path) -> dict[str, tuple[list[str], bool]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,8 @@ from headwater.train.artifacts import atomic_path
 
 DEPTH = 100
 """How many of the best passages a ranking names, unless told otherwise."""
+AT_ONCE = 1 << 20
+"""Scores that are looked at at a time."""
 
 
 class Passages(Protocol):
@@ -39,8 +41,12 @@ class Passages(Protocol):
         """The text of one passage."""
         ...
 
-    def find(self, passage_id: str) -> int | None:
-        """The number of a passage, None where no passage has this id."""
+    def ids_of(self, passages: Sequence[int] | np.ndarray) -> list[str]:
+        """The ids of some passages."""
+        ...
+
+    def found(self, ids: Collection[str]) -> dict[str, int]:
+        """The numbers of those of the ids that are passages."""
         ...
 
 
@@ -50,9 +56,13 @@ def numbers_of(ids: Iterable[str], passages: Passages) -> np.ndarray:
     Raises:
         MismatchError: if one of them is not a passage of this corpus.
     """
-    wanted = list(ids)
-    found = {name: passages.find(name) for name in wanted}
-    unknown = [name for name in wanted if found[name] is None]
+    return numbers_of_lists([list(ids)], passages)[0]
+
+
+def numbers_of_lists(lists: Sequence[Sequence[str]], passages: Passages) -> list[np.ndarray]:
+    """`numbers_of` each of some lists; the corpus's ids are gone through once."""
+    found = passages.found({name for each in lists for name in each})
+    unknown = [name for each in lists for name in each if name not in found]
     if unknown:
         raise MismatchError(
             f"{len(unknown)} gold passage(s) are not in the corpus",
@@ -60,7 +70,7 @@ def numbers_of(ids: Iterable[str], passages: Passages) -> np.ndarray:
             expected=f"ids such as {passages.id_of(0)}" if len(passages) else "a corpus with passages",
             fix="evaluate the run whose facts these are",
         )
-    return np.array([found[name] for name in wanted], dtype=np.int64)
+    return [np.array([found[name] for name in each], dtype=np.int64) for each in lists]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +96,77 @@ class Method(Protocol):
         ...
 
 
-def rank_by_scores(query: Query, scores_N: np.ndarray, passages: Passages, depth: int = DEPTH) -> Ranking:
+class ScoreRanking:
+    """The ranking of one query by its scores, which come piece by piece, in the order of the passages.
+
+    Args:
+        query: whose gold passages have these numbers and scores, both [G].
+        passages: that are ranked.
+        depth: how many ids the ranking names.
+    """
+
+    def __init__(
+        self, query: Query, passages: Passages, gold: np.ndarray, levels: np.ndarray, depth: int = DEPTH
+    ) -> None:
+        self.query, self.passages, self.depth = query, passages, depth
+        self._gold, self._levels = gold, levels
+        self._above = np.zeros(len(gold), dtype=np.int64)
+        self._scores, self._numbers = np.zeros(0), np.zeros(0, dtype=np.int64)
+
+    def add(self, start: int, scores_N: np.ndarray) -> None:
+        """Takes the scores of the passages from `start` on, real [n].
+
+        Raises:
+            UserError: one is not finite; NaN would otherwise pass for a perfect rank.
+        """
+        if not np.isfinite(scores_N).all():
+            bad = int(np.flatnonzero(~np.isfinite(scores_N))[0])
+            raise UserError(
+                f"query {self.query.example_id}: the score of passage {self.passages.id_of(start + bad)} is not finite",
+                got=float(scores_N[bad]),
+                fix="build the index again; fp16 sums of log-odds rows are known to overflow",
+            )
+        for g, (gold, level) in enumerate(zip(self._gold, self._levels, strict=True)):
+            before = max(min(int(gold) - start, len(scores_N)), 0)
+            self._above[g] += np.count_nonzero(scores_N > level) + np.count_nonzero(scores_N[:before] == level)
+        near = np.arange(len(scores_N))
+        if len(self._scores) == self.depth:  # of equal scores those that came first stay
+            near = np.flatnonzero(scores_N > self._scores[-1])
+        if len(near) > self.depth:
+            least = np.partition(scores_N[near], -self.depth)[-self.depth]
+            above = near[scores_N[near] > least]
+            near = np.concatenate([above, near[scores_N[near] == least][: self.depth - len(above)]])
+        scores = np.concatenate([self._scores, scores_N[near]])
+        numbers = np.concatenate([self._numbers, near + start])
+        order = np.lexsort((numbers, -scores))[: self.depth]
+        self._scores, self._numbers = scores[order], numbers[order]
+
+    def ranking(self) -> Ranking:
+        """Of what has come."""
+        names = tuple(self.passages.ids_of(self._numbers))
+        return Ranking(self.query.example_id, names, tuple(self._above.tolist()))
+
+
+def rank_by_scores(
+    query: Query, scores_N: np.ndarray, passages: Passages, depth: int = DEPTH, gold: np.ndarray | None = None
+) -> Ranking:
     """Ranks the corpus by descending score; equal scores stand in passage order, for every method alike.
 
     Args:
-        scores_N: real [N], one score per passage.
+        scores_N: real [N], one score per passage; may be mapped from a file.
         depth: how many ids the ranking names (fewer where the corpus is smaller).
+        gold: numbers of the query's gold passages, if they are known.
 
     Raises:
-        UserError: if a score is not finite; NaN would otherwise pass for a perfect rank.
+        UserError: if a score is not finite.
     """
-    scores_N = np.asarray(scores_N)
-    if scores_N.shape != (len(passages),):
-        raise ValueError(f"scores of shape {scores_N.shape} for {len(passages)} passages")
-    if not np.isfinite(scores_N).all():
-        bad = int(np.flatnonzero(~np.isfinite(scores_N))[0])
-        raise UserError(
-            f"query {query.example_id}: the score of passage {passages.id_of(bad)} is not finite",
-            got=float(scores_N[bad]),
-            fix="build the index again; fp16 sums of log-odds rows are known to overflow",
-        )
-    order_N = np.argsort(-scores_N, kind="stable")
-    return rank_by_order(query, order_N, passages, depth)
+    if np.shape(scores_N) != (len(passages),):
+        raise ValueError(f"scores of shape {np.shape(scores_N)} for {len(passages)} passages")
+    gold = numbers_of(query.gold, passages) if gold is None else gold
+    made = ScoreRanking(query, passages, gold, np.asarray(scores_N[gold]), depth)
+    for start in range(0, len(passages), AT_ONCE):
+        made.add(start, np.asarray(scores_N[start : start + AT_ONCE]))
+    return made.ranking()
 
 
 def rank_by_order(query: Query, order_N: np.ndarray, passages: Passages, depth: int = DEPTH) -> Ranking:
@@ -117,7 +176,7 @@ def rank_by_order(query: Query, order_N: np.ndarray, passages: Passages, depth: 
     gold_ranks = ranks_N[numbers_of(query.gold, passages)]
     return Ranking(
         query.example_id,
-        tuple(passages.id_of(int(number)) for number in order_N[:depth]),
+        tuple(passages.ids_of(order_N[:depth])),
         tuple(int(rank) for rank in gold_ranks),
     )
 
@@ -140,10 +199,11 @@ class ScoringMethod(ABC):
 
     def rank(self, queries: Sequence[Query], passages: Passages) -> list[Ranking]:
         """One ranking per query; where scores are equal the passages stand in their own order."""
+        golds = numbers_of_lists([query.gold for query in queries], passages)
         scores_QN = self.scores(queries, passages)
         return [
-            rank_by_scores(query, scores_N, passages, self.depth)
-            for query, scores_N in zip(queries, scores_QN, strict=True)
+            rank_by_scores(query, scores_N, passages, self.depth, gold)
+            for query, scores_N, gold in zip(queries, scores_QN, golds, strict=True)
         ]
 
 

@@ -85,6 +85,7 @@ _KEYS = (
     (r"check path, kind and text_field of each source", "check corpus.path, corpus.kind and corpus.text_field"),
     (r"(?<![\w.])(text_field|id_field)\b(?! of)", r"corpus.\1"),
     (r"the source's (path|corpus)", r"\1"),
+    (r"the source's columns", "corpus.columns"),
     (r"\bpath \(or its kind\)", "corpus.path (or corpus.kind)"),
 )
 """How a pretraining's hints name what these settings call otherwise."""

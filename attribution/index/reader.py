@@ -165,7 +165,7 @@ class Index:
 
     def fields(self, codec: str, start: int, stop: int) -> dict[str, Tensor]:
         """Stored tensors of the passages [start, stop), norms included. Views into the map if they lie in one shard."""
-        parts = [self._shard_fields(codec, number, low, high) for number, low, high in self._pieces(start, stop)]
+        parts = [self._shard_fields(codec, number, low, high) for number, low, high in self.pieces(start, stop)]
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -201,7 +201,8 @@ class Index:
         fields = self.fields(name, start, stop)
         return self.codec(name).decode(fields) * fields["norm"][:, None]
 
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The shards that hold passages [start, stop), start < stop: number, and which of its rows these are."""
         for number in range(start // self.shard_rows, (stop - 1) // self.shard_rows + 1):
             first = number * self.shard_rows
             yield number, max(start, first) - first, min(stop, first + self.shard_rows) - first
@@ -212,6 +213,10 @@ class Index:
             held = (number, self._open_shard(codec, number))
             self._open[codec] = held
         return held[1].fields(low, high)
+
+    def shard(self, codec: str, number: int) -> ShardFile:
+        """A shard, opened anew and checked for its shape; for who reads its bytes."""
+        return self._open_shard(codec, number)
 
     def _open_shard(self, codec: str, number: int) -> ShardFile:
         held = {name: (width,) for name, (_, width) in self.codec(codec).fields.items()} | dict.fromkeys(NORMS, ())

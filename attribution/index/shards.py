@@ -116,6 +116,23 @@ class ShardFile:
         flat = torch.frombuffer(self._map, dtype=dtype, count=(stop - start) * width, offset=offset)
         return flat.view(stop - start, *rest)
 
+    def ask(self, start: int, stop: int) -> None:
+        """Asks the disk for rows [start, stop), which are going to be read."""
+        self._advise(mmap.MADV_WILLNEED, start, stop)
+
+    def let_go(self, start: int, stop: int) -> None:
+        """Takes rows [start, stop) out of the process's memory; they stay in the page cache, and can be read again."""
+        self._advise(mmap.MADV_DONTNEED, start, stop)
+
+    def _advise(self, advice: int, start: int, stop: int) -> None:
+        """Tells the kernel of the pages that hold rows [start, stop) of the stored tensors."""
+        for entry in self._entries.values():
+            row = math.prod(entry["shape"][1:]) * _DTYPES[entry["dtype"]].itemsize
+            first = self._base + entry["data_offsets"][0] + start * row
+            if self._map is not None and row and stop > start:
+                page = first - first % mmap.PAGESIZE
+                self._map.madvise(advice, page, first + (stop - start) * row - page)
+
     def fields(self, start: int = 0, stop: int | None = None) -> dict[str, Tensor]:
         return {name: self.tensor(name, start, stop) for name in self._entries}
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.options import ScanOptions, ScanResult, Source
-from headwater.attribution.search.scan import scan
+from headwater.attribution.search.scan import Sink, search
 from headwater.attribution.search.topk import NOBODY
 
 SHINGLE = 5
@@ -75,11 +76,11 @@ Dropped = list[dict[int, list[int]]]
 
 
 def scan_collapsed(
-    sources: Sequence[Source], options: ScanOptions, collapse: Collapse
+    sources: Sequence[Source], options: ScanOptions, collapse: Collapse, sinks: Sequence[Sink] = ()
 ) -> tuple[ScanResult, Dropped, Dropped]:
     """`scan`, with near-duplicates collapsed at both ends.
 
-    Looks deeper until every list is full or the corpus is exhausted.
+    Looks deeper until every list is full or the corpus is exhausted; `sinks` are told the scores once.
 
     Returns:
         What was found, and what was dropped at the top and at the bottom.
@@ -91,7 +92,8 @@ def scan_collapsed(
             top_k=min(options.top_k * depth, passages),
             bottom_k=min(options.bottom_k * depth, passages),
         )
-        found = scan(sources, deeper)
+        found = search(Scan(sources, deeper), sinks=sinks)
+        sinks = ()
         top = [collapse.keep(listed(row), options.top_k) for row in found.passages]
         bottom = [collapse.keep(listed(row), options.bottom_k) for row in found.bottom_passages]
         enough = all(len(kept) >= options.top_k for kept in top) and all(len(k) >= options.bottom_k for k in bottom)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headwater.attribution.index.reader import Index, require_same_passages
 from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.where import Where
 from headwater.configs.errors import UserError
 
 RecomputeRows = Callable[[np.ndarray], Tensor]
@@ -45,7 +46,8 @@ class ScanOptions:
         top_k, bottom_k: passages kept per query at each end.
         codec: the form that is scanned; the finest stored by default.
         rescore: the form (or `recompute`) in which the best candidates are scored again; None for one stage.
-        candidates: how many per query and end; below 1 a fraction of the passages.
+        candidates: how many per query and end; all where there are fewer.
+        where: looks at passages before they are compared: those for which it does not hold are not found.
         allow_incomplete: search what there is of an unfinished index; the result says so.
         watch: told after each block how many passages this rank has compared, and how many there are; what it raises
             ends the scan.
@@ -56,7 +58,8 @@ class ScanOptions:
     bottom_k: int = 0
     codec: str | None = None
     rescore: str | None = None
-    candidates: float = 0.05
+    candidates: int = 10_000
+    where: Where | None = field(default=None, compare=False)
     allow_incomplete: bool = False
     watch: Callable[[int, int], None] | None = field(default=None, compare=False)
 
@@ -69,7 +72,7 @@ class ScanResult:
         passages, scores: int64 and float32 [Q, top_k], best first.
         bottom_passages, bottom_scores: int64 and float32 [Q, bottom_k], most negative first.
         complete: whether every passage of the corpus was compared.
-        scanned: passages compared in the first stage.
+        scanned: passages compared in the first stage: with `where` those for which it holds.
         bytes_read: bytes of the stored rows read, by this rank.
         lambdas: lambda of each source.
         seconds: wall time.
@@ -119,12 +122,5 @@ def check_sources(sources: Sequence[Source], options: ScanOptions) -> None:
             raise source.index.incomplete()
         if options.rescore == "recompute" and source.recompute is None:
             raise UserError(f"nothing recomputes rows of {source.index.path}", fix="rescore from a stored codec")
-    if options.rescore is not None and options.candidates <= 0:
-        raise UserError(
-            "two stages need candidates", got=options.candidates, expected="a number, or a fraction below 1"
-        )
-
-
-def candidate_count(candidates: float, passages: int) -> int:
-    """Candidates per query: a number, or below 1 a fraction of the passages."""
-    return max(int(candidates * passages), 1) if candidates < 1 else int(candidates)
+    if options.rescore is not None and (options.candidates < 1 or options.candidates != int(options.candidates)):
+        raise UserError("two stages need candidates", got=options.candidates, expected="a whole number, 1 or more")

@@ -3,7 +3,7 @@
     result = scan([Source(open_index("runs/demo/index/final"), query_rows)], ScanOptions(top_k=10, bottom_k=3))
     result.passages[0], result.scores[0]
 
-Every row of every shard is read, block by block; memory is bounded by the block. Under torch.distributed the shards
+Every row of every shard is read, block by block; memory is bounded by the block. Under torch.distributed the blocks
 are dealt out over the ranks and each rank returns the merged result. Several sources (checkpoints, a captured index)
 are read side by side and their scores are added.
 """
@@ -11,7 +11,7 @@ are read side by side and their scores are added.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,9 +19,14 @@ from torch import Tensor
 
 from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.distributed import sum_over_ranks
-from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source, candidate_count
+from headwater.attribution.search.options import Exclusion, ScanOptions, ScanResult, Source
 from headwater.attribution.search.rescore import rescore
 from headwater.attribution.search.topk import NOBODY, TopK
+from headwater.configs.errors import UserError
+
+Sink = Callable[[int, int, Tensor], None]
+"""Told every block of a first stage on the rank that scores it: start, stop, scores float32 [stop - start, Q], -inf
+for what must not be found. It keeps no reference."""
 
 
 def scan(
@@ -44,31 +49,40 @@ def scan(
         IncompleteIndexError: an index is unfinished and that was not allowed.
         MismatchError, UserError: sources that do not fit together, or options that an index cannot serve.
     """
-    options = options or ScanOptions()
-    began = time.perf_counter()
-    work = Scan(sources, options)
-    prepared = time.perf_counter() - began
+    return search(Scan(sources, options or ScanOptions()), exclude)
+
+
+def search(work: Scan, exclude: Exclusion | None = None, sinks: Sequence[Sink] = ()) -> ScanResult:
+    """`scan`, of a scan that is prepared; `sinks` are told its scores as they go by."""
+    began, options = time.perf_counter(), work.options
     keep_top, keep_bottom = options.top_k, options.bottom_k
     if options.rescore is not None:
-        count = candidate_count(options.candidates, work.passages)
-        keep_top, keep_bottom = (max(count, k) if k else 0 for k in (options.top_k, options.bottom_k))
+        keep_top, keep_bottom = (max(options.candidates, k) if k else 0 for k in (keep_top, keep_bottom))
     top = TopK(work.queries, min(keep_top, work.passages))
     bottom = TopK(work.queries, min(keep_bottom, work.passages))
-    scanned = 0
+    hidden = [each for each in (exclude, options.where) if each is not None]
     for start, stop, scores_NQ in work.blocks():
-        scanned += stop - start
-        if options.watch is not None:
-            options.watch(scanned, work.passages)
         passages_N = torch.arange(start, stop)
-        for heap, sign in ((top, 1), (bottom, -1)):
-            if heap.k:
-                add_block(heap, scores_NQ if sign > 0 else -scores_NQ, passages_N, exclude)
+        for each in hidden:
+            each.apply(scores_NQ, start, stop)
+        for sink in sinks:
+            sink(start, stop, scores_NQ)
+        top.add(scores_NQ, passages_N)
+        if bottom.k:
+            scores_NQ.neg_()
+            for each in hidden:
+                each.apply(scores_NQ, start, stop)
+            bottom.add(scores_NQ, passages_N)
+    scanned = sum_over_ranks(work.scanned)
+    if options.where is not None and not scanned:
+        what = f"there is no passage where {options.where.condition.text}"
+        raise UserError(what, fix="look at what the columns hold, or widen it")
     top.merge_ranks()
     bottom.merge_ranks()
     if options.rescore is not None:
         top = rescore(work, top, min(options.top_k, work.passages), 1)
         bottom = rescore(work, bottom, min(options.bottom_k, work.passages), -1)
-    for source in sources:
+    for source in work.sources:
         source.index.close()
     passages, scores = as_arrays(top, 1)
     bottom_passages, bottom_scores = as_arrays(bottom, -1)
@@ -78,19 +92,12 @@ def scan(
         bottom_passages,
         bottom_scores,
         work.complete,
-        sum_over_ranks(scanned),
+        scanned,
         work.bytes_read,
         [each.lambda_ for each in work.prepared],
-        time.perf_counter() - began,
-        prepared,
+        work.prepare_seconds + time.perf_counter() - began,
+        work.prepare_seconds,
     )
-
-
-def add_block(heap: TopK, scores_NQ: Tensor, passages_N: Tensor, exclude: Exclusion | None) -> None:
-    if exclude is not None:
-        scores_NQ = scores_NQ.clone()
-        exclude.apply(scores_NQ, int(passages_N[0]), int(passages_N[-1]) + 1)
-    heap.add(scores_NQ, passages_N)
 
 
 def as_arrays(heap: TopK, sign: int) -> tuple[np.ndarray, np.ndarray]:

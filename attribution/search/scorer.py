@@ -10,16 +10,26 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
 from headwater.attribution.index.codecs.base import Codec, Fields
 from headwater.attribution.index.reader import Index
 from headwater.attribution.rows.checks import require_finite, require_width
 from headwater.attribution.rows.norms import unit_rows
+from headwater.attribution.search.basis import Basis, shared_basis
 from headwater.attribution.search.products import products
 from headwater.attribution.settings import CURVATURES
 from headwater.configs.errors import UserError
-from headwater.kernels.coded import CodedVectors
+from headwater.kernels.coded import COLUMNS, FEW, CodedParts, CodedVectors
+from headwater.kernels.cpu_products import LANES, pack, product
+
+DENSE = 32
+"""Pairs are multiplied one by one where fewer than one in so many is wanted: a matrix product is as much faster."""
+BASIS_BYTES = 1 << 22
+"""Bytes of products with the directions that are held at a time."""
+PAIR_BYTES = 1 << 22
+"""Bytes of rows and queries that are laid side by side at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +132,30 @@ class BlockScorer:
         self._queries_QD = codec.rotate(prepared.queries_QD).contiguous()
         self._directions = self._rotated(prepared.directions)
         self._coded: CodedVectors | None = None
-        if integer and codec.form is not None and codec.form.is_exact:
-            queries = [self._queries_QD[:, span.slice] for span in codec.layout]
-            self._coded = CodedVectors(codec.form, queries, self._directions, codec.planes)
+        self._coded_parts: CodedParts | None = None
+        self._packed: list[Tensor | None] = []
+        coded = integer and codec.form is not None and codec.form.is_exact
+        self._basis: Basis | None = None
+        if len(self._queries_QD) > FEW and self._basis_is_less_work():
+            self._basis = shared_basis(codec.layout, self._queries_QD, self._directions, COLUMNS if coded else LANES)
+        if not coded:
+            if self._basis is not None:
+                padded = (pad(part_rd.T, (0, -len(part_rd) % LANES)) for part_rd in self._basis.vectors)
+                self._packed = [pack(part_dr, torch.float32) if part_dr.shape[1] else None for part_dr in padded]
+            return
+        assert codec.form is not None
+        if self._basis is not None:
+            width = self._basis.coefficients_QW.shape[1]
+            self._coded_parts = CodedParts(codec.form, self._basis.vectors, self._basis.starts, width, codec.planes)
+            return
+        queries = [self._queries_QD[:, span.slice] for span in codec.layout]
+        self._coded = CodedVectors(codec.form, queries, self._directions, codec.planes)
+
+    def _basis_is_less_work(self) -> bool:
+        """Than products with the queries, and with the directions, of which one byte a number is enough."""
+        along = sum(part_rd.numel() for part_rd in self._directions)
+        planes = max(self.codec.planes, 1)
+        return bool(along) and (planes - 1) * along <= planes * self._queries_QD.numel()
 
     def _rotated(self, directions: dict[str, Tensor]) -> list[Tensor]:
         """Per module its directions in the codec's coordinates, float32 [r_m, d]."""
@@ -138,24 +169,60 @@ class BlockScorer:
 
     def scores(self, fields: Fields) -> Tensor:
         """Scores of a block's passages (rows) with the queries (columns), float32 [n, Q]."""
-        if self._coded is not None:
+        if self._basis is not None:
+            products_NQ, along_N = self._by_basis(fields, self._basis)
+        elif self._coded is not None:
             products_NQ, along_N = self._coded.products(fields["code"], fields["scale"])
         else:
-            products_NQ, along_N = self._float_parts(fields)
+            rows_ND = self.codec.block(fields, torch.float32)
+            products_NQ, along_N = products(rows_ND, self._queries_QD), self._along(rows_ND)
         return products_NQ.mul_(self._factor(along_N, fields)[:, None])
+
+    def _by_basis(self, fields: Fields, basis: Basis) -> tuple[Tensor, Tensor]:
+        """Products with the queries, float32 [n, Q], and squared lengths along the directions, float32 [n]."""
+        width, count = basis.coefficients_QW.shape[1], len(fields["norm"])
+        some = max(BASIS_BYTES // (4 * width), 16)
+        found = []
+        for start in range(0, count, some):
+            stop = min(start + some, count)
+            part = {name: value[start:stop] for name, value in fields.items()}
+            if self._coded_parts is not None:
+                parts_NW = self._coded_parts.products(part["code"], part["scale"])
+            else:
+                rows_ND, parts_NW = self.codec.block(part, torch.float32), torch.zeros(stop - start, width)
+                for span, packed, first in zip(self.codec.layout, self._packed, basis.starts, strict=True):
+                    if packed is not None:
+                        parts_NW[:, first : first + packed.shape[1]] = product(rows_ND[:, span.slice], packed)
+            found.append((products(parts_NW, basis.coefficients_QW), parts_NW.norm(dim=1).square_()))
+        return torch.cat([each for each, _ in found]), torch.cat([each for _, each in found])
+
+    def pair_scores(self, fields: Fields, place_P: Tensor, query_P: Tensor) -> Tensor:
+        """Scores of some pairs alone, float32 [P]: of the passages at these places with these queries."""
+        rows_ND = self.codec.block(fields, torch.float32)
+        factor_N = self._factor(self._along(rows_ND), fields)
+        asked, column_P = query_P.unique(return_inverse=True)
+        if len(place_P) * DENSE >= len(rows_ND) * len(asked):
+            return (products(rows_ND, self._queries_QD[asked]) * factor_N[:, None])[place_P, column_P]
+        some = max(PAIR_BYTES // (8 * rows_ND.shape[1]), 1)
+        parts = zip(place_P.split(some), query_P.split(some), strict=True)
+        product_P = torch.cat([(rows_ND[place] * self._queries_QD[query]).sum(dim=1) for place, query in parts])
+        return product_P * factor_N[place_P]
 
     def factors(self, fields: Fields) -> Tensor:
         """What each passage's inner products with the queries are multiplied with, float32 [n]."""
-        return self._factor(self._float_parts(fields)[1], fields)
+        return self._factor(self._along(self.codec.block(fields, torch.float32)), fields)
 
-    def _float_parts(self, fields: Fields) -> tuple[Tensor, Tensor]:
-        """Products with the queries, float32 [n, Q], and the squared length along the directions, float32 [n]."""
-        rows_ND = self.codec.block(fields, torch.float32)
+    def bounds(self, fields: Fields) -> Tensor:
+        """Products of the norms of passages and queries, float32 [n, Q]: no score is larger."""
+        return self.factors(fields)[:, None] * self._queries_QD.norm(dim=1)
+
+    def _along(self, rows_ND: Tensor) -> Tensor:
+        """Squared length along the directions, float32 [n]."""
         along_N = torch.zeros(len(rows_ND))
         for span, part_rd in zip(self.codec.layout, self._directions, strict=True):
             if len(part_rd):
                 along_N += products(rows_ND[:, span.slice], part_rd).square_().sum(dim=1)
-        return products(rows_ND, self._queries_QD), along_N
+        return along_N
 
     def _factor(self, along_N: Tensor, fields: Fields) -> Tensor:
         """What a passage's inner products are multiplied with, float32 [n]."""

@@ -10,7 +10,8 @@ from headwater.attribution.search.distributed import distributed
 NOBODY = -1
 """Passage number of an empty place; its score is -inf (+inf among the lowest)."""
 
-_SLACK = 4096
+_SLACK = 512
+"""Candidates that wait to be sorted in, at least."""
 
 
 class TopK:
@@ -26,36 +27,43 @@ class TopK:
         self._scores = [torch.full((queries, k), -torch.inf)]
         self._passages = [torch.full((queries, k), NOBODY, dtype=torch.int64)]
         self._pending = 0
+        self._floor_Q1: Tensor | None = None
 
     def add(self, scores_NQ: Tensor, passages_N: Tensor) -> None:
         """Takes scores float32 [n, Q] of these passages, int64 [n]. -inf stands for an excluded pair."""
         if not self.k or not len(passages_N):
             return
-        scores_QN = scores_NQ.T
-        if len(passages_N) > self.k:
-            best_Qk, places_Qk = scores_QN.topk(self.k, dim=1, sorted=False)
+        scores_QN, keep = scores_NQ.T, self.k
+        if self._floor_Q1 is not None:  # most blocks of a long scan hold little that is good enough
+            keep = min(keep, int((scores_NQ >= self._floor_Q1.T).sum(dim=0).max()))
+        if not keep:
+            return
+        if len(passages_N) > keep:
+            best_Qk, places_Qk = scores_QN.topk(keep, dim=1, sorted=False)
             self._settle_ties(scores_QN, passages_N, best_Qk, places_Qk)
-            self._append(best_Qk, passages_N[places_Qk])
+            self.add_lists(best_Qk, passages_N[places_Qk])
         else:
-            self._append(scores_QN.contiguous(), passages_N.expand(len(scores_QN), -1))
+            self.add_lists(scores_QN.contiguous(), passages_N.expand(len(scores_QN), -1))
 
     def _settle_ties(self, scores_QN: Tensor, passages_N: Tensor, best_Qk: Tensor, places_Qk: Tensor) -> None:
         """Where more have the k-th score than there is room for, those with the lowest numbers take it: torch's `topk`
         takes any of them."""
+        keep = best_Qk.shape[1]
         least_Q1 = best_Qk.amin(dim=1, keepdim=True)
-        tied_Q = ((scores_QN >= least_Q1).sum(dim=1) > self.k) & (least_Q1[:, 0] > -torch.inf)
+        tied_Q = ((scores_QN >= least_Q1).sum(dim=1) > keep) & (least_Q1[:, 0] > -torch.inf)
         if not bool(tied_Q.any()):
             return
         order_N = passages_N.argsort(stable=True)
         ordered_qN = scores_QN[tied_Q][:, order_N]
-        chosen_qk = ordered_qN.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+        chosen_qk = ordered_qN.argsort(dim=1, descending=True, stable=True)[:, :keep]
         best_Qk[tied_Q], places_Qk[tied_Q] = ordered_qN.gather(1, chosen_qk), order_N[chosen_qk]
 
-    def _append(self, scores_Qk: Tensor, passages_Qk: Tensor) -> None:
+    def add_lists(self, scores_Qk: Tensor, passages_Qk: Tensor) -> None:
+        """Takes scores float32 [Q, n] of each query's own passages, int64 [Q, n]."""
         self._scores.append(scores_Qk)
         self._passages.append(torch.where(scores_Qk == -torch.inf, NOBODY, passages_Qk))
         self._pending += scores_Qk.shape[1]
-        if self._pending >= max(self.k, _SLACK):
+        if self._pending >= (max(self.k, _SLACK) if self._floor_Q1 is not None else self.k):
             self._compact()
 
     def _compact(self) -> None:
@@ -65,7 +73,7 @@ class TopK:
         by_score = scores.argsort(dim=1, descending=True, stable=True)
         scores, passages = scores.gather(1, by_score), passages.gather(1, by_score)
         self._scores, self._passages = [scores[:, : self.k].contiguous()], [passages[:, : self.k].contiguous()]
-        self._pending = 0
+        self._pending, self._floor_Q1 = 0, self._scores[0][:, -1:]
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Scores float32 [Q, k] descending, and passages int64 [Q, k]; empty places last."""

@@ -31,8 +31,7 @@ def open_model_of(index: Index, world: World, moved: PlaceSettings) -> TracedMod
     if (moved.path if name == "run" else moved.run) and not getattr(moved, name):
         made_with = "a run's checkpoint" if name == "run" else "a Hugging Face model"
         raise UserError(f"{index.path} was made with {made_with}", fix=f"set model.{name} to where it is")
-    told = {key: [Path(value)] for key, value in asdict(moved).items() if value}
-    places = {**model_places(index.path, index.manifest), **told}
+    places = places_of(index, moved)
     wanted, got = str(index.manifest["model_fingerprint"]), ""
     rest = {key: first_there(found) for key, found in places.items() if key not in ("run", "path")}
     for place in there(places[name], index):
@@ -55,6 +54,12 @@ def open_model_of(index: Index, world: World, moved: PlaceSettings) -> TracedMod
         expected=wanted,
         fix=f"set model.{name}=DIR to where they are, restore them, or make the index again",
     )
+
+
+def places_of(index: Index, moved: PlaceSettings) -> dict[str, list[Path]]:
+    """Where what an index was made with may lie: as told, else as noted, the likelier place first."""
+    told = {key: [Path(value)] for key, value in asdict(moved).items() if value}
+    return {**model_places(index.path, index.manifest), **told}
 
 
 def there(places: list[Path], index: Index) -> Iterator[Path]:

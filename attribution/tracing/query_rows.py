@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from headwater.attribution.models.base import EPS, Example
@@ -17,6 +19,7 @@ from headwater.attribution.rows.norms import unit_rows
 from headwater.attribution.settings import ProjectionSettings
 from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import MissingError, UserError
+from headwater.train import parallel
 from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import open_checkpoint, steps_in
 from headwater.train.corpus.conversations import read_template
@@ -28,9 +31,13 @@ def query_rows(
     collector: GradientCollector,
     tokenizer: TextTokenizer,
     queries: Sequence[Query],
+    world: World | None = None,
     batch_tokens: int = 2048,
 ) -> Tensor:
     """Raw rows of the queries' targets, float32 [Q, D]; of a contrastive query the difference of both targets' rows.
+
+    Args:
+        world: its replicas of the model share the queries out, and all have all rows in the end.
 
     Raises:
         UserError: a query is longer than the model's context, its target is empty, or it is held against itself.
@@ -39,8 +46,8 @@ def query_rows(
     asked = examples_of(queries, tokenizer, context, directory)
     contrasted = [i for i, query in enumerate(queries) if query.against]
     others = [replace(queries[i], target=queries[i].against, against="") for i in contrasted]
-    against = examples_of(others, tokenizer, context, directory)
-    for i, other in zip(contrasted, against, strict=True):
+    against = dict(zip(contrasted, examples_of(others, tokenizer, context, directory), strict=True))
+    for i, other in against.items():
         if np.array_equal(asked[i].tokens, other.tokens):
             raise UserError(
                 f"query {queries[i].example_id} is held against its own target",
@@ -48,9 +55,17 @@ def query_rows(
                 expected="another target",
                 fix="leave `against` out, or name another answer",
             )
-    rows_QD = collect(collector, asked, batch_tokens)
-    if contrasted:
-        rows_QD[contrasted] -= collect(collector, against, batch_tokens)
+    # Every rank has looked at every query: what is refused is refused on all, and nobody waits for one that has gone.
+    shared = world is not None and world.data > 1
+    mine = list(range(len(queries)))
+    if world is not None and shared:
+        mine = mine[world.data_rank :: world.data]
+    rows_QD = torch.zeros(len(queries), collector.layout.dims)
+    rows_QD[mine] = collect(collector, [asked[i] for i in mine], batch_tokens)
+    if others_here := [i for i in mine if i in against]:
+        rows_QD[others_here] -= collect(collector, [against[i] for i in others_here], batch_tokens)
+    if shared:
+        dist.all_reduce(rows_QD, group=parallel.data_group())
     return rows_QD
 
 
@@ -137,7 +152,7 @@ def captured_query_rows(
         projection = ProjectionSettings(**manifest["projection"])
         eps = manifest.get("eps", EPS)
         collector = GradientCollector(model, projection, manifest["correction"], manifest["loss"], eps)
-        rows_QD = unit_rows(query_rows(collector, tokenizer, queries)) * lr
+        rows_QD = unit_rows(query_rows(collector, tokenizer, queries, world)) * lr
         total_QD = rows_QD if total_QD is None else total_QD + rows_QD
         weight += lr
     if total_QD is None:

@@ -38,7 +38,9 @@ def as_results(
     which each passage was seen; with `extras` also the ids of each passage's near-duplicates, its tokens and their
     scores."""
     shown = np.concatenate([found.passages.ravel(), found.bottom_passages.ravel()])
-    seen, extras = SeenSteps.of(opened, shown[shown >= 0]), extras or Extras()
+    shown = np.unique(shown[shown >= 0])
+    seen, extras = SeenSteps.of(opened, shown), extras or Extras()
+    names = dict(zip(shown.tolist(), opened.passages.ids_of(shown), strict=True))
     records = []
     for number, query in enumerate(queries):
         record: dict[str, Any] = {
@@ -56,7 +58,7 @@ def as_results(
         for place, (end, passages, scores) in enumerate(ends):
             kept = passages >= 0
             numbers = passages[kept].tolist()
-            record |= listed_passages(end, numbers, scores[kept], opened, seen)
+            record |= listed_passages(end, numbers, scores[kept], opened, names, seen)
             if extras.dropped is not None:
                 dropped = extras.dropped[place][number]
                 record[f"{end}_duplicates"] = [[opened.passages.id_of(other) for other in dropped[n]] for n in numbers]
@@ -64,7 +66,7 @@ def as_results(
                 tokens = [opened.passages.tokens(n).tolist() for n in numbers]
                 record[f"{end}_tokens"] = [opened.passages.tokenizer.pieces(each) for each in tokens]
                 record[f"{end}_token_scores"] = [extras.token_scores[n, number].tolist() for n in numbers]
-        for key in ("fact_id", "relation"):
+        for key in ("fact_id", "relation", "mean_of"):
             if key in query.record:
                 record[key] = query.record[key]
         if query.gold:
@@ -76,12 +78,12 @@ def as_results(
 
 
 def listed_passages(
-    end: str, numbers: list[int], scores: np.ndarray, opened: Opened, seen: SeenSteps | None
+    end: str, numbers: list[int], scores: np.ndarray, opened: Opened, names: dict[int, str], seen: SeenSteps | None
 ) -> dict[str, Any]:
     """Texts, ids, scores and steps of one end of a query's results."""
     record: dict[str, Any] = {
         f"{end}s": [opened.passages.text(n) for n in numbers],
-        f"{end}_ids": [opened.passages.id_of(n) for n in numbers],
+        f"{end}_ids": [names[n] for n in numbers],
         f"{end}_scores": [float(score) for score in scores],
     }
     if seen is not None:

@@ -196,11 +196,13 @@ def two_stage(
     golds: Sequence[Sequence[int]] | None,
 ) -> dict[str, float]:
     """What is left when a share of the passages, the best by a compact codec, is scored again in int8."""
-    from headwater.attribution.search.options import ScanOptions, candidate_count
+    from headwater.attribution.search.options import ScanOptions
     from headwater.attribution.search.scan import scan
 
-    depth = max(10, candidate_count(share, source.index.passages))
-    options = ScanOptions(scoring=scoring, top_k=depth, codec=codec, rescore="int8", candidates=share)
+    candidates = max(int(share * source.index.passages), 1)
+    options = ScanOptions(
+        scoring=scoring, top_k=max(10, candidates), codec=codec, rescore="int8", candidates=candidates
+    )
     found = scan([source], options).passages
     row = {"candidates": share, "overlap": overlap(found[:, :10], exact_Qk)}
     return row if golds is None else {**row, "mrr": reciprocal_rank_found(found, golds)}

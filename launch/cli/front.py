@@ -14,8 +14,8 @@ from headwater.configs.errors import UserError, refusals
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
-ORDER = ["demo", "corpus", "pretrain", "index", "trace", "select", "evaluate", "report", "explore", "study", "ablate"]
-ORDER += ["plan", "launch", "export", "import", "bench", "doctor"]
+ORDER = ["demo", "corpus", "pretrain", "index", "queries", "trace", "select", "evaluate", "report", "explore"]
+ORDER += ["study", "ablate", "plan", "launch", "export", "import", "bench", "doctor"]
 
 
 class Front(TyperGroup):

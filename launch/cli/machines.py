@@ -87,7 +87,7 @@ def launch(
 ) -> None:
     """Write (and with --submit start) the torchrun or sbatch script of a stage: headwater launch [STAGE] CONFIG ...
 
-    STAGE is pretrain (if left out), index, corpus, trace, select, evaluate, report, demo, ablate or study NAME.
+    STAGE: pretrain (if left out), index, corpus, queries, trace, select, evaluate, report, demo, ablate, study NAME.
     """
     from headwater.launch.jobs.job import GPU_REQUESTS, Cluster, Job, one_of, read_prologue
     from headwater.launch.jobs.launch import launch_job

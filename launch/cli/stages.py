@@ -123,6 +123,20 @@ def index_verify(directory: Annotated[Path, typer.Argument(help="An index direct
     typer.echo(f"{directory} is whole: {found.passages:,} passages, {found.shards} shards, {found.bytes:,} bytes")
 
 
+def queries(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
+    """Make the gradient rows of a file of queries once, so that `trace rows=FILE` needs no model."""
+    settings = read_settings(
+        "headwater.attribution.settings:QueriesSettings",
+        arguments,
+        keys,
+        yaml,
+        command="headwater queries",
+        example="queries/default index=runs/demo/index/headwater queries=q.jsonl out=q.safetensors",
+    )
+    made = load("headwater.attribution.tracing.asking:run_queries")(settings)
+    typer.echo(f"{settings.out}: the rows of {len(made.queries):,} queries")
+
+
 def trace(
     arguments: Arguments = None,
     prompt: Annotated[str | None, typer.Option(help="Trace this prompt instead of the run's probes.")] = None,

@@ -99,8 +99,9 @@ def _index_needs(settings: Any) -> Iterator[tuple[str, str]]:
 
 def _query_needs(settings: Any) -> Iterator[tuple[str, str]]:
     yield f"{settings.index}/index.json", "run `headwater index` first, or correct index"
-    if settings.queries:
-        yield settings.queries, "correct queries"
+    for key in ("queries", "rows"):
+        if getattr(settings, key, ""):
+            yield getattr(settings, key), f"correct {key}"
 
 
 def _evaluate_needs(settings: Any) -> Iterator[tuple[str, str]]:
@@ -145,6 +146,12 @@ STAGES = {
         needs=_index_needs,
         position=lambda place: f"find {place} -name 'shard-*.safetensors' | wc -l",
         goes_on=True,
+    ),
+    "queries": Stage(
+        schema=f"{_TRACING}:QueriesSettings",
+        module="headwater.attribution.tracing.asking",
+        place=_above,
+        needs=_query_needs,
     ),
     "trace": Stage(schema=f"{_TRACING}:TraceSettings", place=_above, needs=_query_needs),
     "select": Stage(schema="headwater.attribution.selection.settings:SelectSettings", place=_above, needs=_query_needs),

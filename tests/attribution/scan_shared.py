@@ -10,9 +10,15 @@ import torch.distributed as dist
 
 from headwater.attribution.curvature.sums import FactorSums
 from headwater.attribution.index.reader import open_index
+from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import ScanOptions, Source
-from headwater.attribution.search.scan import scan
+from headwater.attribution.search.scan import scan, search
+from headwater.attribution.search.score_files import score_file
+
+
+def ids(start: int, stop: int) -> list[str]:
+    return [f"p#{n}" for n in range(start, stop)]
 
 
 def scan_shared(directory: str) -> None:
@@ -28,7 +34,11 @@ def scan_shared(directory: str) -> None:
         curvature.add(part)
     curvature.all_reduce()
     one = scan([source], ScanOptions(top_k=10, bottom_k=5))
-    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=0.1))
+    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=33))
+    work = Scan([source], ScanOptions(top_k=10))
+    for name in ("scores.npy", "scores.parquet"):
+        with score_file(here / f"{world}-{name}", work, [f"q{q}" for q in range(work.queries)], ids) as sink:
+            search(work, sinks=[sink])
     np.savez(
         here / f"{world}-{rank}.npz",
         passages=one.passages,

@@ -36,6 +36,8 @@ QUERIES = [
 def test_gold_is_an_id_a_document_or_a_text() -> None:
     pieces = WrittenPassages(["d#0", "d#1", "e#0"], ["one", "two", "three"])
     assert with_gold_ids([Query("a", "p", "t", ("d", "three"))], pieces)[0].gold == ("d#0", "d#1", "e#0")
+    long = WrittenPassages([f"d#{n}" for n in range(130)] + ["d#200"], ["x"] * 131)
+    assert with_gold_ids([Query("a", "p", "t", ("d",))], long)[0].gold == tuple(f"d#{n}" for n in range(130))
     given = [Query("a", "p", "t", (TEXTS[0], "doc1#0")), Query("b", "p", "t", ("  " + TEXTS[2] + "\n", "doc2#0"))]
     assert [query.gold for query in with_gold_ids(given, PASSAGES)] == [("doc0#0", "doc1#0"), ("doc2#0",)]
     with pytest.raises(MismatchError, match="1 gold passage") as caught:

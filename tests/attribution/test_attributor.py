@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,10 +19,19 @@ from headwater.attribution.index.build import build_index
 from headwater.attribution.models.base import Example
 from headwater.attribution.search.options import Exclusion, ScanOptions
 from headwater.attribution.search.scorer import Scoring
-from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings, TraceSettings
+from headwater.attribution.settings import (
+    IndexSettings,
+    ProjectionSettings,
+    QueriesSettings,
+    TracedModelSettings,
+    TraceSettings,
+)
 from headwater.attribution.tracing import attributor as module
+from headwater.attribution.tracing import opened as opened_module
+from headwater.attribution.tracing.asking import run_queries
 from headwater.attribution.tracing.queries import read_queries
-from headwater.configs.errors import ConfigError, MissingError, UserError
+from headwater.attribution.tracing.run import run_trace
+from headwater.configs.errors import ConfigError, MismatchError, MissingError, UserError
 from headwater.train import parallel
 
 ASKED = [("The capital of Peru is", "Lima"), ("The people of the island speak", "French")]
@@ -49,7 +59,7 @@ def test_it_answers_as_trace_does_and_opens_nothing_again(
 ) -> None:
     expected = trace(run / "index/last", ASKED, top_k=5, bottom_k=2)
     assert parallel.joined() is attributor.world, "what was opened inside leaves the groups that it found"
-    monkeypatch.setattr(module, "open_for_queries", lambda *_: pytest.fail("opened again"))
+    monkeypatch.setattr(module, "open_for_queries", lambda *_, **__: pytest.fail("opened again"))
     assert attributor.trace(ASKED, top_k=5, bottom_k=2) == expected
     assert attributor.trace(ASKED, TraceSettings(index="-", top_k=5, bottom_k=2)) == expected
     assert attributor.trace(ASKED[:1], top_k=5, curvature="train") != expected[:1]
@@ -88,6 +98,40 @@ def test_a_task_is_a_set_of_queries_and_never_the_one_question_asked(attributor:
     assert attributor.trace(ASKED[:1], top_k=5, task=str(path))[0] == alone
     with pytest.raises(ConfigError, match="curvature=task only"):
         attributor.trace(ASKED[:1], curvature="none", task=str(path))
+
+
+def test_saved_rows_are_asked_with_and_no_model_is_opened(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question, a mean, and a task: the same answers as from texts. A question in the file of another index, and
+    whatever needs gradients, is refused."""
+    texts, made = tmp_path / "q.jsonl", tmp_path / "q.safetensors"
+    lines = [{"example_id": str(n), "prompt": f"The town of {n} is", "target": f"number {n}"} for n in range(12)]
+    texts.write_text("\n".join(map(json.dumps, lines)))
+    both: dict[str, object] = {"index": str(run / "index/last"), "also": [str(run / "index/early")]}
+    run_queries(QueriesSettings(**both, queries=str(texts), out=str(made)))  # type: ignore[arg-type]
+
+    def traced(**options: object) -> list[dict[str, object]]:
+        return run_trace(TraceSettings(**both, top_k=4, **options))  # type: ignore[arg-type]
+
+    asked: list[dict[str, object]] = [{}, {"mean": True}, {"mean": True, "normalize": False}, {"curvature": "train"}]
+    expected = [traced(queries=str(texts), **options) for options in asked]
+    by_task = traced(queries=str(texts), task=str(texts))
+    monkeypatch.setattr(opened_module, "open_model_of", lambda *_: pytest.fail("a model was opened"))
+    for options, wanted in zip(asked, expected, strict=True):
+        assert traced(rows=str(made), **options) == wanted
+    assert traced(rows=str(made), task=str(made)) == by_task == expected[0]
+    assert len(expected[1]) == 1
+    assert expected[1][0]["mean_of"] == [str(n) for n in range(12)]
+    assert expected[1][0]["curvature"] == {"kind": "task", "queries": 12, "weight": [0.25, 0.25]}
+    with pytest.raises(MismatchError, match="another number of indexes"):
+        run_trace(TraceSettings(index=str(run / "index/last"), rows=str(made)))
+    with Attributor.open(run / "index/last", also=[run / "index/early"], models=False) as alone:
+        saved = alone.saved(made)
+        with pytest.raises(ConfigError, match="a stored codec without a model"):
+            alone.trace(saved, rescore="recompute")
+        with pytest.raises(UserError, match="opened without its model"):
+            alone.trace(ASKED)
 
 
 def test_rows_are_those_of_the_index(run: Path, attributor: Attributor) -> None:
@@ -165,3 +209,26 @@ def test_alone_it_joins_a_job_and_leaves_it(run: Path) -> None:
         assert parallel.joined() is None
     finally:
         parallel.start()  # the module's attributor goes on with groups of the same shape
+
+
+def test_a_narrowed_trace_and_every_score_on_disk(run: Path, attributor: Attributor, tmp_path: Path) -> None:
+    scores = attributor.scores(ASKED, Scoring(curvature="train"))
+    lengths = attributor.passages.lengths
+    facts = np.array(["person/" in attributor.passages.id_of(n) for n in range(len(lengths))])
+    out, short = tmp_path / "scores.npy", int(np.median(lengths[facts]))
+    records = attributor.trace(ASKED, top_k=4, where=f'source == "facts" and length < {short}', scores=str(out))
+    passing = facts & (lengths < short)
+    assert 0 < passing.sum() < facts.sum()
+    for q, record in enumerate(records):
+        order = np.argsort(-np.where(passing, scores[q], -np.inf), kind="stable")[:4]
+        assert record["proponent_ids"] == [attributor.passages.id_of(int(n)) for n in order]
+    written = np.load(out, mmap_mode="r")
+    assert np.array_equal(np.isfinite(written[:, 0]), passing)
+    np.testing.assert_allclose(written[passing].T, scores[:, passing], rtol=1e-6)
+    kept = attributor.trace(ASKED, top_k=4, duplicates="collapse", scores=str(tmp_path / "all.parquet"))
+    assert kept[0]["proponent_duplicates"]
+    np.testing.assert_allclose(pq.read_table(tmp_path / "all.parquet")["1"].to_numpy(), scores[1], rtol=1e-6)
+    with pytest.raises(UserError, match="did you mean length"):
+        attributor.trace(ASKED, where="lenght > 3")
+    with pytest.raises(ConfigError, match=r"\.npy or \.parquet"):
+        attributor.trace(ASKED, scores="a.csv")

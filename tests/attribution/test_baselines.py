@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from headwater.attribution.evaluation import ranking
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.metrics import retrieval
@@ -116,6 +117,20 @@ def test_random_reaches_what_chance_allows() -> None:
     spread = math.sqrt((sum(1 / rank**2 for rank in range(1, total + 1)) / total - expected**2) / count)
     assert abs(values["mrr"].mean() - expected) < 4 * spread
     assert abs(values["hit@10"].mean() - 0.1) < 4 * math.sqrt(0.09 / count)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 50])
+def test_a_ranking_is_the_same_however_its_scores_come(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many equal scores, against a stable sort."""
+    monkeypatch.setattr(ranking, "AT_ONCE", at_once)
+    passages = WrittenPassages([f"doc{n}#0" for n in range(50)])
+    scores_N = np.random.default_rng(0).integers(0, 5, 50).astype(np.float32)
+    order = np.argsort(-scores_N, kind="stable").tolist()
+    query = Query("q", "", "", tuple(f"doc{n}#0" for n in (7, 31, 49, 0)))
+    for depth in (1, 9, 50, 60):
+        got = rank_by_scores(query, scores_N, passages, depth)
+        assert got.ranking == tuple(f"doc{n}#0" for n in order[:depth])
+        assert got.gold_ranks == tuple(order.index(n) for n in (7, 31, 49, 0))
 
 
 def test_scores_rank_stably_and_refuse_nan() -> None:

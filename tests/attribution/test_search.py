@@ -9,12 +9,15 @@ from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.errors import IncompleteIndexError
 from headwater.attribution.index.reader import open_index
+from headwater.attribution.index.shards import ShardFile
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.search.full_ranking import gold_ranks, score_all
+from headwater.attribution.search.blocks import Scan
+from headwater.attribution.search.full_ranking import ROUNDING, gold_ranks, ranked, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
+from headwater.attribution.search.reading import read_ahead
 from headwater.attribution.search.scan import scan
-from headwater.attribution.search.scorer import Scoring
+from headwater.attribution.search.scorer import BlockScorer, Scoring
 from headwater.attribution.search.topk import NOBODY, TopK
 from headwater.configs.errors import MismatchError, UserError
 
@@ -207,6 +210,25 @@ def test_gold_ranks_are_the_places_in_the_full_ranking(sharded, rows_ND):
         assert got[q].tolist() == [order.index(gold) for gold in each]
 
 
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+@pytest.mark.parametrize("rounding", [ROUNDING, 1e-12])
+def test_gold_ranks_of_equal_scores_in_one_pass(tmp_path, rows_ND, codec, rounding, monkeypatch):
+    """Rows that are there many times, cut into odd blocks; where rounding is thought too little of, another pass is
+    made. Once the blocks are enough: what goes by near a gold score is counted by value."""
+    monkeypatch.setattr("headwater.attribution.search.full_ranking.ROUNDING", rounding)
+    monkeypatch.setattr("headwater.attribution.search.full_ranking.HELD", 50)
+    monkeypatch.setattr("headwater.attribution.search.blocks.BLOCK_BYTES", 4 * LAYOUT.dims * 21)
+    index = build(tmp_path, rows_ND[torch.arange(N) % 9], shard_rows=50, codecs=[codec], kind="kronecker")
+    source = Source(index, queries_of(4))
+    golds = [[17, 300, 8, 26], [0], [], [331, 332]]
+    found, got = ranked([source], golds, ScanOptions(top_k=6))
+    scores = score_all([source])
+    for q, each in enumerate(golds):
+        order = np.lexsort((np.arange(N), -scores[q])).tolist()
+        assert got[q].tolist() == [order.index(gold) for gold in each]
+        assert found.passages[q].tolist() == order[:6]
+
+
 def test_indexes_are_added_with_their_weights(index, sharded, tmp_path, rows_ND, kind):
     other_rows = make_rows(LAYOUT, N, seed=5)
     other = build(tmp_path / "other", other_rows, shard_rows=101, kind=kind)
@@ -257,7 +279,7 @@ def test_two_stages_rescore_the_candidates(tmp_path, rows_ND):
     queries_QD = queries_of(9)
     exact = scan([Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="fp32"))
     two = scan(
-        [Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="int8", rescore="fp32", candidates=0.1)
+        [Source(index, queries_QD)], ScanOptions(top_k=10, bottom_k=10, codec="int8", rescore="fp32", candidates=33)
     )
     assert np.array_equal(two.passages, exact.passages)
     assert np.allclose(two.scores, exact.scores, atol=1e-6)
@@ -346,3 +368,83 @@ def test_ties_go_to_the_lowest_passages_however_the_scores_are_cut(block):
         count = len(wanted)
         assert got_passages[query].tolist() == [n for _, n in wanted] + [NOBODY] * (9 - count)
         assert got_scores[query, :count].tolist() == [-score for score, _ in wanted]
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 40, 10_000])
+def test_a_candidate_is_scored_again_for_its_own_queries(tmp_path, rows_ND, candidates):
+    """Against the ranking by fp32 of the candidates that int8 finds; few candidates go pair by pair."""
+    index = build(tmp_path, rows_ND, shard_rows=50, codecs=["int8", "fp32"])
+    queries_QD = queries_of(100)
+    first, exact = (score_all([Source(index, queries_QD)], ScanOptions(codec=codec)) for codec in ("int8", "fp32"))
+    options = ScanOptions(top_k=3, bottom_k=2, codec="int8", rescore="fp32", candidates=candidates)
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        init = BlockScorer.__init__
+        patch.setattr(
+            BlockScorer, "__init__", lambda self, *given, **named: (made.append(1), init(self, *given, **named))[0]
+        )
+        found = scan([Source(index, queries_QD)], options)
+    assert len(made) == 2  # one for each stage
+    for q in range(100):
+        kept = max(candidates, 3)
+        inside = np.lexsort((np.arange(N), -first[q]))[:kept]
+        wanted = inside[np.lexsort((inside, -exact[q, inside]))][:3]
+        assert found.passages[q].tolist() == wanted.tolist()
+        assert found.scores[q] == pytest.approx(exact[q, wanted], abs=1e-6)
+
+
+def test_candidates_are_a_whole_number(index):
+    for wrong in (0, 0.05, 2.5):
+        with pytest.raises(UserError, match="two stages need candidates"):
+            scan([Source(index, queries_of(2))], ScanOptions(rescore="fp32", candidates=wrong))
+
+
+def test_shards_are_asked_for_ahead_and_let_go_of(tmp_path, rows_ND, monkeypatch):
+    """Two indexes with other shards, blocks that end in neither: every row once, in order, and all is let go of."""
+    one = build(tmp_path / "one", rows_ND, shard_rows=47, codecs=["int8"])
+    two = build(tmp_path / "two", rows_ND, shard_rows=101, codecs=["fp32"])
+    pieces = [(start, min(start + 13, N)) for start in range(0, N, 13) if start not in (26, 130)]
+    asked, gone = [], []
+    for name, told in (("ask", asked), ("let_go", gone)):
+        real = getattr(ShardFile, name)
+
+        def noted(shard, *rows, real=real, told=told):
+            told.append((shard.path.name, rows))
+            real(shard, *rows)
+
+        monkeypatch.setattr(ShardFile, name, noted)
+    seen = []
+    for start, stop, (coded, plain) in read_ahead([(one, "int8"), (two, "fp32")], iter(pieces)):
+        assert torch.equal(coded["code"], one.fields("int8", start, stop)["code"])
+        assert torch.equal(plain["row"], two.fields("fp32", start, stop)["row"])
+        seen.append((start, stop))
+        assert len(asked) > len(gone)
+    assert seen == pieces
+    assert sorted(asked) == sorted(gone)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8", "int4", "sign"])
+@pytest.mark.parametrize("count", [11, 64])
+def test_one_product_for_queries_and_directions(tmp_path, rows_ND, codec, count, monkeypatch):
+    """The same scores as from two; int8 nearer to the dense formula. With a task of others, or fewer directions than
+    the queries span, there is no such basis."""
+    index = build(tmp_path, rows_ND, shard_rows=47, codecs=[codec], kind="kronecker")
+    monkeypatch.setattr("headwater.attribution.search.scorer.BASIS_BYTES", 4 * 96 * 20)
+    queries_QD = queries_of(count)
+    source = Source(index, queries_QD)
+    work = Scan([source], ScanOptions())
+    assert work.scorers[0]._basis is not None
+    got = score_all([source])
+    float_NQ = BlockScorer(work.prepared[0], index.codec(codec), integer=False).scores(index.fields(codec, 0, N))
+    monkeypatch.setattr("headwater.attribution.search.scorer.shared_basis", lambda *_: None)
+    direct = score_all([source])
+    coarse = {"fp32": 1e-5, "int8": 2e-3}.get(codec, 2e-2)
+    assert np.abs(got - direct).max() < coarse
+    assert np.abs(got - float_NQ.T.numpy()).max() < {"fp32": 1e-5, "int8": 1e-4}.get(codec, 2e-2)
+    monkeypatch.undo()
+    for other in (
+        Scan([Source(index, queries_QD, task_queries=make_rows(LAYOUT, 20, rows_seed=3))], ScanOptions()),
+        Scan([source], ScanOptions(scoring=Scoring(rank=5))),
+        Scan([source], ScanOptions(scoring=Scoring(curvature="train"))),
+    ):
+        assert other.scorers[0]._basis is None

@@ -1,6 +1,7 @@
 """The scan on 1, 2 and 3 ranks finds the same lists."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from headwater.attribution.curvature.sums import FactorSums
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.search.full_ranking import gold_ranks
+from headwater.attribution.search.full_ranking import gold_ranks, score_all
 from headwater.attribution.search.options import ScanOptions, Source
 from headwater.attribution.search.scan import scan
 
@@ -45,10 +46,16 @@ def test_any_number_of_ranks_finds_the_same(tmp_path):
     torch.save({"queries": queries_QD, "golds": golds, "rows": rows_ND}, tmp_path / "queries.pt")
     source = Source(open_index(tmp_path / "index"), queries_QD)
     one = scan([source], ScanOptions(top_k=10, bottom_k=5))
-    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=0.1))
+    two = scan([source], ScanOptions(top_k=10, bottom_k=5, codec="int8", rescore="fp32", candidates=33))
     for world in (2, 3):
         log = tmp_path / f"log-{world}"
         assert call(scan_shared, str(tmp_path), ranks=world, log=log) == 0, log.read_text()
+        every = score_all([source])
+        np.testing.assert_allclose(np.load(tmp_path / f"{world}-scores.npy").T, every, atol=1e-6)
+        table = pq.read_table(tmp_path / f"{world}-scores.parquet")
+        assert table["id"].to_pylist() == [f"p#{n}" for n in range(ROWS)]
+        np.testing.assert_allclose(np.stack([table[f"q{q}"].to_numpy() for q in range(QUERIES)]), every, atol=1e-6)
+        assert len(list(tmp_path.glob(f"{world}-scores*"))) == 2
         for rank in range(world):
             got = np.load(tmp_path / f"{world}-{rank}.npz")
             assert np.array_equal(got["passages"], one.passages)

@@ -10,6 +10,7 @@ import pytest
 
 from headwater.attribution.index.build import build_index
 from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings
+from headwater.attribution.tracing import asking
 from headwater.attribution.tracing.__main__ import main
 
 from ..jobs import REFUSED, call
@@ -42,7 +43,23 @@ def traced(asked: list[str], out: Path, *overrides: str, ranks: int) -> list[dic
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("layout", ["parallel.tensor=2", "parallel.pipeline=2"])
+@pytest.mark.parametrize("layout", ["parallel.tensor=2", ""])
+def test_query_rows_that_two_processes_make(asked: list[str], tmp_path: Path, layout: str) -> None:
+    """Each has a part of the model, or of the queries; one process traces with their file what it finds by itself."""
+    _, index, queries = asked
+    assert main([*asked, f"out={tmp_path / 'one'}"]) == 0
+    made = [str(ROOT / "configs/presets/queries/default.yaml"), index, queries, f"out={tmp_path / 'q.safetensors'}"]
+    log = tmp_path / "log"
+    assert call(asking.main, [*made, *filter(None, [layout])], ranks=2, log=log) == 0, log.read_text()
+    assert main([asked[0], index, f"rows={tmp_path / 'q.safetensors'}", f"out={tmp_path / 'two'}"]) == 0
+    one, two = (list(map(json.loads, (tmp_path / name).read_text().splitlines())) for name in ("one", "two"))
+    for got, expected in zip(two, one, strict=True):
+        assert got["inputs_plaintext"] == expected["inputs_plaintext"]
+        assert got["proponent_ids"] == expected["proponent_ids"]
+        assert got["proponent_scores"] == pytest.approx(expected["proponent_scores"], rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["parallel.pipeline=2"])
 def test_a_model_that_is_shared_out(asked: list[str], tmp_path: Path, layout: str) -> None:
     assert main([*asked, f"out={tmp_path / 'one'}"]) == 0
     expected = [json.loads(line) for line in (tmp_path / "one").read_text().splitlines()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
 
 
 class WrittenPassages:
@@ -21,8 +23,11 @@ class WrittenPassages:
     def text(self, passage: int) -> str:
         return self.texts[passage]
 
-    def find(self, passage_id: str) -> int | None:
-        return self._numbers.get(passage_id)
+    def ids_of(self, passages: Sequence[int] | np.ndarray) -> list[str]:
+        return [self.names[int(number)] for number in passages]
+
+    def found(self, ids: Collection[str]) -> dict[str, int]:
+        return {name: self._numbers[name] for name in ids if name in self._numbers}
 
     def numbers(self, names: Iterable[str]) -> list[int]:
         return [self._numbers[name] for name in names]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from headwater.kernels import coded_code
-from headwater.kernels.coded import FEW, LARGEST, CodedVectors, Format
+from headwater.kernels.coded import COLUMNS, FEW, LARGEST, CodedParts, CodedVectors, Format
 
 DIMS = (35, 64 * 64, 130, 1, 9 * 13)
 DOTS = ["plain", pytest.param("vnni", marks=pytest.mark.skipif(coded_code.best_dot() != "vnni", reason="no VNNI"))]
@@ -71,6 +71,24 @@ def test_products_and_squares(name: str, planes: int, queries: int, directions: 
     assert (got_N - expected_N).abs().max() <= 1e-6 * expected_N.abs().max()
     unrounded = sum(part @ each.double().T for part, each in zip(numbers, asked, strict=True))
     assert (got_NQ - unrounded).abs().max() > 1e-6 * expected_NQ.abs().max()
+
+
+@pytest.mark.parametrize("dot", DOTS)
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("planes", [1, 2])
+def test_products_of_single_modules(name: str, planes: int, dot: str) -> None:
+    """Each module's in its own columns, and nothing in those that no vector has."""
+    draw, form = torch.Generator().manual_seed(4), FORMS[name]
+    code_NB, scale_NM, numbers = stored(form, 27, draw)
+    counts, starts = (33, 5, 0, 1, 32), (0, 2 * COLUMNS, 3 * COLUMNS, 3 * COLUMNS, 4 * COLUMNS)
+    vectors = [torch.randn(count, d, generator=draw) for count, d in zip(counts, DIMS, strict=True)]
+    width = 5 * COLUMNS + 3
+    got_NW = CodedParts(form, vectors, starts, width, planes, dot).products(code_NB, scale_NM)
+    expected_NW = torch.zeros(27, width, dtype=torch.float64)
+    for part, each, start in zip(numbers, vectors, starts, strict=True):
+        expected_NW[:, start : start + len(each)] = part @ rounded(each, planes).T
+    assert (got_NW - expected_NW).abs().max() < 1e-6 * expected_NW.abs().max()
+    assert not got_NW[:, expected_NW.eq(0).all(dim=0)].any()
 
 
 def test_rows_between_others_and_many_of_them() -> None:

@@ -257,6 +257,7 @@ def test_unknown_commands_and_options_are_refused():
         "corpus run",
         "pretrain",
         "index run",
+        "queries",
         "trace",
         "evaluate",
         "report",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import fingerprint
+from headwater.train.corpus.columns import kept_values
 from headwater.train.corpus.conversations import Spans, messages_of, read_template, spans_of
 from headwater.train.corpus.factbook import factbook_texts, factbook_version
 from headwater.train.corpus.files import FileRange, is_unicode, sampled, source_files, whole_files
@@ -28,12 +29,14 @@ class Document:
     Attributes:
         spans: the ranges of its characters whose tokens carry loss; None: all do.
         said: of a conversation, what its messages say; all control tokens in the text are the chat template's.
+        columns: what is kept of it besides, by name.
     """
 
     id: str
     text: str
     spans: Spans | None = None
     said: tuple[str, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_documents(source: SourceSettings, ranges: Iterable[FileRange] | None = None) -> Iterator[Document]:
@@ -65,7 +68,7 @@ def describe_source(source: SourceSettings) -> dict[str, Any]:
 
 def described_fields(source: SourceSettings) -> dict[str, Any]:
     """A source's settings; what is not used is not named, so that corpora built before it was there stay the same."""
-    unused = {"messages_field": "", "chat_template": "", "spans_field": "", "share": 1.0}
+    unused = {"messages_field": "", "chat_template": "", "spans_field": "", "columns": [], "share": 1.0}
     return {key: value for key, value in asdict(source).items() if key not in unused or value != unused[key]}
 
 
@@ -141,9 +144,9 @@ def record_document(source: SourceSettings, record: dict[str, Any], path: Path, 
             expected = "[[start, stop], ...], rising, in characters of the text"
             what = f"{where} has no spans under {source.spans_field!r}"
             raise UserError(what, got=error, expected=expected, fix="correct the record, or spans_field") from None
-    document = Document(str(identity), text, spans, said)
-    for what, each in (("id", document.id), ("text", text)):
-        if not is_unicode(each):
+    document = Document(str(identity), text, spans, said, kept_values(source.columns, record, where))
+    for what, each in (("id", document.id), ("text", text), *document.columns.items()):
+        if isinstance(each, str) and not is_unicode(each):
             raise CorruptError(
                 f"the {what} at {where} is no Unicode text",
                 got="half of a surrogate pair (\\ud800 to \\udfff)",
@@ -228,7 +231,13 @@ def columns_of(source: SourceSettings, schema: Any, path: Path) -> list[str]:
         raise UserError(
             f"{path} has no column {text!r}", got=f"the columns {names}", fix=f"set {field} to the one with the text"
         )
-    wanted = [name for name in dict.fromkeys((text, source.id_field, source.spans_field)) if name in names]
+    lacking = [name for name in source.columns if name not in names]
+    if lacking:
+        raise UserError(
+            f"{path} has no column {lacking[0]!r}", got=f"the columns {names}", fix="correct the source's columns"
+        )
+    asked = (text, source.id_field, source.spans_field, *source.columns)
+    wanted = [name for name in dict.fromkeys(asked) if name in names]
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
         raise UserError(f"{path} has the column {twice[0]!r} {names.count(twice[0])} times", fix="rename one of them")

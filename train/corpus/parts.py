@@ -4,16 +4,17 @@ A part is a directory with `tokens.npy` (uint32, the documents one after the oth
 (int64, where passages begin and end), `owners.npy` and `ordinals.npy` (int32, the document of each passage, counted in
 the part, and its place among that document's passages), `ids.npy` and `id_ends.npy` (the documents' ids, UTF-8),
 `id_hashes.npy` (uint64, xxh3 of each). Where some tokens may carry no loss there is `counted.npy` too (bool, those that
-do).
+do); where documents bring columns along, `columns.arrow` (a row a document).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -24,10 +25,12 @@ from headwater.train.corpus.encoding import encode_documents, encode_masked
 from headwater.train.corpus.files import FileRange
 from headwater.train.corpus.passages import PassageCutter
 from headwater.train.corpus.settings import SourceSettings
+from headwater.train.stream.column_types import as_columns
 from headwater.train.tokenizer import TextTokenizer
 
 PART_CHARACTERS = 16_000_000
 """Characters of text in a part, about."""
+COLUMNS = "columns.arrow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Piece:
     tokens: uint32 [n], without the beginning token.
     counted: bool [n], the tokens that carry loss; None: all.
     first: it is its document's first.
+    columns: what its document brings along.
     """
 
     document: str
@@ -44,6 +48,7 @@ class Piece:
     tokens: np.ndarray
     counted: np.ndarray | None = None
     first: bool = True
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,15 @@ class Part:
     id_ends: np.ndarray
     id_hashes: np.ndarray
     counted: np.ndarray | None = None
+    columns: Any = None
 
     @classmethod
     def open(cls, path: Path) -> Part:
-        files = {each.name: path / f"{each.name}.npy" for each in fields(cls)}
+        files = {each.name: path / f"{each.name}.npy" for each in fields(cls) if each.name != "columns"}
         if not files["counted"].exists():
             del files["counted"]
-        return cls(**{name: np.load(file, mmap_mode="r") for name, file in files.items()})
+        columns = open_columns(path / COLUMNS) if (path / COLUMNS).exists() else None
+        return cls(**{name: np.load(file, mmap_mode="r") for name, file in files.items()}, columns=columns)
 
     @property
     def documents(self) -> int:
@@ -79,8 +86,11 @@ class Part:
         document = self.document(int(self.owners[number]))
         mine = slice(self.ends[number], self.ends[number + 1])
         counted = np.array(self.counted[mine]) if self.counted is not None else None
-        ordinal = int(self.ordinals[number])
-        return Piece(document, f"{document}#{ordinal}", np.array(self.tokens[mine]), counted, ordinal == 0)
+        ordinal, brought = int(self.ordinals[number]), {}
+        if self.columns is not None:
+            owner = int(self.owners[number])
+            brought = {name: self.columns[name][owner].as_py() for name in self.columns.column_names}
+        return Piece(document, f"{document}#{ordinal}", np.array(self.tokens[mine]), counted, ordinal == 0, brought)
 
 
 def chosen_documents(
@@ -158,6 +168,23 @@ def write_part(
         part.mkdir()
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)
+        if any(document.columns for document in documents):
+            save_columns(part / COLUMNS, documents)
+
+
+def save_columns(path: Path, documents: Sequence[Document]) -> None:
+    import pyarrow as pa
+
+    table = pa.table(as_columns([document.columns for document in documents]))
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+
+
+def open_columns(path: Path) -> Any:
+    """The columns of a part, memory-mapped."""
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def ends_of(lengths: np.ndarray) -> np.ndarray:

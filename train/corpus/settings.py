@@ -9,6 +9,7 @@ from typing import Protocol
 from headwater.configs import section, setting
 from headwater.configs.errors import Problem
 from headwater.configs.sizes import bytes_of
+from headwater.train.corpus.columns import OWN, is_column_name
 from headwater.train.facts.settings import FactsSettings
 
 
@@ -35,6 +36,9 @@ class SourceSettings:
     spans_field: str = setting(
         "", "The field with the spans whose loss counts, [[start, stop], ...] in characters; all counts without it."
     )
+    columns: list[str] = setting(
+        [], "Further fields or columns that are kept with each passage: what a search can be narrowed by (`where`)."
+    )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
     share: float = setting(
         1.0, "Take this share of the documents, drawn by the seed, before `documents` are chosen.", above=0, maximum=1
@@ -47,6 +51,11 @@ class SourceSettings:
         for name in ("messages_field", "spans_field"):
             if getattr(self, name) and self.kind in ("factbook", "text"):
                 yield Problem(name, getattr(self, name), f"empty for {self.kind}, which has no fields")
+        if self.columns and self.kind in ("factbook", "text"):
+            yield Problem("columns", self.columns, f"empty for {self.kind}, which has no fields")
+        if wrong := [name for name in self.columns if not is_column_name(name) or self.columns.count(name) > 1]:
+            expected = f"names, each once, that are no words of Python nor any of {', '.join(OWN)}"
+            yield Problem("columns", wrong, expected)
         if self.messages_field and self.spans_field:
             yield Problem("spans_field", self.spans_field, "empty where messages_field is given")
 

@@ -23,6 +23,7 @@ from headwater.train.corpus.packing import pack
 from headwater.train.corpus.parts import Piece
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.mosaic import SHARD_FILE, PackedSequence, merge_indexes, upload, write_shard
+from headwater.train.stream.column_types import as_columns, in_schema, joined_schema
 from headwater.train.stream.corpus import FORMAT
 from headwater.train.tokenizer import TextTokenizer
 
@@ -135,6 +136,7 @@ def build_shard(
             "sequence": pa.array(np.repeat(np.arange(len(packed)), [len(members) for members in packed]), pa.int64()),
             "offset": pa.array(offsets, pa.int32()),
             "length": pa.array(lengths[places], pa.int32()),
+            **as_columns([held[place].columns for place in places]),
         }
     )
     with atomic_path(table_path(directory)) as part:
@@ -233,14 +235,15 @@ def join_tables(work: Path, shards: list[str]) -> list[int]:
 
     writer = None
     held: list[int] = []
+    schema = joined_schema(pq.read_schema(table_path(work / shard)) for shard in shards)
     with atomic_path(work / "passages.parquet") as part:
         for shard in shards:
-            table = pq.read_table(table_path(work / shard))
+            table = in_schema(pq.read_table(table_path(work / shard)), schema)
             sequences = table["sequence"]
             count = int(pc.max(sequences).as_py()) + 1
             shifted = pc.add(sequences, pa.scalar(sum(held), pa.int64()))
             table = table.set_column(table.schema.get_field_index("sequence"), "sequence", shifted)
-            writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(part, schema, compression="zstd")
             writer.write_table(table, row_group_size=65_536)
             held.append(count)
         if writer is not None:

@@ -129,6 +129,16 @@ class Corpus:
             found |= {column[place].as_py(): start + place for place in places.tolist()}
         return found
 
+    def ids_of(self, passages: np.ndarray) -> list[str]:
+        """Ids of some passages, in their order."""
+        groups = np.searchsorted(self._group_starts_of(), passages, side="right") - 1
+        names = np.empty(len(passages), dtype=object)
+        for group in np.unique(groups).tolist():
+            mine = groups == group
+            column = self._table.read_row_group(group, columns=["id"])["id"].combine_chunks()
+            names[mine] = column.take(passages[mine] - self._group_starts[group]).to_pylist()
+        return names.tolist()
+
     @property
     def sequence_of(self) -> np.ndarray:
         """Sequence of every passage: int64 [passages]."""

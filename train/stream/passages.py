@@ -6,7 +6,7 @@ passages.tokens(17), passages.text(17), passages.number_of("france#3")
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,17 +138,32 @@ class PassageSet:
                 return start + number
         return None
 
-    def numbers_of(self, ids: Sequence[str]) -> np.ndarray:
-        """The numbers of passages by id: int64 [n]. The memory it takes goes with the ids that are asked for.
+    def ids_of(self, passages: Sequence[int] | np.ndarray) -> list[str]:
+        """Ids of some passages, in their order; a group of a table is read once for all that it holds."""
+        wanted = np.asarray(passages, dtype=np.int64)
+        names = np.empty(len(wanted), dtype=object)
+        owners = np.searchsorted(self.starts, wanted, side="right") - 1
+        for place in np.unique(owners).tolist():
+            mine = owners == place
+            names[mine] = self.corpora[place].ids_of(wanted[mine] - self.starts[place])
+        return names.tolist()
 
-        Raises:
-            MissingError: no passage has one of the ids.
-        """
+    def found(self, ids: Collection[str]) -> dict[str, int]:
+        """The numbers of those of the ids that are passages; memory goes with the ids that are asked for."""
         left, found = set(ids), dict[str, int]()
         for corpus, start in zip(self.corpora[::-1], self.starts[-2::-1].tolist(), strict=True):
             found |= {name: start + number for name, number in (corpus.find(left) if left else {}).items()}
             left -= found.keys()
-        if left:
+        return found
+
+    def numbers_of(self, ids: Sequence[str]) -> np.ndarray:
+        """The numbers of passages by id: int64 [n].
+
+        Raises:
+            MissingError: no passage has one of the ids.
+        """
+        found = self.found(ids)
+        if left := set(ids) - found.keys():
             raise self._unknown(min(left))
         return np.array([found[name] for name in ids], dtype=np.int64)
 

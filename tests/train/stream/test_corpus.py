@@ -209,6 +209,8 @@ def test_some_passages_are_looked_up_by_row_group(copied, run, monkeypatch):
     assert passages.numbers_of(names).tolist() == numbers.tolist()
     assert many.find({*names, "nobody#0"}) == {name: n for name, n in zip(names, numbers, strict=True) if n < len(many)}
     assert passages.numbers_of([]).tolist() == []
+    assert passages.ids_of(numbers[::-1]) == names[::-1]
+    assert passages.found({*names, "nobody#0"}) == dict(zip(names, numbers.tolist(), strict=True))
     assert passages.lengths_of(np.zeros(0, dtype=np.int64)).tolist() == []
     assert not {"_places", "numbers"} & vars(many).keys()
     with pytest.raises(MissingError, match="nobody#0"):
