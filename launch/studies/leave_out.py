@@ -24,15 +24,16 @@ def lists_of(run: RunDir) -> Path:
     return run.path / "leave_out"
 
 
-def probed(run: RunDir, step: int | None = None, what: str = "prob") -> np.ndarray:
+def probed(run: RunDir, step: int | None = None, what: str = "prob", file: Path | None = None) -> np.ndarray:
     """What the probes measured after a step, the last one if not given: float64 [probes].
 
     Args:
         what: `prob` of the whole target, its mean `logprob`, or `exact`.
+        file: of another callback that asks like the run's probes.
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(run.probes)
+    table = pq.read_table(file or run.probes)
     steps = table["step"].to_numpy()
     at = steps == (steps.max() if step is None else step)
     order = np.argsort(table["probe"].to_numpy()[at], kind="stable")
@@ -67,13 +68,15 @@ def named_by(
 
     Args:
         evaluation: the directory of the methods' rankings.
-        arms: `gold`, `random`, or a method with a ranking.
+        arms: `gold`, `random`, `nothing`, or a method with a ranking.
         top: passages that a method names for each fact, and as many times the facts at random.
     """
     named: dict[str, list[list[str]]] = {}
     for arm in arms:
         if arm == "gold":
             named[arm] = [list(query.gold) for query in asked]
+        elif arm == "nothing":
+            named[arm] = []
         elif arm == "random":
             named[arm] = [random_passages(run, asked, top * len(asked), seed)]
         else:
