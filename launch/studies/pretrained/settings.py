@@ -56,7 +56,7 @@ class PretrainedSettings:
     preset: str = setting("study/pretrained-base", "The pretraining configuration; the model's shape is the file's.")
     pretrain: list[str] = setting([], "key=value overrides of it.")
     seeds: list[int] = setting([0], "Of people, passages and order.", minimum=0)
-    traced: list[int] = setting([40, 80, 120], "Steps at which the model is saved and traced.", minimum=1)
+    traced: list[int] = setting([50, 100, 160], "Steps at which the model is saved and traced.", minimum=1)
     plain: list[int] = setting([], "Of these, the steps at which plain gradients are indexed too: cosine and dot.")
     exact: float = setting(0.6, "Share of the questions that it is to answer at the last step.", minimum=0, maximum=1)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
