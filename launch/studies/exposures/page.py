@@ -114,9 +114,9 @@ src="data:image/png;base64,{{ images.predictors }}">
 {% for cells in rows %}<tr>{% for cell in cells %}<td>{{ cell }}{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
-<p>Questions about people whose exposures a training keeps move by {{ "%.3f" | format(s.bystanders.mean) }} nats on
-average, with a spread of {{ "%.3f" | format(s.bystanders.spread) }} (the others':
-{{ "%.3f" | format(s.lost_spread) }}).
+<p>{% if s.bystanders %}Questions about people whose exposures a training keeps lose
+{{ "%.3f" | format(s.bystanders.mean) }} nats on average, with a spread of {{ "%.3f" | format(s.bystanders.spread) }};
+that of those whose exposures are dropped is {{ "%.3f" | format(s.lost_spread) }}.{% endif %}
 {% if s.alone.correlation %}{{ s.alone.cells }} facts were dropped again alone: what they lose then differs by
 {{ "%.3f" | format(s.alone.difference) }} nats from what they lose beside others.{% endif %}</p>
 <p><small>Lost: the target's log-probability at the end of the training that saw everything, less that of the training

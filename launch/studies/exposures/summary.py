@@ -117,7 +117,7 @@ def summarise(settings: ExposuresSettings) -> dict[str, Any]:
         "lost": cluster_bootstrap(owner_C, lambda at: float(lost_C[at].mean())),
         "by_window": [of_window(measured, number) for number in range(settings.windows)],
         "predictors": correlated(measured),
-        "bystanders": {"mean": float(measured.bystanders_B.mean()), "spread": float(measured.bystanders_B.std())},
+        "bystanders": bystander_figures(measured),
         "lost_spread": float(lost_C.std()),
         "nothing": measured.nothing,
         "alone": alone_figures(measured),
@@ -156,6 +156,12 @@ def of_window(measured: Measured, number: int) -> dict[str, Any]:
     at = measured.window_C == number
     value = cluster_bootstrap(measured.owner_C[at], lambda places: float(measured.lost_C[at][places].mean()))
     return {"lost": value, "exposures": float(measured.told["count"][at].mean())}
+
+
+def bystander_figures(measured: Measured) -> dict[str, float]:
+    """What questions lost about people whose exposures a training kept; empty where it dropped some of everybody's."""
+    values_B = measured.bystanders_B
+    return {"mean": float(values_B.mean()), "spread": float(values_B.std())} if len(values_B) else {}
 
 
 def alone_figures(measured: Measured) -> dict[str, Any]:
