@@ -1,4 +1,7 @@
-"""Parts of a study in the tests' own process: it shows the same as a process for each, at no start-up cost."""
+"""A small corpus, and the parts of a study in the tests' own process.
+
+It shows the same as a process for each part, at no start-up cost.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headwater.launch.parts.part import Part
-from headwater.train.artifacts import read_json
+from headwater.train.artifacts import json_line, read_json, write_bytes
+
+WORDS = ["river", "stone", "cloud", "ember", "willow", "harbor", "lantern", "meadow", "north", "city"]
+
+
+def write_texts(path: Path) -> str:
+    """Writes forty short documents; returns the override that makes them a pretraining's corpus."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(8, 30))) for _ in range(40)]
+    lines = (json_line({"id": f"d{number}", "text": text}) for number, text in enumerate(texts))
+    write_bytes(path, "".join(lines).encode())
+    return f"corpus.sources=[{{kind: jsonl, path: '{path}'}}]"
+
 
 Work = Callable[[Path, dict[str, Any]], int]
 

@@ -31,7 +31,7 @@ from headwater.launch.studies.exposures.study import Exposures, run_exposures
 from headwater.launch.studies.exposures.summary import overall, within
 from headwater.train.artifacts import RunDir
 
-from .here import finisher
+from .here import finisher, write_texts
 
 CONFIG = "study/exposures"
 
@@ -93,16 +93,17 @@ def test_what_cannot_be_studied_is_refused(override: str, named: str):
 
 
 SMALL = ["train.steps=8", "model.layers=1", "model.hidden=32", "model.heads=2", "model.kv_heads=2"]
-SMALL += ["model.ffn_hidden=64", "corpus.passages=40", "corpus.tokenizer.vocab_size=512", "corpus.max_tokens=128"]
+SMALL += ["model.ffn_hidden=64", "corpus.passages=0", "corpus.tokenizer.vocab_size=512", "corpus.max_tokens=128"]
 SMALL += ["facts.people=4", "facts.passages=4", "facts.distractors=0", "facts.queries=2", "facts.schedule.count=3"]
 SMALL += ["optimizer.warmup=2"]
-TINY = ["windows=2", "checkpoints=2", "together=2", "alone=1", "proj=6", f"pretrain={json.dumps(SMALL)}"]
+TINY = ["windows=2", "checkpoints=2", "together=2", "alone=1", "proj=6"]
 
 
 @pytest.mark.slow
 def test_a_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(study, "finish_parts", finisher(train_and_compare))
-    settings = load_config(ExposuresSettings, CONFIG, [f"out={tmp_path}", *TINY])
+    pretrain = json.dumps([*SMALL, write_texts(tmp_path / "texts.jsonl")])
+    settings = load_config(ExposuresSettings, CONFIG, [f"out={tmp_path}", *TINY, f"pretrain={pretrain}"])
     summary = run_exposures(settings)
     home = tmp_path / "seed-0"
     cells = read_cells(home)

@@ -20,16 +20,16 @@ from headwater.launch.studies.pretrained.study import Pretrained, run_pretrained
 from headwater.launch.studies.verdict import FAILS
 from headwater.train.artifacts import RunDir
 
-from .here import finisher
+from .here import finisher, write_texts
 
 CONFIG = "study/pretrained"
 
-SMALL = ["corpus.passages=30", "corpus.max_tokens=400", "corpus.seq_len=512", "facts.people=3", "facts.passages=2"]
-SMALL += ["facts.distractors=0", "facts.queries=2", "facts.schedule.count=2", "callbacks.probes.every=2"]
-SMALL += ["callbacks.validation.every=4", "callbacks.validation.sequences=2", "optimizer.lr=3.0e-3"]
+SMALL = ["corpus.passages=0", "corpus.held_out=0.1", "corpus.max_tokens=400", "corpus.seq_len=512"]
+SMALL += ["facts.people=3", "facts.passages=2", "facts.distractors=0", "facts.queries=2", "facts.schedule.count=2"]
+SMALL += ["callbacks.probes.every=2", "callbacks.validation.every=4", "callbacks.validation.sequences=2"]
+SMALL += ["optimizer.lr=3.0e-3"]
 TINY = ["traced=[2,4]", "plain=[4]", "leave_out.step=2", "leave_out.facts=2", "leave_out.top=2", "leave_out.known=0"]
 TINY += ["leave_out.arms=[gold, headwater, nothing]", "index.projection.dims=4", "evaluate.tail_patch.queries=2"]
-TINY += [f"pretrain={json.dumps(SMALL)}"]
 
 
 def test_common_facts_are_fifty_and_each_asked_once():
@@ -65,7 +65,9 @@ def test_a_model_that_is_not_there_is_missed_before_anything_is_written(tmp_path
 def test_a_study_from_end_to_end(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(study, "finish_parts", finisher(train_or_trace))
     out = tmp_path / "study"
-    settings = load_config(PretrainedSettings, CONFIG, [f"model={tiny_llama}", f"out={out}", *TINY])
+    pretrain = json.dumps([*SMALL, write_texts(tmp_path / "texts.jsonl")])
+    given = [f"model={tiny_llama}", f"out={out}", *TINY, f"pretrain={pretrain}"]
+    settings = load_config(PretrainedSettings, CONFIG, given)
     summary = run_pretrained(settings)
     assert "model.layers=2" in shape_of(out / "start/weights")
     model = RunDir(out / "seed-0/model")
@@ -87,7 +89,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, tiny_llama: Path, monkeypatch: 
     Pretrained(settings, said.append).run()
     assert (out / "summary.json").read_bytes() == before
     assert sum("done before" in line for line in said) == 7
-    other = load_config(PretrainedSettings, CONFIG, [f"model={tiny_llama}", f"out={out}", *TINY, "exact=0.5"])
+    other = load_config(PretrainedSettings, CONFIG, [*given, "exact=0.5"])
     with pytest.raises(MismatchError, match="exact"):
         Pretrained(other).run()
 
