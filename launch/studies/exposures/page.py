@@ -116,7 +116,8 @@ src="data:image/png;base64,{{ images.predictors }}">
 {% endfor %}
 <p>{% if s.bystanders %}Questions about people whose exposures a training keeps lose
 {{ "%.3f" | format(s.bystanders.mean) }} nats on average, with a spread of {{ "%.3f" | format(s.bystanders.spread) }};
-that of those whose exposures are dropped is {{ "%.3f" | format(s.lost_spread) }}.{% endif %}
+that of those whose exposures are dropped is {{ "%.3f" | format(s.lost_spread) }}. If the former is noise, no predictor
+can be expected above {{ "%.2f" | format(s.attainable) }}.{% endif %}
 {% if s.alone.correlation %}{{ s.alone.cells }} facts were dropped again alone: what they lose then differs by
 {{ "%.3f" | format(s.alone.difference) }} nats from what they lose beside others.{% endif %}</p>
 <p><small>Lost: the target's log-probability at the end of the training that saw everything, less that of the training

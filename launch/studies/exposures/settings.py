@@ -34,9 +34,13 @@ class ExposuresSettings:
     seeds: list[int] = setting([0], "Of people, order, weights, and of which fact of a person is dropped.", minimum=0)
     windows: int = setting(4, "Parts of equal length that the steps are cut into.", minimum=1)
     together: int = setting(
-        4, "Facts, of different people, whose exposures a training drops, each in a window of its own.", minimum=1
+        1, "Facts, of different people, whose exposures a training drops, each in a window of its own.", minimum=1
     )
-    alone: int = setting(8, "Of these, so many are dropped again in a training of their own.", minimum=0)
+    alone: int = setting(
+        0,
+        "Where several are dropped together: of these, so many are dropped again in a training of their own.",
+        minimum=0,
+    )
     proj: int = setting(32, "Projected dimensions per side of the captured visits.", minimum=1)
     checkpoints: int = setting(8, "Saved checkpoints, evenly over the run; a multiple of windows.", minimum=1)
     parallel: int = setting(2, "Trainings that run at once, each on its share of the cores.", minimum=1)

@@ -119,6 +119,7 @@ def summarise(settings: ExposuresSettings) -> dict[str, Any]:
         "predictors": correlated(measured),
         "bystanders": bystander_figures(measured),
         "lost_spread": float(lost_C.std()),
+        "attainable": attainable(measured),
         "nothing": measured.nothing,
         "alone": alone_figures(measured),
     }
@@ -162,6 +163,15 @@ def bystander_figures(measured: Measured) -> dict[str, float]:
     """What questions lost about people whose exposures a training kept; empty where it dropped some of everybody's."""
     values_B = measured.bystanders_B
     return {"mean": float(values_B.mean()), "spread": float(values_B.std())} if len(values_B) else {}
+
+
+def attainable(measured: Measured) -> float | None:
+    """The correlation that the effects themselves would have with what was measured, were all that bystanders lose
+    noise: the root of the share of the variance that is not theirs. None without bystanders."""
+    spread = float(measured.lost_C.std())
+    if not len(measured.bystanders_B) or not spread:
+        return None
+    return float(np.sqrt(max(0.0, 1 - (float(measured.bystanders_B.std()) / spread) ** 2)))
 
 
 def alone_figures(measured: Measured) -> dict[str, Any]:
