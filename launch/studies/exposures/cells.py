@@ -54,7 +54,8 @@ def training_names(settings: ExposuresSettings, people: int) -> list[str]:
     """The trainings of a seed that drop something, and the one that drops nothing."""
     groups = -(-people // settings.together)
     shared = [f"{number:03d}" for number in range(groups * settings.windows)]
-    return [*shared, *(f"alone-{number:03d}" for number in range(settings.alone)), NOTHING]
+    alone = min(settings.alone, people * settings.windows)
+    return [*shared, *(f"alone-{number:03d}" for number in range(alone)), NOTHING]
 
 
 def draw_cells(queries: Sequence[Query], settings: ExposuresSettings, steps: int, seed: int) -> dict[str, list[Cell]]:
