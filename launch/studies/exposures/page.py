@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.attribution.evaluation.table import format_interval
 from headwater.launch.parts.training import spent_minutes
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.exposures.settings import OURS, PREDICTORS, TRIVIAL, ExposuresSettings
-from headwater.launch.studies.page import write_page
+from headwater.launch.studies.page import as_interval, markdown_table, write_page
 from headwater.train.artifacts import write_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def write_report(settings: ExposuresSettings, summary: dict[str, Any]) -> Path:
     out = Path(settings.out)
     tables = ((HEADS, lines(summary)), (WINDOWS, window_lines(summary)))
     claims = [[claim["claim"], claim["status"], claim["measured"]] for claim in summary["claims"]]
-    text = [as_markdown(heads, each) for heads, each in (*tables, (("held to", "status", "measured"), claims))]
+    text = [markdown_table(heads, each) for heads, each in (*tables, (("held to", "status", "measured"), claims))]
     write_bytes(out / "table.md", "\n".join(text).encode())
     return write_page(
         out,
@@ -54,16 +53,6 @@ def window_lines(summary: Mapping[str, Any]) -> list[list[str]]:
         [str(number + 1), f"{row['exposures']:.1f}", as_interval(row["lost"])]
         for number, row in enumerate(summary["by_window"])
     ]
-
-
-def as_markdown(heads: tuple[str, ...], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    return "\n".join(text + ["| " + " | ".join(cells) + " |" for cells in rows]) + "\n"
-
-
-def as_interval(value: list[float] | None) -> str:
-    return format_interval("mrr", value)
 
 
 def tables(summary: dict[str, Any], width: int) -> list[Table]:

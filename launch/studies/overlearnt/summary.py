@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from headwater.attribution.evaluation.ranking import Ranking, read_rankings
-from headwater.attribution.evaluation.table import build_table, format_interval
+from headwater.attribution.evaluation.table import build_table
 from headwater.launch.studies.leave_out import joined, leave_out_table, pool, probed, read_drops
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, model_run
+from headwater.launch.studies.page import as_interval
 from headwater.launch.studies.verdict import FAILS, HOLDS, held_to
 from headwater.train.artifacts import RunDir, read_json
 
@@ -92,7 +93,3 @@ def judge(pooled: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[dict[str,
             what = f"{LABELS[method]}: its drop is clear of random passages'"
             claims.append({"claim": what, "status": HOLDS if value[1] > 0 else FAILS, "measured": as_interval(value)})
     return claims
-
-
-def as_interval(value: list[float] | None) -> str:
-    return format_interval("mrr", value)

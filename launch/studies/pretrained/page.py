@@ -9,7 +9,7 @@ from typing import Any
 from headwater.attribution.evaluation.table import format_interval
 from headwater.launch.parts.training import spent_minutes
 from headwater.launch.studies.drawing import as_png, figure
-from headwater.launch.studies.page import write_page
+from headwater.launch.studies.page import as_interval, markdown_table, write_page
 from headwater.launch.studies.pretrained.settings import LABELS, METHODS, PretrainedSettings
 from headwater.train.artifacts import write_bytes
 
@@ -28,9 +28,9 @@ def write_report(settings: PretrainedSettings, summary: dict[str, Any]) -> Path:
         "known": (KNOWN, known_lines(summary)),
         "stages": (("stage", "minutes"), stage_lines(out)),
     }
-    text = "\n".join(as_markdown(heads, lines) for heads, lines in tables.values())
+    text = "\n".join(markdown_table(heads, lines) for heads, lines in tables.values())
     claims = [[claim["claim"], claim["status"], claim["measured"]] for claim in summary["claims"]]
-    write_bytes(out / "table.md", f"{text}\n{as_markdown(('held to', 'status', 'measured'), claims)}".encode())
+    write_bytes(out / "table.md", f"{text}\n{markdown_table(('held to', 'status', 'measured'), claims)}".encode())
     return write_page(
         out,
         summary,
@@ -89,16 +89,6 @@ def stage_lines(out: Path) -> list[list[str]]:
         for path in paths
         if (path / "seconds.json").exists()
     ]
-
-
-def as_markdown(heads: tuple[str, ...], lines: list[list[str]]) -> str:
-    """A table in Markdown."""
-    text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    return "\n".join(text + ["| " + " | ".join(cells) + " |" for cells in lines]) + "\n"
-
-
-def as_interval(value: list[float] | None) -> str:
-    return format_interval("mrr", value)
 
 
 def draw(summary: Mapping[str, Any]) -> bytes:
