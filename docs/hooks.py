@@ -28,6 +28,8 @@ SCHEMAS = {
     "study storage": "headwater.launch.studies.storage.settings:StorageSettings",
     "study overlearnt": "headwater.launch.studies.overlearnt.settings:OverlearntSettings",
     "study lds": "headwater.launch.studies.lds.settings:LdsSettings",
+    "study exposures": "headwater.launch.studies.exposures.settings:ExposuresSettings",
+    "study pretrained": "headwater.launch.studies.pretrained.settings:PretrainedSettings",
     "study selection": "headwater.launch.studies.selection.settings:SelectionSettings",
 }
 """The settings of each command."""

@@ -14,7 +14,7 @@ from headwater.train.engine import MOMENTS
 from headwater.train.parallel import World
 from headwater.train.resume import SHAPE, check_same_model
 from headwater.train.settings import PretrainSettings
-from headwater.train.stream.stream import read_ids
+from headwater.train.stream.leaving_out import read_exclusions
 from headwater.train.tokenizer import TextTokenizer
 
 
@@ -45,7 +45,7 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
                 fix="set optimizer.keep_moments=false: Adam begins anew then",
             )
     if settings.train.exclude:
-        read_ids(settings.train.exclude)
+        read_exclusions(settings.train.exclude)
     for name in settings.callbacks.extra:
         load_callback(name)
     for path in (run.probes, *run.ledger.glob("steps-*.parquet")):

@@ -97,7 +97,9 @@ class TrainSettings:
     recompute: str = setting(
         "none", "Activations made again in the backward pass.", choices=("none", "selective", "full")
     )
-    exclude: str | None = setting(None, "A file of passage ids, one a line, that the stream leaves out.")
+    exclude: str | None = setting(
+        None, "A file of passages that the stream leaves out: an id a line, or id<TAB>first<TAB>last step for a window."
+    )
     skip: list[str] = setting(
         [], "Batches that the stream leaves out, counted from 0: [400-449]; batch n is that of step n + 1 otherwise."
     )

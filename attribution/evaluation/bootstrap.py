@@ -77,6 +77,20 @@ def paired(
     return Paired(difference, int((gap_Q > 0).sum()), int((gap_Q < 0).sum()), int((gap_Q == 0).sum()))
 
 
+def cluster_draws(owner_P: np.ndarray, resamples: int = CLUSTER_RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """Numbers of the probes of each draw of whole records with replacement: int [n], with repeats.
+
+    Args:
+        owner_P: the record of each probe, int [P].
+    """
+    records = np.unique(owner_P)
+    members = [np.flatnonzero(owner_P == record) for record in records]
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        drawn = generator.integers(len(records), size=len(records))
+        yield np.concatenate([members[place] for place in drawn])
+
+
 def cluster_bootstrap(
     owner_P: np.ndarray,
     statistic: Callable[[np.ndarray], float],
@@ -93,14 +107,7 @@ def cluster_bootstrap(
         owner_P: the record of each probe, int [P].
         statistic: of an array of probe numbers, int [n], with repeats.
     """
-    records = np.unique(owner_P)
-    members = [np.flatnonzero(owner_P == record) for record in records]
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        drawn = generator.integers(len(records), size=len(records))
-        values.append(statistic(np.concatenate([members[place] for place in drawn])))
-    found = np.asarray(values, dtype=np.float64)
+    found = np.array([statistic(drawn) for drawn in cluster_draws(owner_P, resamples, seed)], dtype=np.float64)
     tail = (1 - level) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
     return [float(statistic(np.arange(len(owner_P)))), float(low), float(high)]

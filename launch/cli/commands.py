@@ -19,6 +19,7 @@ from headwater.launch.cli.checkpoints import export_, import_
 from headwater.launch.cli.exploring import explore
 from headwater.launch.cli.front import OK, OPTIONS, Front, load
 from headwater.launch.cli.machines import doctor, launch, plan
+from headwater.launch.cli.pairs import pair
 from headwater.launch.cli.stages import (
     corpus_app,
     demo,
@@ -53,7 +54,7 @@ def front(
         raise typer.Exit(OK)
 
 
-for command in (demo, pretrain, queries, trace, select, evaluate, report, explore, plan, launch, doctor):
+for command in (demo, pretrain, queries, trace, select, evaluate, report, explore, pair, plan, launch, doctor):
     app.command()(command)
 app.command("export")(export_)
 app.command("import")(import_)

@@ -85,6 +85,34 @@ def study_selection(arguments: Arguments = None, keys: Keys = False, yaml: Yaml 
     load("headwater.launch.studies.selection.study:run_selection")(settings)
 
 
+@study_app.command("pretrained")
+def study_pretrained(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
+    """Teach a real language model new facts, trace its answers, and train it again without what is named."""
+    settings = read_settings(
+        "headwater.launch.studies.pretrained.settings:PretrainedSettings",
+        arguments,
+        keys,
+        yaml,
+        preset="study/pretrained",
+        command="headwater study pretrained",
+    )
+    load("headwater.launch.studies.pretrained.study:run_pretrained")(settings)
+
+
+@study_app.command("exposures")
+def study_exposures(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
+    """Train again without single exposures of facts, and see what foretells the difference."""
+    settings = read_settings(
+        "headwater.launch.studies.exposures.settings:ExposuresSettings",
+        arguments,
+        keys,
+        yaml,
+        preset="study/exposures",
+        command="headwater study exposures",
+    )
+    load("headwater.launch.studies.exposures.study:run_exposures")(settings)
+
+
 @ablate_app.callback()
 def ablate() -> None:
     """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""

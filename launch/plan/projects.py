@@ -17,6 +17,8 @@ SCHEMAS = {
     "storage": "headwater.launch.studies.storage.settings:StorageSettings",
     "overlearnt": "headwater.launch.studies.overlearnt.settings:OverlearntSettings",
     "lds": "headwater.launch.studies.lds.settings:LdsSettings",
+    "exposures": "headwater.launch.studies.exposures.settings:ExposuresSettings",
+    "pretrained": "headwater.launch.studies.pretrained.settings:PretrainedSettings",
     "selection": "headwater.launch.studies.selection.settings:SelectionSettings",
     "sweep": "headwater.launch.ablate.settings:AblateSettings",
     "demo": "headwater.launch.demo:DemoSettings",
@@ -143,6 +145,22 @@ def _lds(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     yield Work("halves again, from other weights", settings.again, updates(planned))
 
 
+def _pretrained(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
+    from headwater.launch.studies.pretrained.settings import left_out_step
+
+    seeds = len(settings.seeds)
+    yield Work("models", seeds, settings.traced[-1])
+    yield Work("without what was named", seeds * len(settings.leave_out.arms), left_out_step(settings))
+
+
+def _exposures(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
+    from headwater.launch.studies.exposures.cells import training_names
+
+    seeds, names = len(settings.seeds), training_names(settings, planned.facts.people)
+    yield Work("models that see everything", seeds, updates(planned))
+    yield Work("without some exposures", seeds * len(names), updates(planned))
+
+
 def _selection(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     from headwater.launch.studies.selection.settings import ARMS
 
@@ -195,6 +213,8 @@ _COUNTED = {
     "acquisition": _acquisition,
     "overlearnt": _overlearnt,
     "lds": _lds,
+    "exposures": _exposures,
+    "pretrained": _pretrained,
     "selection": _selection,
     "storage": _storage,
     "sweep": _sweep,

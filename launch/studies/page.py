@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headwater.attribution.evaluation.table import format_interval
 from headwater.train.artifacts import write_bytes, write_json
 
 FRAME = """<!doctype html>
@@ -31,6 +32,17 @@ CLAIMS = """{% set differ = s.claims and "differs" in s.claims[0] -%}
 <td>{{ c.measured }}{% if differ %}<td><small>{{ c.differs }}</small>{% endif %}</tr>
 {% endfor %}</table></div>
 """
+
+
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    return "\n".join(text + ["| " + " | ".join(cells) + " |" for cells in lines]) + "\n"
+
+
+def as_interval(value: Sequence[float] | None) -> str:
+    """`.948 [.923, .972]`; a dash where there is nothing."""
+    return format_interval("mrr", value)
 
 
 def write_page(

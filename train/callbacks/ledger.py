@@ -51,6 +51,28 @@ def read_ledger(directory: Path, passages: np.ndarray | None = None) -> pa.Table
     return pa.concat_tables(map(kept, files)) if files else SCHEMA.empty_table()
 
 
+COMPARED = ("step", "batch_index", "sequence", "passage", "length", "injected")
+"""What a visit is; where it stands in its sequence no token can see."""
+
+
+def ledger_difference(one: Path, other: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Visits that are in one ledger alone, and those in the other alone: int64 [n, 6] each, columns as of COMPARED, in
+    order. One file of each is in memory at a time.
+    """
+    names = sorted({file.name for directory in (one, other) for file in directory.glob("steps-*.parquet")})
+    only: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for name in names:
+        tables = [read_file(path / name) if (path / name).exists() else SCHEMA.empty_table() for path in (one, other)]
+        rows = [np.stack([np.asarray(table[key]).astype(np.int64) for key in COMPARED], axis=1) for table in tables]
+        visits, place_n = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
+        balance = np.zeros(len(visits), dtype=np.int64)
+        np.add.at(balance, place_n.reshape(-1), np.repeat([1, -1], [len(rows[0]), len(rows[1])]))
+        only[0].append(visits[balance > 0])
+        only[1].append(visits[balance < 0])
+    empty = [np.empty((0, len(COMPARED)), dtype=np.int64)]
+    return np.concatenate(empty + only[0]), np.concatenate(empty + only[1])
+
+
 def read_file(file: Path) -> pa.Table:
     """One file of a ledger; an older one calls the batch index `row`."""
     table = read_table(file, fix="restore it; without it nothing says what was seen in these steps")

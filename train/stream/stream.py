@@ -16,6 +16,7 @@ import numpy as np
 from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir, fingerprint
 from headwater.train.facts.injection import Schedule, read_schedule
+from headwater.train.stream.leaving_out import LeftOut, read_exclusions
 from headwater.train.stream.order import SequenceOrder, hashed
 from headwater.train.stream.passages import PassageSet, open_passages
 from headwater.train.stream.skipping import batch_of
@@ -73,7 +74,7 @@ class TrainingStream:
         global_batch: sequences of a step, over all ranks.
         seed: of the order of sequences.
         schedule: injections; its ids are looked up in `passages`.
-        exclude: numbers of passages whose visits are dropped, as if never seen; no other visit changes.
+        exclude: numbers of passages whose visits are dropped, as if never seen, or single visits; no other changes.
         skip: batches whose own sequences are left out, in order; injections stay at their steps.
 
     Raises:
@@ -88,7 +89,7 @@ class TrainingStream:
         global_batch: int,
         seed: int,
         schedule: Schedule | None = None,
-        exclude: Collection[int] = (),
+        exclude: LeftOut | Collection[int] = (),
         skip: Sequence[range] = (),
     ) -> None:
         self.passages, self.global_batch, self.seed = passages, global_batch, seed
@@ -99,10 +100,15 @@ class TrainingStream:
         if self.base.shards.is_remote:
             # Of each source, the window that is read and the one that the steps ahead reach into.
             self.base.shards.check_room(2 * self.window * len(self.order.sources) or len(self.base.shards.shards))
-        self.exclude = frozenset(int(number) for number in exclude)
+        self.left_out = exclude if isinstance(exclude, LeftOut) else LeftOut(exclude)
         self.skip = list(skip)
         self.schedule = schedule
         self._dealt = self._deal(schedule) if schedule is not None and len(schedule) else Dealt.none()
+
+    @property
+    def exclude(self) -> frozenset[int]:
+        """Numbers of the passages that are never seen."""
+        return self.left_out.whole
 
     @property
     def fingerprint(self) -> str:
@@ -114,7 +120,11 @@ class TrainingStream:
         schedule = self.schedule.fingerprint if self.schedule is not None else None
         parts = [self.passages.fingerprint, self.global_batch, self.seed, schedule, sorted(self.exclude)]
         skipped = [[each.start, each.stop] for each in skip]
-        return fingerprint([*parts, *([self.window] if self.window else []), *([{"skip": skipped}] if skip else [])])
+        windows = self.left_out.windows.tolist()
+        parts += [self.window] if self.window else []
+        return fingerprint(
+            [*parts, *([{"skip": skipped}] if skip else []), *([{"exclude": windows}] if windows else [])]
+        )
 
     def epochs(self, steps: int) -> float:
         """Passes over the base corpus in so many steps."""
@@ -122,14 +132,14 @@ class TrainingStream:
 
     def injections(self, step: int) -> list[int]:
         """Numbers of the passages injected at a step, by batch index."""
-        dealt = self._dealt.at(step)
-        return [number for injected in dealt.values() for number in injected if number not in self.exclude]
+        dealt, left_out = self._dealt.at(step), self.left_out.at(step + 1)
+        return [number for injected in dealt.values() for number in injected if number not in left_out]
 
     @property
     def injection_steps(self) -> list[int]:
         """Steps with at least one injection, in order."""
         steps = np.unique(self._dealt.steps).tolist()
-        return [step for step in steps if not self.exclude or self.injections(step)]
+        return [step for step in steps if not self.left_out or self.injections(step)]
 
     def sequences(self, step: int, start: int, stop: int) -> list[TrainingSequence]:
         """Sequences start..stop-1 of the global batch of a step."""
@@ -141,14 +151,17 @@ class TrainingStream:
             later = [batch_of(step + 1 + turn, self.skip) for turn in range(STEPS_AHEAD)]
             ahead = np.array(later)[:, None] * self.global_batch + np.arange(start, stop)
             self.base.shards.prefetch(self.order.sequences(ahead.ravel()))  # the nearest step first
+        left_out = self.left_out.at(step + 1)
         return [
-            self._sequence(number, place, dealt.get(index, []))
+            self._sequence(number, place, dealt.get(index, []), left_out)
             for index, place, number in zip(
                 range(start, stop), places.tolist(), self.order.sequences(places).tolist(), strict=True
             )
         ]
 
-    def _sequence(self, number: int, place: int, injected: list[int]) -> TrainingSequence:
+    def _sequence(
+        self, number: int, place: int, injected: list[int], left_out: frozenset[int] = frozenset()
+    ) -> TrainingSequence:
         packed = self.base.sequence(number)
         lengths = packed.lengths.tolist()
         ends = np.cumsum(packed.lengths).tolist()
@@ -162,8 +175,8 @@ class TrainingStream:
             flags_k = None if packed.counted is None else packed.counted[mine]
             pieces.append((packed.first_passage + k, packed.tokens[mine], flags_k))
         flags = [True] * len(injected) + [False] * len(kept)
-        if self.exclude:
-            stays = [passage not in self.exclude for passage, _, _ in pieces]
+        if left_out:
+            stays = [passage not in left_out for passage, _, _ in pieces]
             flags = [flag for flag, stay in zip(flags, stays, strict=True) if stay]
             pieces = [piece for piece, stay in zip(pieces, stays, strict=True) if stay]
         tokens = np.zeros(self.seq_len, dtype=np.int64)
@@ -238,7 +251,7 @@ def open_stream(
         run: the run.
         global_batch: sequences of a step, over all ranks.
         seed: of the order of sequences.
-        exclude: a file of passage ids, one a line, that the stream leaves out.
+        exclude: a file of what the stream leaves out (`leaving_out.read_exclusions`).
         skip: batches that the stream leaves out (`skipping.read_ranges`).
         injections: False leaves the schedule out: the run beside which an injected one is held.
 
@@ -251,19 +264,8 @@ def open_stream(
         corpus.check_table()  # a step does not need it, but its ledger is worth nothing without it
     path = run.facts / "schedule.parquet"
     schedule = read_schedule(path) if injections and len(passages.corpora) > 1 else None
-    numbers = passages.numbers_of(read_ids(exclude)).tolist() if exclude else []
-    return TrainingStream(passages, global_batch=global_batch, seed=seed, schedule=schedule, exclude=numbers, skip=skip)
-
-
-def read_ids(path: str) -> list[str]:
-    """Passage ids of a file, one a line; empty lines are skipped."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"the list of excluded passages {path} cannot be read",
-            got=error,
-            expected="passage ids in UTF-8, one a line",
-            fix="correct train.exclude",
-        ) from None
+    given = read_exclusions(exclude) if exclude else []
+    left_out = LeftOut.of(given, passages.numbers_of([each.passage for each in given]))
+    return TrainingStream(
+        passages, global_batch=global_batch, seed=seed, schedule=schedule, exclude=left_out, skip=skip
+    )

@@ -10,8 +10,7 @@ from headwater.attribution.evaluation.table import format_interval
 from headwater.launch.parts.training import spent_minutes
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings
-from headwater.launch.studies.overlearnt.summary import as_interval
-from headwater.launch.studies.page import write_page
+from headwater.launch.studies.page import as_interval, write_page
 from headwater.train.artifacts import write_bytes
 
 METRICS = {"mrr": "MRR", "hit@10": "Hit@10", "recall@10": "Recall@10", "tail_patch": "Tail-patch"}

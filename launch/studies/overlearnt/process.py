@@ -9,19 +9,17 @@ named that are to be left out. A retraining takes its corpus from the model and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from headwater.attribution.tracing.queries import Query, read_queries
+from headwater.attribution.tracing.queries import read_queries
 from headwater.configs import load_config
 from headwater.launch.parts.process import run_part
 from headwater.launch.parts.training import counting_seconds, pretrain_whole, share_corpus, trained_steps
+from headwater.launch.studies.leave_out import draw_facts, named_by, probed, write_lists
 from headwater.launch.studies.overlearnt.settings import OverlearntSettings, saved_steps
-from headwater.train.artifacts import RunDir, write_bytes, write_json
+from headwater.train.artifacts import RunDir
 from headwater.train.settings import PretrainSettings
 
 
@@ -40,7 +38,6 @@ def train_and_trace(path: Path, task: dict[str, Any]) -> int:
 def trace_model(run: RunDir, settings: OverlearntSettings, seed: int) -> None:
     """Indexes and evaluates a trained model, then writes leave_out/: one list of passages an arm, and facts.json."""
     from headwater.attribution.evaluation.evaluate import GradientMethod, evaluate_methods
-    from headwater.attribution.evaluation.ranking import read_rankings
 
     steps = saved_steps(settings, trained_steps(run.path))
     earlier = [f"trackstar-{step}" for step in steps[:-1]]
@@ -56,22 +53,11 @@ def trace_model(run: RunDir, settings: OverlearntSettings, seed: int) -> None:
         asked = replace(settings.evaluate, run=str(run.path), seed=seed)
         evaluate_methods(run, methods, asked, reference="captured")
     queries = read_queries(run.facts / "probes.jsonl")
-    probability = last_probabilities(run)
+    probability = probed(run)
     leave_out = settings.leave_out
     chosen = draw_facts(probability, leave_out.known, leave_out.facts, seed)
-    asked_of = [queries[i] for i in chosen]
-    for arm in leave_out.arms:
-        if arm == "gold":
-            named = [list(query.gold) for query in asked_of]
-        elif arm == "random":
-            named = [random_passages(run, asked_of, leave_out.top * len(asked_of), seed)]
-        else:
-            rankings = read_rankings(run.evaluation / f"{arm}.jsonl")
-            named = [list(rankings[i].ranking[: leave_out.top]) for i in chosen]
-        removed = sorted({name for each in named for name in each})
-        write_bytes(run.path / "leave_out" / f"{arm}.txt", "".join(f"{name}\n" for name in removed).encode())
-    facts = [{"probe": i, "example_id": queries[i].example_id, "prob": float(probability[i])} for i in chosen]
-    write_json(run.path / "leave_out" / "facts.json", facts)
+    named = named_by(run.evaluation, run, leave_out.arms, [queries[i] for i in chosen], leave_out.top, seed)
+    write_lists(run, queries, probability, chosen, named)
 
 
 def build_indexes(run: RunDir, settings: OverlearntSettings, seed: int, steps: list[int]) -> None:
@@ -86,38 +72,6 @@ def build_indexes(run: RunDir, settings: OverlearntSettings, seed: int, steps: l
         build_index(replace(base, model=model, name=name, loss="cross_entropy"))
         if step == steps[-1]:
             build_index(replace(base, model=model, name="headwater", loss="log_odds"))
-
-
-def last_probabilities(run: RunDir) -> np.ndarray:
-    """Probability of each probe's whole target at the end of training: float64 [probes]."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(run.probes)
-    steps = table["step"].to_numpy()
-    last = steps == steps.max()
-    order = np.argsort(table["probe"].to_numpy()[last], kind="stable")
-    return table["prob"].to_numpy()[last][order].astype(np.float64)
-
-
-def draw_facts(probability_Q: np.ndarray, known: float, count: int, seed: int) -> list[int]:
-    """Numbers of `count` probes, drawn by the seed among those whose target is at least as probable as `known`; where
-    these are too few, the most probable ones."""
-    over = np.flatnonzero(probability_Q >= known)
-    if len(over) < count:
-        return sorted(np.argsort(-probability_Q, kind="stable")[:count].tolist())
-    return sorted(np.random.default_rng(seed).permutation(over)[:count].tolist())
-
-
-def random_passages(run: RunDir, queries: Sequence[Query], count: int, seed: int) -> list[str]:
-    """Planted passages that state none of the queries' facts: what leaving out as many of their kind does by itself."""
-    from headwater.train.stream.passages import open_passages
-
-    gold = {name for query in queries for name in query.gold}
-    passages = open_passages(run)
-    planted = [name for corpus in passages.corpora[1:] for name in corpus.ids(0, corpus.passages)]
-    others = [name for name in planted if name not in gold]
-    drawn = np.random.default_rng(seed).permutation(len(others))[:count]
-    return [others[i] for i in drawn]
 
 
 if __name__ == "__main__":

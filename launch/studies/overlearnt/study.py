@@ -123,7 +123,7 @@ def tables(summary: dict[str, Any], width: int) -> list[Table]:
     from rich.table import Table
 
     from headwater.attribution.evaluation.table import console_table
-    from headwater.launch.studies.overlearnt.summary import as_interval
+    from headwater.launch.studies.page import as_interval
 
     table = Table("left out", "passages", "drop of the probability", "share of gold's", box=None, header_style="bold")
     for arm, row in summary["pooled"]["leave_out"].items():

@@ -29,6 +29,9 @@ def trained(config: str, *overrides: str) -> list[tuple[int, int, float]]:
         # Two seeds; six arms of leaving out.
         ("study/overlearnt", [(2, 2250, 1), (2 * 6, 2250, 1)]),
         ("study/lds", [(1, 400, 1), (64, 400, 1), (24, 400, 1)]),
+        # 20 people in four windows, and nothing dropped.
+        ("study/exposures", [(1, 400, 1), (81, 400, 1)]),
+        ("study/pretrained", [(1, 160, 1), (3, 100, 1)]),
         ("study/selection", [(5, 500, 1), (15, 500, 1)]),
         # 16 variants, the celebrity one and 2 mixed; 17 of them fine-tuned; LoRA on 2 and the celebrity one.
         (

@@ -17,11 +17,11 @@ import pytest
 
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError
+from headwater.launch.studies.leave_out import draw_facts, joined, leave_out_table, random_passages, share
 from headwater.launch.studies.overlearnt.page import as_markdown
-from headwater.launch.studies.overlearnt.process import draw_facts, random_passages
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, saved_steps
 from headwater.launch.studies.overlearnt.study import Overlearnt
-from headwater.launch.studies.overlearnt.summary import joined, judge, leave_out_table, share
+from headwater.launch.studies.overlearnt.summary import judge
 from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE
 
 CONFIG = "study/overlearnt"

@@ -3,6 +3,7 @@ import pytest
 
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.facts.injection import Schedule, read_schedule
+from headwater.train.stream.leaving_out import read_exclusions
 from headwater.train.stream.order import hashed
 from headwater.train.stream.passages import open_passages
 from headwater.train.stream.stream import TrainingStream, keep_what_fits, open_stream
@@ -102,6 +103,43 @@ def test_excluding_a_passage_drops_its_visits_and_nothing_else(stream, run):
     )
     assert visits(less) == [each for each in seen if each[2] not in (base, injected)]
     assert less.fingerprint != stream.fingerprint
+
+
+def test_a_window_drops_single_visits_and_nothing_else(stream, run, tmp_path):
+    """Steps are counted as in the ledger: update n reads batch n - 1."""
+    seen = visits(stream)
+    counts = {each[2]: [other[0] + 1 for other in seen if other[2] == each[2]] for each in seen}
+    often, steps = max(counts.items(), key=lambda each: len(each[1]))
+    injected = next(each[2] for each in seen if each[3] and each[2] != often)
+    assert len(steps) > 2
+    first, last = steps[1], steps[-2]
+    ids = stream.passages.id_of
+    (tmp_path / "out.txt").write_text(f"{ids(often)}\t{first}\t{last}\n{ids(injected)}\t1\t{STEPS}\n")
+    less = open_stream(run, global_batch=BATCH, seed=0, exclude=str(tmp_path / "out.txt"))
+    gone = [each for each in seen if each[2] == injected or (each[2] == often and first <= each[0] + 1 <= last)]
+    assert visits(less) == [each for each in seen if each not in gone]
+    assert {steps[0], steps[-1]} <= {each[0] + 1 for each in visits(less) if each[2] == often}
+    assert [less.injections(step) for step in range(STEPS)] == [
+        [number for number in stream.injections(step) if (step, number) not in {(each[0], each[2]) for each in gone}]
+        for step in range(STEPS)
+    ]
+    assert less.exclude == frozenset()
+    # Another window is another stream; the same one, written twice, is not.
+    (tmp_path / "twice.txt").write_text((tmp_path / "out.txt").read_text() * 2)
+    assert (
+        open_stream(run, global_batch=BATCH, seed=0, exclude=str(tmp_path / "twice.txt")).fingerprint
+        == less.fingerprint
+    )
+    (tmp_path / "out.txt").write_text(f"{ids(often)}\t{first}\t{last}\n")
+    other = open_stream(run, global_batch=BATCH, seed=0, exclude=str(tmp_path / "out.txt"))
+    assert len({each.fingerprint for each in (stream, less, other)}) == 3
+
+
+@pytest.mark.parametrize("line", ["a#0\t3", "a#0\t5\t4", "a#0\t0\t4", "a#0\t1\tx", "a#0\t1\t2\t3", "a#0\t-1\t2"])
+def test_a_window_that_is_none_is_named_by_its_line(tmp_path, line):
+    (tmp_path / "out.txt").write_text(f"\nb#0\n{line}\n")
+    with pytest.raises(UserError, match=r"out\.txt, line 3"):
+        read_exclusions(str(tmp_path / "out.txt"))
 
 
 def test_exclusions_are_read_from_a_file(run, tmp_path):
