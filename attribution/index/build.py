@@ -24,13 +24,16 @@ from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.writer import IndexWriter, default_shard_rows
-from headwater.attribution.models.base import EPS, TracedModel
+from headwater.attribution.models.base import EPS, Example, TracedModel
+from headwater.attribution.models.fitted_moments import FILE as MOMENTS
+from headwater.attribution.models.fitted_moments import fit_moments
+from headwater.attribution.models.huggingface import HuggingFaceModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import GradientCollector, collect_passages
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, fingerprint_file
+from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file
 from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
@@ -82,13 +85,17 @@ class Builder:
         self.projection = settings.projection
         if settings.budget:
             self.projection = fit_budget(self.projection, model.all_shapes, settings.codecs[0], settings.budget)
-        self.collector = GradientCollector(model, self.projection, settings.correction, settings.loss)
+        # Fitted moments come with the passages; that the rows are the model's gradients is shown before these are cut.
+        correction = "none" if settings.model.moments == "fit" else settings.correction
+        self.collector = GradientCollector(model, self.projection, correction, settings.loss)
         self.layout = self.collector.layout
         self._kept: dict[int, Tensor] = {}
 
     def run(self, passages: PassageSet) -> None:
         """Makes the rows of the passages, or those that are not made yet."""
         self.passages = passages
+        if self.settings.model.moments == "fit":
+            self._fit_moments()
         if self.world.is_main:
             left_out = f"; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
             print(f"rows cover {self.collector.coverage:.0%} of the parameters{left_out}", file=sys.stderr)
@@ -112,6 +119,22 @@ class Builder:
                 writer.write(number, rows_ND)
         dist.barrier()  # the first rank may be done before the others
         on_main(self.world, lambda: writer.finish(self.passages.ids(0, len(self.passages))))
+
+    def _fit_moments(self) -> None:
+        """The moments of the correction from the corpus's own gradients, taken by the first rank."""
+        model, settings, path = self.model, self.settings, self.out / MOMENTS
+        assert isinstance(model, HuggingFaceModel)
+        draw = np.random.default_rng(settings.curvature.seed).permutation(len(self.passages))
+        sample = np.sort(draw[: settings.model.moments_sample]).tolist()
+        made_from = {"corpus": self.passages.fingerprint, "sample": fingerprint(sample)}
+        examples = (Example.of_passage(self.passages, number) for number in self._progress(sample, "moments"))
+        taught = (each for each in examples if each.weights is None or each.loss_weights.any())
+        on_main(
+            self.world,
+            lambda: fit_moments(path, model, taught, settings.correction, settings.loss, made_from),
+        )
+        model.use_moments(path)
+        self.collector.correct(settings.correction)
 
     @property
     def _shard_rows(self) -> int:

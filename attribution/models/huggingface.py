@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.attribution.models.adapters import base_of, is_adapter, open_adapted
-from headwater.attribution.models.base import Example, Site, TracedModel, freeze
+from headwater.attribution.models.base import EPS, Example, Site, TracedModel, freeze
 from headwater.attribution.models.finding import find_sites, shared_input
 from headwater.attribution.models.heads import Head, hidden_states
 from headwater.attribution.models.observing import arguments, closeness, needs_cache, observe, relative
@@ -70,13 +70,9 @@ class HuggingFaceModel(TracedModel):
         )
         self.description = {"kind": "huggingface", "precision": precision}
         self.places = {"path": Path(path)}
-        if optimizer_state:
-            from headwater.attribution.models.moments import read_eps
-
-            self.places["optimizer_state"] = Path(optimizer_state)
-            self.eps = read_eps(optimizer_state)
-        self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
+        if optimizer_state:
+            self.use_moments(Path(optimizer_state))
         self._sites: list[Site] = []
         self._look_into()
         if adapted:
@@ -166,11 +162,27 @@ class HuggingFaceModel(TracedModel):
             weights_BL[row, : len(example.tokens) - 1] = torch.from_numpy(example.loss_weights)
         return ids_BL.to(self.device), weights_BL.to(self.device)
 
+    def use_moments(self, path: Path) -> None:
+        """Takes second moments from a file: a saved optimizer state, or moments that were fitted.
+
+        Raises:
+            MissingError, CorruptError, MismatchError: it is not there, cannot be read, or is no such file.
+        """
+        from headwater.attribution.models.fitted_moments import is_fitted
+        from headwater.attribution.models.moments import read_eps
+
+        self.places["optimizer_state"], self._moments = path, None
+        self.eps = EPS if is_fitted(path) else read_eps(str(path))
+
     def second_moment(self, site: Site) -> Tensor:
+        from headwater.attribution.models.fitted_moments import is_fitted, read_fitted
         from headwater.attribution.models.moments import read_moments
 
+        path = self.places.get("optimizer_state", Path())
+        if is_fitted(path):
+            return read_fitted(path, site.name, site.shape)
         if self._moments is None:
-            self._moments = read_moments(self._optimizer_path, self.model)
+            self._moments = read_moments(str(path) if path.name else "", self.model)
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         parts = {part.out_parts[0]: part for part in self._sites if part.name == site.name}
         return torch.cat([part.matrix(self._moments[names[id(part.weight)]]) for _, part in sorted(parts.items())])

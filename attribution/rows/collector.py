@@ -77,19 +77,27 @@ class GradientCollector:
         eps: float | None = None,
     ) -> None:
         self.model, self.loss = model, loss
-        eps = model.eps if eps is None else eps
         self.layout = row_layout(model, projection)
         require_agreement(model, self.layout.names)
         self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
         self.spans = self.watcher.spans
         # An expert that no token was sent to delivers nothing.
         self._always = {site.name for site in self.watcher.sites if not site.routed}
+        self.correct(correction, eps)
+
+    def correct(self, correction: str, eps: float | None = None) -> None:
+        """Takes another correction for the rows from now on; arguments as of the constructor.
+
+        Raises:
+            MismatchError: the moments are not the model's.
+        """
         whole: dict[str, Any] = {}
+        eps = self.model.eps if eps is None else eps
 
         def corrected(site: Site) -> Any:
             if site.name not in whole:  # the parts of a layer come one after the other
                 whole.clear()
-                moment = model.second_moment(site) if correction != "none" else None
+                moment = self.model.second_moment(site) if correction != "none" else None
                 whole[site.name] = whole_correction(correction, moment, site.name, site.shape, eps)
             return part_of(whole[site.name], site)
 
