@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from headwater.launch.parts.process import run_part
 from headwater.launch.studies.lds.queries import KINDS
 from headwater.launch.studies.lds.settings import LdsSettings, MethodSettings, model_run, queries_file
 from headwater.train.artifacts import atomic_path
+
+if TYPE_CHECKING:
+    from headwater.attribution.tracing.queries import Query
+    from headwater.train.stream.passages import PassageSet
 
 
 def score_passages(path: Path, task: dict[str, Any]) -> int:
@@ -58,6 +62,18 @@ def method_scores(method: MethodSettings, indexes: Sequence[Path], queries: Path
             if places:
                 scores_QN[places] = attributor.scores([asked[place] for place in places], scoring)
     return scores_QN
+
+
+def baseline_scores(queries: Sequence[Query], passages: PassageSet, seed: int) -> dict[str, np.ndarray]:
+    """1 for the passages that state the answer, words in common, and chance: [queries, passages] each."""
+    from headwater.attribution.evaluation.baselines.bm25 import BM25
+    from headwater.attribution.evaluation.ranking import numbers_of
+
+    gold_QN = np.zeros((len(queries), len(passages)))
+    for place, query in enumerate(queries):
+        gold_QN[place, numbers_of(query.gold, passages)] = 1
+    random_QN = np.random.default_rng([seed, 0xBA5E]).standard_normal((len(queries), len(passages)))
+    return {"gold": gold_QN, "bm25": BM25().scores(queries, passages), "random": random_QN}
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
