@@ -12,6 +12,7 @@ from headwater.train.artifacts import RunDir
 
 BASELINES = ("gold", "bm25", "random")
 """Scored beside the methods, whatever these are."""
+CURVATURES = ("task", "train", "none", "trak")
 BEST = "best"
 """The set that is the first method's single best passage."""
 
@@ -36,7 +37,9 @@ class MethodSettings:
     captured: bool = setting(False, "The rows that the model's training has captured, instead of an index.")
     also: list[str] = setting([], "Further methods, whose indexes' scores are added.")
     weights: list[float] = setting([], "Weights of its own index and the further ones; empty: all 1.")
-    curvature: str = setting("task", "Curvature of the scores.", choices=("task", "train", "none"))
+    curvature: str = setting(
+        "task", "Curvature of the scores; trak: that of whole rows, of an index without any.", choices=CURVATURES
+    )
     task_weight: float | str = task_weight_setting()
     normalize: bool = setting(True, "Unit norm of query and passage (cosine).")
 
@@ -45,6 +48,8 @@ class MethodSettings:
             yield Problem("name", self.name, f"the name of a file, and none of {', '.join((*BASELINES, BEST))}")
         if self.weights and len(self.weights) != 1 + len(self.also):
             yield Problem("weights", self.weights, f"one per index ({1 + len(self.also)})")
+        if self.curvature == "trak" and (self.captured or self.also):
+            yield Problem("curvature", "trak", "an index of its own, alone")
         if self.captured and self.index:
             yield Problem("index", self.index, "empty, since captured rows are as the training has taken them")
         if not self.captured:

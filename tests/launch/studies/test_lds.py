@@ -96,6 +96,7 @@ def test_methods_with_the_same_overrides_share_an_index():
         ("methods=[{name: a, also: [b]}]", "names of other methods"),
         ("methods=[{name: a, index: [curvature.dampin=1]}]", "dampin"),
         ("methods=[{name: a, captured: true, index: [loss=margin]}]", "captured rows are"),
+        ("methods=[{name: a, curvature: trak, captured: true}]", "alone"),
         ("methods=[{name: a, weights: [1.0, 2.0]}]", "one per index"),
         ("left_out.methods=[bm26]", "names of methods"),
         ("methods=[]", "where there is no method"),
@@ -177,6 +178,7 @@ TINY = [
 METHODS = [
     {"name": "ours", "index": ["projection.dims=4"]},
     {"name": "both", "captured": True, "also": ["ours"], "curvature": "train"},
+    {"name": "trak", "index": ["projection.dims=3", "curvature.kind=none", "codecs=[fp32]"], "curvature": "trak"},
 ]
 
 
@@ -200,7 +202,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
         run_lds(load_config(LdsSettings, CONFIG, [*small, "scores=x.npy"]))
     make_parts(settings)
     summary = run_lds(settings)
-    assert "13 parts, 13 finished before" in capsys.readouterr().out
+    assert "14 parts, 14 finished before" in capsys.readouterr().out
     check_study(out, settings, summary)
     check_left_out(out, summary)
     check_outsider(out, small, summary)
@@ -269,7 +271,7 @@ def check_study(out: Path, settings: LdsSettings, summary: dict) -> None:
     sums_MQ = halves_MN.astype(np.float64) @ scores_QN.T
     expected = np.mean([spearmanr(sums_MQ[:, q], outputs_MQ[:, q]).statistic for q in range(15)])
     assert summary["methods"]["ours"]["lds"][0] == pytest.approx(expected)
-    assert list(summary["methods"]) == ["ours", "both", "gold", "bm25", "random"]
+    assert list(summary["methods"]) == ["ours", "both", "trak", "gold", "bm25", "random"]
     assert summary["kinds"]["facts"]["methods"]["gold"]["mrr"] == [1, 1, 1]
     assert "mrr" not in summary["kinds"]["held_out"]["methods"]["ours"]
     page = (out / "report/index.html").read_text()
