@@ -93,6 +93,7 @@ class ProjectionSettings:
     """How a module's gradient is brought to kO x kI numbers."""
 
     dims: int = setting(64, "Projected dimensions per side.", minimum=1)
+    head: int = setting(0, "Those of the output head, whose rows take a forward pass alone; 0: no rows.", minimum=0)
     modules: dict[str, int] = setting(
         {}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out."
     )

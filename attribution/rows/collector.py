@@ -30,7 +30,7 @@ def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings
     """(kO, kI) of each module that is kept; never more than the layer has.
 
     Raises:
-        UserError: a pattern that matches no module, or no module is left.
+        UserError: a pattern that matches no module, or no module is left and no head.
     """
     unused = [p for p in settings.modules if not any(fnmatch.fnmatch(name, p) for name in shapes)]
     if unused:
@@ -43,14 +43,29 @@ def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings
         width = matching[-1] if matching else settings.dims
         if width:
             dims[name] = (min(width, outputs), min(width, inputs))
-    if not dims:
+    if not dims and not settings.head:
         raise UserError("projection.modules leaves no module", got=settings.modules)
     return dims
 
 
 def row_layout(model: TracedModel, settings: ProjectionSettings) -> RowLayout:
-    """The modules of the whole model, in order."""
-    return RowLayout((name, *widths) for name, widths in module_dims(model.all_shapes, settings).items())
+    """The modules of the whole model, in order, and its output head.
+
+    Raises:
+        UserError: the model's head can have no rows.
+    """
+    modules = module_dims(model.all_shapes, settings)
+    if settings.head:
+        if model.head_shape is None:
+            raise UserError(
+                "the output head of this model can have no rows: its logits are more than a product with it",
+                got=f"projection.head = {settings.head}",
+                expected="0",
+                fix="leave it out: projection.head=0",
+            )
+        name, (outputs, inputs) = model.head_shape
+        modules[name] = (min(settings.head, outputs), min(settings.head, inputs))
+    return RowLayout((name, *widths) for name, widths in modules.items())
 
 
 class GradientCollector:
@@ -78,11 +93,12 @@ class GradientCollector:
     ) -> None:
         self.model, self.loss = model, loss
         self.layout = row_layout(model, projection)
-        require_agreement(model, self.layout.names)
-        self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
+        require_agreement(model, [name for name in self.layout.names if name in model.all_shapes])
+        head = model.head if projection.head else None
+        self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device, head=head)
         self.spans = self.watcher.spans
         # An expert that no token was sent to delivers nothing.
-        self._always = {site.name for site in self.watcher.sites if not site.routed}
+        self._always = {site.name for site in self.watcher.watched if not site.routed}
         self.correct(correction, eps)
 
     def correct(self, correction: str, eps: float | None = None) -> None:
@@ -106,7 +122,10 @@ class GradientCollector:
     @property
     def coverage(self) -> float:
         """Share of the model's parameters whose gradients the rows hold, projected."""
-        shapes = self.model.all_shapes
+        shapes = dict(self.model.all_shapes)
+        if self.model.head_shape is not None:
+            name, shape = self.model.head_shape
+            shapes[name] = shape
         return sum(shapes[name][0] * shapes[name][1] for name in self.layout.names) / max(self.model.parameters, 1)
 
     def rows(self, examples: Sequence[Example]) -> Tensor:
@@ -162,7 +181,13 @@ class GradientCollector:
                 target.bounds = self.model.bounds  # known by the time the first layer runs
             return target
 
-        watched_pass(self.watcher, target, target_of, lambda: self.model.backward(examples, self.loss))
+        watched_pass(
+            self.watcher,
+            target,
+            target_of,
+            lambda: self.model.backward(examples, self.loss),
+            predicting=lambda: self.model.predicting,
+        )
         silent = sorted(self._always - target.delivered)
         if silent:
             raise UserError(
