@@ -84,7 +84,8 @@ class Builder:
         self.settings, self.model, self.out, self.world = settings, model, out, world
         self.projection = settings.projection
         if settings.budget:
-            self.projection = fit_budget(self.projection, model.all_shapes, settings.codecs[0], settings.budget)
+            codec, head = settings.codecs[0], model.head_shape
+            self.projection = fit_budget(self.projection, model.all_shapes, codec, settings.budget, head)
         # Fitted moments come with the passages; that the rows are the model's gradients is shown before these are cut.
         correction = "none" if settings.model.moments == "fit" else settings.correction
         self.collector = GradientCollector(model, self.projection, correction, settings.loss)
@@ -97,7 +98,9 @@ class Builder:
         if self.settings.model.moments == "fit":
             self._fit_moments()
         if self.world.is_main:
-            left_out = f"; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
+            headless = self.projection.head and self.model.head_shape is None
+            without = "; none of the output head, whose logits are more than a product" if headless else ""
+            left_out = f"{without}; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
             print(f"rows cover {self.collector.coverage:.0%} of the parameters{left_out}", file=sys.stderr)
         whitening = self._whitening()
         writer = IndexWriter(

@@ -26,45 +26,43 @@ from headwater.configs.errors import UserError
 from headwater.train.stream.passages import PassageSet
 
 
-def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings) -> dict[str, tuple[int, int]]:
+def module_dims(
+    shapes: dict[str, tuple[int, int]],
+    settings: ProjectionSettings,
+    head: tuple[str, tuple[int, int]] | None = None,
+) -> dict[str, tuple[int, int]]:
     """(kO, kI) of each module that is kept; never more than the layer has.
 
+    Args:
+        shapes: (O, I) of each layer of the blocks.
+        head: name and shape of the output head, where it can have rows.
+
     Raises:
-        UserError: a pattern that matches no module, or no module is left and no head.
+        UserError: a pattern that matches no module, or no module is left.
     """
     unused = [p for p in settings.modules if not any(fnmatch.fnmatch(name, p) for name in shapes)]
     if unused:
         raise UserError(
             f"projection.modules: no module matches {', '.join(unused)}", expected=f"patterns over {', '.join(shapes)}"
         )
-    dims = {}
-    for name, (outputs, inputs) in shapes.items():
+    widths = {}
+    for name in shapes:
         matching = [width for pattern, width in settings.modules.items() if fnmatch.fnmatch(name, pattern)]
-        width = matching[-1] if matching else settings.dims
-        if width:
-            dims[name] = (min(width, outputs), min(width, inputs))
-    if not dims and not settings.head:
-        raise UserError("projection.modules leaves no module", got=settings.modules)
+        widths[name] = matching[-1] if matching else settings.dims
+    whole = dict(shapes)
+    if head is not None:
+        widths[head[0]], whole[head[0]] = settings.head, head[1]
+    dims = {name: (min(width, whole[name][0]), min(width, whole[name][1])) for name, width in widths.items() if width}
+    if not dims:
+        raise UserError(
+            "the projection leaves no module", got=settings.modules, fix="set projection.head, or leave some"
+        )
     return dims
 
 
 def row_layout(model: TracedModel, settings: ProjectionSettings) -> RowLayout:
-    """The modules of the whole model, in order, and its output head.
-
-    Raises:
-        UserError: the model's head can have no rows.
-    """
-    modules = module_dims(model.all_shapes, settings)
-    if settings.head:
-        if model.head_shape is None:
-            raise UserError(
-                "the output head of this model can have no rows: its logits are more than a product with it",
-                got=f"projection.head = {settings.head}",
-                expected="0",
-                fix="leave it out: projection.head=0",
-            )
-        name, (outputs, inputs) = model.head_shape
-        modules[name] = (min(settings.head, outputs), min(settings.head, inputs))
+    """The modules of the whole model, in order, and its output head where that can have rows."""
+    modules = module_dims(model.all_shapes, settings, model.head_shape)
     return RowLayout((name, *widths) for name, widths in modules.items())
 
 

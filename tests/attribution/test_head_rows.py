@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from headwater.attribution.index.budget import bytes_per_passage, fit_budget
 from headwater.attribution.models.base import Example, TracedModel
 from headwater.attribution.models.headwater import HeadwaterModel
 from headwater.attribution.models.huggingface import HEAD_NAME, HuggingFaceModel
 from headwater.attribution.models.opening import open_model
-from headwater.attribution.rows.collector import GradientCollector
+from headwater.attribution.rows.collector import GradientCollector, module_dims
 from headwater.attribution.rows.hooks import sign_parts
+from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
 from headwater.configs.errors import UserError
 from headwater.train import parallel
@@ -134,12 +138,33 @@ def test_corrections_divide_them_by_the_heads_own_moment(ours: HeadwaterModel):
             assert float((got.double() - expected).norm() / expected.norm()) < 1e-4, kind
 
 
-def test_a_head_that_does_more_than_multiply_is_refused(tmp_path: Path):
+def test_a_head_that_does_more_than_multiply_has_none(tmp_path: Path):
     model = HuggingFaceModel(str(make_family("gemma2, caps", tmp_path / "model")))
     assert model.head is None
-    with pytest.raises(UserError, match=r"projection\.head"):
-        GradientCollector(model, ProjectionSettings(dims=3, head=HEAD), "none", "log_odds")
-    GradientCollector(model, ProjectionSettings(dims=3), "none", "log_odds")
+    with_head, without = (
+        GradientCollector(model, ProjectionSettings(dims=3, head=head), "none", "log_odds").layout for head in (HEAD, 0)
+    )
+    assert with_head == without
+    with pytest.raises(UserError, match="leaves no module"):
+        GradientCollector(model, ProjectionSettings(modules={"*": 0}, head=HEAD), "none", "log_odds")
+
+
+def test_a_budget_gives_the_head_half_of_the_bytes():
+    shapes, head = {"a": (40, 30), "b": (20, 50)}, ("head", (900, 60))
+
+    def bytes_of(projection: ProjectionSettings, **changes: Any) -> int:
+        widths = module_dims(shapes, replace(projection, **changes), head)
+        return bytes_per_passage(RowLayout((name, *each) for name, each in widths.items()), "sign")
+
+    got = fit_budget(ProjectionSettings(head=256), shapes, "sign", 400, head)
+    assert bytes_of(got) <= 400 < bytes_of(got, dims=got.dims + 1)
+    assert bytes_of(got, modules={"*": 0}) <= 200 < bytes_of(got, modules={"*": 0}, head=got.head + 1)
+    alone = fit_budget(ProjectionSettings(modules={"*": 0}, head=256), shapes, "sign", 400, head)
+    assert bytes_of(alone) <= 400 < bytes_of(alone, head=alone.head + 1)
+    assert fit_budget(ProjectionSettings(head=9), shapes, "sign", 10_000, head).head == 9, "no more than is asked for"
+    assert fit_budget(ProjectionSettings(), shapes, "sign", 400, head).head == 0
+    with pytest.raises(UserError, match="too small"):
+        fit_budget(ProjectionSettings(head=256), shapes, "sign", 10, head)
 
 
 def test_a_head_is_named_alike_in_all_families(theirs: HuggingFaceModel):
