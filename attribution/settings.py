@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from headwater.configs import Problem, section, setting
@@ -98,6 +98,11 @@ class ProjectionSettings:
         {}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out."
     )
     seed: int = setting(0, "Seed of the +-1 matrices.")
+
+    def saved(self) -> dict[str, Any]:
+        """What an index notes of it; without a head the same as before there was one."""
+        noted = asdict(self)
+        return noted if self.head else {name: value for name, value in noted.items() if name != "head"}
 
 
 @dataclass(kw_only=True, slots=True)

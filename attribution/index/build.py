@@ -160,7 +160,7 @@ class Builder:
             **({"eps": self.model.eps} if self.settings.correction != "none" and self.model.eps != EPS else {}),
             "loss": self.settings.loss,
             "correction": self.settings.correction,
-            "projection": asdict(self.projection),
+            "projection": self.projection.saved(),
             "sampled": asdict(self.settings.curvature),
             "model": self.model.description,
             "places": {name: note_place(place, self.out) for name, place in self.model.places.items()},
