@@ -25,12 +25,13 @@ help:
 setup: $(STAMP)
 
 # One pip command, so that the pins (torch's above all) hold for whatever the other packages ask for.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/peers.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 		|| { echo "error: Headwater needs Python 3.11 or 3.12; say which: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r tests/peers.txt
 	$(BIN)/python -c 'from headwater.train.torchvision_finder import main; main()'
 	touch $@
 

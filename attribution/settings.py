@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from headwater.configs import Problem, section, setting
@@ -38,6 +38,12 @@ class TracedModelSettings:
     step: int | None = setting(None, "Its checkpoint; the newest whole one if not given.")
     path: str = setting("", "Instead of a run: the directory of a Hugging Face causal language model.")
     optimizer_state: str = setting("", "For a Hugging Face model: a saved torch optimizer state with Adam's moments.")
+    moments: str = setting(
+        "saved",
+        "Where a correction's second moments come from: a saved optimizer state, or the passages' own gradients.",
+        choices=("saved", "fit"),
+    )
+    moments_sample: int = setting(512, "Passages that the moments are fitted on, drawn by curvature.seed.", minimum=1)
     precision: str = setting("fp32", "Number format of forward and backward pass.", choices=("fp32", "bf16"))
     base: str = setting("", "If `path` is a LoRA adapter: the directory of its base model; empty: the one it names.")
     rows_of: str = setting("adapter", "Of a LoRA adapter: whose layers have rows.", choices=("adapter", "base"))
@@ -49,6 +55,8 @@ class TracedModelSettings:
             yield Problem(
                 "optimizer_state", self.optimizer_state, "empty for a run, whose checkpoints hold the moments"
             )
+        if self.moments == "fit" and (self.run or self.optimizer_state):
+            yield Problem("moments", "fit", "saved, for a run or where optimizer_state is given")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,10 +94,16 @@ class ProjectionSettings:
     """How a module's gradient is brought to kO x kI numbers."""
 
     dims: int = setting(64, "Projected dimensions per side.", minimum=1)
+    head: int = setting(0, "Those of the output head, whose rows take a forward pass alone; 0: no rows.", minimum=0)
     modules: dict[str, int] = setting(
         {}, "Other dimensions for modules whose name matches a pattern; 0 leaves them out."
     )
     seed: int = setting(0, "Seed of the +-1 matrices.")
+
+    def saved(self) -> dict[str, Any]:
+        """What an index notes of it; without a head the same as before there was one."""
+        noted = asdict(self)
+        return noted if self.head else {name: value for name, value in noted.items() if name != "head"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,8 +163,12 @@ class IndexSettings:
             yield Problem("corpus.path", "", "the documents to index, since a Hugging Face model has no run")
         if self.model.path and not self.out:
             yield Problem("out", "", "the index directory, since a Hugging Face model has no run")
-        if self.model.path and self.correction != "none" and not self.model.optimizer_state:
-            yield Problem("correction", self.correction, "none, unless model.optimizer_state is given")
+        fitted = self.model.moments == "fit"
+        if self.model.path and self.correction != "none" and not (self.model.optimizer_state or fitted):
+            fix = "fit them: model.moments=fit"
+            yield Problem("correction", self.correction, "none, unless model.optimizer_state is given", fix)
+        if fitted and self.correction == "none":
+            yield Problem("model.moments", "fit", "saved, where no correction is made")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,6 +11,8 @@ the latter. The margin loss, max of the others - z_y, puts all of q on the stron
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +21,19 @@ from torch import Tensor
 
 LOSSES = ("cross_entropy", "log_odds", "margin")
 _CHUNK = 1024
+Watch = Callable[[slice, Tensor, Tensor], None]
+_watches: list[Watch] = []
+
+
+@contextmanager
+def watched_head(seen: Watch) -> Iterator[None]:
+    """Within it, `seen` is called with each chunk of `head_loss`: which of the T tokens it holds, their hidden states
+    [C, d], and the gradient [C, V] of the weighted sum with respect to their logits on this rank."""
+    _watches.append(seen)
+    try:
+        yield
+    finally:
+        _watches.remove(seen)
 
 
 def head_loss(
@@ -78,11 +93,13 @@ class _HeadLoss(torch.autograd.Function):
                 weights_T[part],
                 kind,
                 group,
-                want_hidden or want_weight,
+                want_hidden or want_weight or bool(_watches),
             )
             if grad_CV is None:
                 continue
             grad_CV = grad_CV.to(weight_Vd.dtype)
+            for seen in _watches:
+                seen(part, hidden_Cd, grad_CV)
             if grad_hidden is not None:
                 torch.mm(grad_CV, weight_Vd, out=grad_hidden[part])
             if grad_weight is not None:

@@ -28,6 +28,9 @@ from headwater.attribution.index.budget import fit_budget
 from headwater.attribution.index.windows import Windows
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.models.base import EPS, Example, TracedModel
+from headwater.attribution.models.fitted_moments import FILE as MOMENTS
+from headwater.attribution.models.fitted_moments import fit_moments
+from headwater.attribution.models.huggingface import HuggingFaceModel
 from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.ahead import Behind, ahead
 from headwater.attribution.rows.checks import require_finite
@@ -35,7 +38,7 @@ from headwater.attribution.rows.collector import GradientCollector, collect_read
 from headwater.attribution.rows.dealing import dealt, tokens_of
 from headwater.attribution.settings import IndexSettings
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, fingerprint_file
+from headwater.train.artifacts import RunDir, fingerprint, fingerprint_file
 from headwater.train.locks import sole_writer
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World, from_main, on_main
@@ -86,16 +89,23 @@ class Builder:
         self.settings, self.model, self.out, self.world = settings, model, out, world
         self.projection = settings.projection
         if settings.budget:
-            self.projection = fit_budget(self.projection, model.all_shapes, settings.codecs[0], settings.budget)
-        self.collector = GradientCollector(model, self.projection, settings.correction, settings.loss)
+            codec, head = settings.codecs[0], model.head_shape
+            self.projection = fit_budget(self.projection, model.all_shapes, codec, settings.budget, head)
+        # Fitted moments come with the passages; that the rows are the model's gradients is shown before these are cut.
+        correction = "none" if settings.model.moments == "fit" else settings.correction
+        self.collector = GradientCollector(model, self.projection, correction, settings.loss)
         self.layout = self.collector.layout
         self._kept: dict[int, Tensor] = {}
 
     def run(self, passages: PassageSet) -> None:
         """Makes the rows of the passages, or those that are not made yet."""
         self.passages = passages
+        if self.settings.model.moments == "fit":
+            self._fit_moments()
         if self.world.is_main:
-            left_out = f"; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
+            headless = self.projection.head and self.model.head_shape is None
+            without = "; none of the output head, whose logits are more than a product" if headless else ""
+            left_out = f"{without}; never called: {', '.join(self.model.left_out)}" if self.model.left_out else ""
             print(f"rows cover {self.collector.coverage:.0%} of the parameters{left_out}", file=sys.stderr)
         whitening = self._whitening()
         writer = IndexWriter(
@@ -118,6 +128,22 @@ class Builder:
         dist.barrier(group=parallel.patient_group())  # the first rank may be done long before the others
         on_main(self.world, lambda: writer.finish(self.passages.id_batches()))
 
+    def _fit_moments(self) -> None:
+        """The moments of the correction from the corpus's own gradients, taken by the first rank."""
+        model, settings, path = self.model, self.settings, self.out / MOMENTS
+        assert isinstance(model, HuggingFaceModel)
+        count = len(self.passages)
+        sample = within(drawn(count, settings.model.moments_sample, settings.curvature.seed), 0, count).tolist()
+        made_from = {"corpus": self.passages.fingerprint, "sample": fingerprint(sample)}
+        examples = (Example.of_passage(self.passages, number) for number in self._progress(sample, "moments"))
+        taught = (each for each in examples if each.weights is None or each.loss_weights.any())
+        on_main(
+            self.world,
+            lambda: fit_moments(path, model, taught, settings.correction, settings.loss, made_from),
+        )
+        model.use_moments(path)
+        self.collector.correct(settings.correction)
+
     @property
     def _writes(self) -> bool:
         """Whether this rank is the one of its replica that writes."""
@@ -135,7 +161,7 @@ class Builder:
             **({"eps": self.model.eps} if self.settings.correction != "none" and self.model.eps != EPS else {}),
             "loss": self.settings.loss,
             "correction": self.settings.correction,
-            "projection": asdict(self.projection),
+            "projection": self.projection.saved(),
             "sampled": asdict(self.settings.curvature),
             "model": self.model.description,
             "places": {name: note_place(place, self.out) for name, place in self.model.places.items()},

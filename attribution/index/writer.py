@@ -72,7 +72,7 @@ def require_index_directory(path: Path) -> None:
     if (isinstance(begun, dict) and "format" in begun) or (path / "corpus" / "origin.json").exists():
         return
     require_directory(path)
-    ours = ("curvature.safetensors", "*.part", ".tmp*", "*.lock", "corpus")
+    ours = ("curvature.safetensors", "moments.safetensors", "*.part", ".tmp*", "*.lock", "corpus")
     found = [] if not path.is_dir() else [each for each in path.iterdir() if not any(map(each.match, ours))]
     if found:
         raise UserError(

@@ -150,11 +150,14 @@ class TracedModel(abc.ABC):
         parameters: numbers of the whole model, a tied one counted once.
         alone: one example at a time: with several, their tokens could not be told apart, or would change each other.
         left_out: linear layers that the model has and never calls.
+        predicting: the places of the running batch that predict a token with a loss, int64 [K], rising; set before the
+            loss is taken.
         eps: of the Adam whose second moments it has, which a correction by them adds to their roots.
         agreed: the layers whose rows have been held against autograd's gradients (rows/agreement.py).
     """
 
     bounds: list[int]
+    predicting: Tensor
     fingerprint: str
     description: dict[str, Any]
     places: dict[str, Path]
@@ -179,6 +182,17 @@ class TracedModel(abc.ABC):
     @abc.abstractmethod
     def all_shapes(self) -> dict[str, tuple[int, int]]:
         """(O, I) of every linear layer of the whole model, in order."""
+
+    @property
+    def head(self) -> Site | None:
+        """The output head, or this rank's part of it; None where a rank has none, or the logits are more than a product
+        of the hidden states with one matrix."""
+        return None
+
+    @property
+    def head_shape(self) -> tuple[str, tuple[int, int]] | None:
+        """Name and (V, d) of the whole model's output head, if it can have rows."""
+        return (self.head.name, self.head.shape) if self.head is not None else None
 
     @abc.abstractmethod
     def backward(self, examples: Sequence[Example], loss: str) -> None:

@@ -55,7 +55,7 @@ class Head:
             fix="trace another model",
         )
 
-    def _matrix(self, states_Kd: Tensor) -> Tensor | None:
+    def _matrix(self, states_Kd: Tensor) -> nn.Parameter | None:
         """The head's weight, if the model's logits are a product with it and nothing else."""
         head = self.model.get_output_embeddings()
         weight = getattr(head, "weight", None)
@@ -92,7 +92,9 @@ class Head:
             kind: one of `train.losses.LOSSES`.
         """
         if self.weight is not None:
-            head_loss(states_Kd, self.weight, labels_K, weights_K, kind=kind)[0].backward()
+            total = head_loss(states_Kd, self.weight, labels_K, weights_K, kind=kind)[0]
+            if total.requires_grad:  # the head's rows alone are made on the way
+                total.backward()
             return
         gradient_Kd = torch.empty_like(states_Kd)
         for start in range(0, len(states_Kd), _CHUNK):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headwater.attribution.models.base import EPS, Example, Site, TracedModel, freeze
 from headwater.configs.errors import UserError
 from headwater.train.checkpoint import Checkpoint, load_weights, model_settings
-from headwater.train.model import Batch, ParameterPart, build_model, parameter_parts
+from headwater.train.model import EMBEDDING, HEAD, Batch, ParameterPart, build_model, parameter_parts
 from headwater.train.parallel import World, tensor_rank, tensor_size
 from headwater.train.pipeline import run_schedule
 from headwater.train.settings import TrainSettings
@@ -49,15 +49,33 @@ class HeadwaterModel(TracedModel):
         names = sorted((name for name in entries if is_block_linear(name)), key=layer_order)
         return {name.removesuffix(".weight"): tuple(entries[name]["shape"]) for name in names}
 
+    @property
+    def head(self) -> Site | None:
+        if not self.gpt.post_process:
+            return None
+        name, shape = self.head_shape
+        weight = self.gpt.shared_embedding_or_output_weight() if self.gpt.tied else self.gpt.output_layer.weight
+        first = tensor_rank() * weight.shape[0]
+        return Site(name, None, shape, out_parts=[(first, first + weight.shape[0])], parameter=weight)
+
+    @property
+    def head_shape(self) -> tuple[str, tuple[int, int]]:
+        entries = self.checkpoint.meta["tensors"]["weight"]
+        shape = entries.get(HEAD, entries[EMBEDDING])["shape"]
+        return HEAD.removesuffix(".weight"), (shape[0], shape[1])
+
     def backward(self, examples: Sequence[Example], loss: str) -> None:
         self.gpt.loss_kind = loss
         batch, self.bounds = pack(examples)
         batch = batch.to(self.device)
+        self.predicting = batch.places()
         assert self.world is not None
         if self.world.pipeline > 1:
             self._piped(batch)
-        else:
-            self.gpt.run(batch)[0].backward()
+            return
+        total = self.gpt.run(batch)[0]
+        if total.requires_grad:  # the head's rows alone are made on the way
+            total.backward()
 
     def _piped(self, batch: Batch) -> None:
         run_schedule(self.gpt, [batch], lambda output: (output[0], {}))
@@ -71,7 +89,10 @@ class HeadwaterModel(TracedModel):
                 got="a checkpoint before the first update, or not of a training",
                 fix="take a later checkpoint, or correction=none",
             )
-        return self.checkpoint.tensor("exp_avg_sq", f"{site.name}.weight") / (1 - beta2**updates)
+        name = f"{site.name}.weight"
+        if name == HEAD and HEAD not in self.checkpoint.meta["tensors"]["weight"]:
+            name = EMBEDDING  # tied to it
+        return self.checkpoint.tensor("exp_avg_sq", name) / (1 - beta2**updates)
 
 
 def megatron_sites(gpt: nn.Module, world: World | None) -> list[Site]:

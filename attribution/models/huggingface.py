@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.attribution.models.adapters import base_of, is_adapter, open_adapted
-from headwater.attribution.models.base import Example, Site, TracedModel, freeze
+from headwater.attribution.models.base import EPS, Example, Site, TracedModel, freeze
 from headwater.attribution.models.finding import find_sites, shared_input
 from headwater.attribution.models.heads import Head, hidden_states
 from headwater.attribution.models.observing import arguments, closeness, needs_cache, observe, relative
@@ -21,6 +21,8 @@ from headwater.configs.errors import UserError
 from headwater.train.artifacts import fingerprint
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+HEAD_NAME = "output_head"
+"""In rows, whatever the family calls it."""
 _STRETCHED = ("longrope", "dynamic", "su")
 """Rotary embeddings whose angles at every place depend on the longest input of the batch."""
 
@@ -70,13 +72,9 @@ class HuggingFaceModel(TracedModel):
         )
         self.description = {"kind": "huggingface", "precision": precision}
         self.places = {"path": Path(path)}
-        if optimizer_state:
-            from headwater.attribution.models.moments import read_eps
-
-            self.places["optimizer_state"] = Path(optimizer_state)
-            self.eps = read_eps(optimizer_state)
-        self._optimizer_path = optimizer_state
         self._moments: dict[str, Tensor] | None = None
+        if optimizer_state:
+            self.use_moments(Path(optimizer_state))
         self._sites: list[Site] = []
         self._look_into()
         if adapted:
@@ -94,7 +92,7 @@ class HuggingFaceModel(TracedModel):
         if self.cached:
             seen = observe(self.model, ids_BL, cached=True)
         require_causal(self.model, ids_BL, seen.logits)
-        self.head = Head(self.model, seen)
+        self._head = Head(self.model, seen)
         self.base = seen.base
         named = self.model.base_model if self.model.base_model is not self.model else seen.base
         head = self.model.get_output_embeddings()
@@ -116,6 +114,14 @@ class HuggingFaceModel(TracedModel):
     def all_shapes(self) -> dict[str, tuple[int, int]]:
         return {site.name: site.shape for site in self._sites}
 
+    @property
+    def head(self) -> Site | None:
+        weight = self._head.weight
+        if weight is None:
+            return None
+        outputs, inputs = weight.shape
+        return Site(HEAD_NAME, None, (int(outputs), int(inputs)), parameter=weight)
+
     def backward(self, examples: Sequence[Example], loss: str) -> None:
         ids_BL, weights_BL = self.padded(examples)
         rows, length = ids_BL.shape
@@ -127,7 +133,8 @@ class HuggingFaceModel(TracedModel):
         places_K = weights_BL.reshape(-1).nonzero().squeeze(1)
         labels_T = torch.roll(ids_BL.reshape(-1), -1)
         weights_K = weights_BL.reshape(-1)[places_K]
-        self.head.backward(hidden.index_select(0, places_K), labels_T[places_K], weights_K, loss)
+        self.predicting = places_K
+        self._head.backward(hidden.index_select(0, places_K), labels_T[places_K], weights_K, loss)
 
     def own_backward(self, example: Example) -> None:
         self._unstretch()
@@ -166,12 +173,30 @@ class HuggingFaceModel(TracedModel):
             weights_BL[row, : len(example.tokens) - 1] = torch.from_numpy(example.loss_weights)
         return ids_BL.to(self.device), weights_BL.to(self.device)
 
+    def use_moments(self, path: Path) -> None:
+        """Takes second moments from a file: a saved optimizer state, or moments that were fitted.
+
+        Raises:
+            MissingError, CorruptError, MismatchError: it is not there, cannot be read, or is no such file.
+        """
+        from headwater.attribution.models.fitted_moments import is_fitted
+        from headwater.attribution.models.moments import read_eps
+
+        self.places["optimizer_state"], self._moments = path, None
+        self.eps = EPS if is_fitted(path) else read_eps(str(path))
+
     def second_moment(self, site: Site) -> Tensor:
+        from headwater.attribution.models.fitted_moments import is_fitted, read_fitted
         from headwater.attribution.models.moments import read_moments
 
+        path = self.places.get("optimizer_state", Path())
+        if is_fitted(path):
+            return read_fitted(path, site.name, site.shape)
         if self._moments is None:
-            self._moments = read_moments(self._optimizer_path, self.model)
+            self._moments = read_moments(str(path) if path.name else "", self.model)
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        if site.name == HEAD_NAME:
+            return self._moments[names[id(site.weight)]]
         parts = {part.out_parts[0]: part for part in self._sites if part.name == site.name}
         return torch.cat([part.matrix(self._moments[names[id(part.weight)]]) for _, part in sorted(parts.items())])
 

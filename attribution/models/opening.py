@@ -41,8 +41,9 @@ def open_model(settings: TracedModelSettings, world: World | None = None) -> Tra
 
 def model_settings_of(description: Mapping[str, Any], places: Mapping[str, Path]) -> TracedModelSettings:
     """The settings that open the model an index was made with, where it is now."""
+    found: dict[str, Any] = {name: str(place) for name, place in places.items()}
     return TracedModelSettings(
-        **{name: str(place) for name, place in places.items()},
+        **found,
         step=description.get("step"),
         precision=description["precision"],
         rows_of=description.get("rows_of", "adapter"),

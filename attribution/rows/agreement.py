@@ -93,10 +93,14 @@ def first_and_last(names: list[str]) -> list[str]:
 
 
 def watched_pass(
-    watcher: Watcher, target: Target, target_of: Callable[[Site], Target], backward: Callable[[], None]
+    watcher: Watcher,
+    target: Target,
+    target_of: Callable[[Site], Target],
+    backward: Callable[[], None],
+    predicting: Callable[[], Tensor] | None = None,
 ) -> None:
-    """One forward and backward pass whose rows go to the target."""
-    handles = watcher.attach(target_of)
+    """One forward and backward pass whose rows go to the target; `predicting` as in `Watcher.attach`."""
+    handles = watcher.attach(target_of, predicting)
     try:
         backward()
     finally:

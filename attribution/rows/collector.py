@@ -26,8 +26,16 @@ from headwater.configs.errors import UserError
 from headwater.train.stream.passages import PassageSet
 
 
-def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings) -> dict[str, tuple[int, int]]:
+def module_dims(
+    shapes: dict[str, tuple[int, int]],
+    settings: ProjectionSettings,
+    head: tuple[str, tuple[int, int]] | None = None,
+) -> dict[str, tuple[int, int]]:
     """(kO, kI) of each module that is kept; never more than the layer has.
+
+    Args:
+        shapes: (O, I) of each layer of the blocks.
+        head: name and shape of the output head, where it can have rows.
 
     Raises:
         UserError: a pattern that matches no module, or no module is left.
@@ -37,20 +45,25 @@ def module_dims(shapes: dict[str, tuple[int, int]], settings: ProjectionSettings
         raise UserError(
             f"projection.modules: no module matches {', '.join(unused)}", expected=f"patterns over {', '.join(shapes)}"
         )
-    dims = {}
-    for name, (outputs, inputs) in shapes.items():
+    widths = {}
+    for name in shapes:
         matching = [width for pattern, width in settings.modules.items() if fnmatch.fnmatch(name, pattern)]
-        width = matching[-1] if matching else settings.dims
-        if width:
-            dims[name] = (min(width, outputs), min(width, inputs))
+        widths[name] = matching[-1] if matching else settings.dims
+    whole = dict(shapes)
+    if head is not None:
+        widths[head[0]], whole[head[0]] = settings.head, head[1]
+    dims = {name: (min(width, whole[name][0]), min(width, whole[name][1])) for name, width in widths.items() if width}
     if not dims:
-        raise UserError("projection.modules leaves no module", got=settings.modules)
+        raise UserError(
+            "the projection leaves no module", got=settings.modules, fix="set projection.head, or leave some"
+        )
     return dims
 
 
 def row_layout(model: TracedModel, settings: ProjectionSettings) -> RowLayout:
-    """The modules of the whole model, in order."""
-    return RowLayout((name, *widths) for name, widths in module_dims(model.all_shapes, settings).items())
+    """The modules of the whole model, in order, and its output head where that can have rows."""
+    modules = module_dims(model.all_shapes, settings, model.head_shape)
+    return RowLayout((name, *widths) for name, widths in modules.items())
 
 
 class GradientCollector:
@@ -77,19 +90,28 @@ class GradientCollector:
         eps: float | None = None,
     ) -> None:
         self.model, self.loss = model, loss
-        eps = model.eps if eps is None else eps
         self.layout = row_layout(model, projection)
-        require_agreement(model, self.layout.names)
-        self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device)
+        require_agreement(model, [name for name in self.layout.names if name in model.all_shapes])
+        head = model.head if projection.head else None
+        self.watcher = Watcher(model.sites, self.layout, projection.seed, model.device, head=head)
         self.spans = self.watcher.spans
         # An expert that no token was sent to delivers nothing.
-        self._always = {site.name for site in self.watcher.sites if not site.routed}
+        self._always = {site.name for site in self.watcher.watched if not site.routed}
+        self.correct(correction, eps)
+
+    def correct(self, correction: str, eps: float | None = None) -> None:
+        """Takes another correction for the rows from now on; arguments as of the constructor.
+
+        Raises:
+            MismatchError: the moments are not the model's.
+        """
         whole: dict[str, Any] = {}
+        eps = self.model.eps if eps is None else eps
 
         def corrected(site: Site) -> Any:
             if site.name not in whole:  # the parts of a layer come one after the other
                 whole.clear()
-                moment = model.second_moment(site) if correction != "none" else None
+                moment = self.model.second_moment(site) if correction != "none" else None
                 whole[site.name] = whole_correction(correction, moment, site.name, site.shape, eps)
             return part_of(whole[site.name], site)
 
@@ -98,7 +120,10 @@ class GradientCollector:
     @property
     def coverage(self) -> float:
         """Share of the model's parameters whose gradients the rows hold, projected."""
-        shapes = self.model.all_shapes
+        shapes = dict(self.model.all_shapes)
+        if self.model.head_shape is not None:
+            name, shape = self.model.head_shape
+            shapes[name] = shape
         return sum(shapes[name][0] * shapes[name][1] for name in self.layout.names) / max(self.model.parameters, 1)
 
     def rows(self, examples: Sequence[Example]) -> Tensor:
@@ -158,7 +183,13 @@ class GradientCollector:
                 target.bounds = self.model.bounds  # known by the time the first layer runs
             return target
 
-        watched_pass(self.watcher, target, target_of, lambda: self.model.backward(examples, self.loss))
+        watched_pass(
+            self.watcher,
+            target,
+            target_of,
+            lambda: self.model.backward(examples, self.loss),
+            predicting=lambda: self.model.predicting,
+        )
         silent = sorted(self._always - target.delivered)
         if silent:
             raise UserError(

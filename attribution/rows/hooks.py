@@ -17,6 +17,7 @@ from torch import Tensor
 
 from headwater.attribution.models.base import Site
 from headwater.attribution.models.products import Product, Products
+from headwater.attribution.rows.head import HeadWatch
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import UserError
 from headwater.kernels import Correction, SharedProjector, signs
@@ -85,6 +86,7 @@ class Watcher:
         seed: of the +-1 matrices.
         device: where the layers are.
         whole: brings inputs or output gradients [t, F] that a rank has only a part of to [T, F]; None if it has all.
+        head: the output head, or this rank's part of it, if it is to be watched.
     """
 
     def __init__(
@@ -94,22 +96,31 @@ class Watcher:
         seed: int,
         device: torch.device,
         whole: Callable[[Tensor, int], Tensor] | None = None,
+        head: Site | None = None,
     ) -> None:
         self.spans = {span.name: span for span in layout}
         self.seed, self.device, self.whole = seed, device, whole
         self.sites = [site for site in sites if site.name in self.spans]
-        """The watched layers."""
+        """The watched layers of the blocks."""
+        self.head = head
         self._corrections: dict[Site, Correction | None] = {}
         self._projectors: dict[tuple[Site, ...], SharedProjector] = {}
         self._signs: dict[Any, Tensor] = {}
         self._anchor = torch.zeros((), requires_grad=True)
 
+    @property
+    def watched(self) -> list[Site]:
+        """The layers of the blocks, and the head."""
+        return [*self.sites, self.head] if self.head is not None else self.sites
+
     def correct(self, correction: Callable[[Site], Correction | None]) -> None:
         """Folds corrections (of the part of a layer that is here) into the projections, in place of earlier ones."""
-        self._corrections = {site: moved(correction(site), self.device) for site in self.sites}
+        self._corrections = {site: moved(correction(site), self.device) for site in self.watched}
         self._projectors = {}
 
-    def attach(self, target_of: Callable[[Site], Target | None]) -> list[Handle]:
+    def attach(
+        self, target_of: Callable[[Site], Target | None], predicting: Callable[[], Tensor] | None = None
+    ) -> list[Handle]:
         """Registers the hooks and returns their handles.
 
         With frozen weights the graph begins at the first watched layer's output: nothing before it is differentiated.
@@ -117,6 +128,7 @@ class Watcher:
         Args:
             target_of: asked at each forward pass of a layer that will be differentiated: one object for all layers of
                 a pass; None: this one is not watched.
+            predicting: for the head: asked for the places, int64 [K], that predict a token with a loss.
         """
         handles: list[Handle] = [
             site.module.register_forward_hook(self._hook(site, target_of))
@@ -126,7 +138,31 @@ class Watcher:
         pieces = {(id(site.weight), site.piece): site for site in self.sites if site.module is None}
         if pieces:
             handles.append(_Entered(self._products(pieces, target_of)))
+        if self.head is not None and predicting is not None:
+            handles.append(self._head_watch(self.head, target_of, predicting))
         return handles
+
+    def _head_watch(
+        self, head: Site, target_of: Callable[[Site], Target | None], predicting: Callable[[], Tensor]
+    ) -> HeadWatch:
+        target: list[Target | None] = [None]
+
+        def bounds() -> list[int] | None:
+            target[0] = target_of(head)
+            return None if target[0] is None else target[0].bounds
+
+        def seen(pull_CV: Tensor, hidden_Cd: Tensor, edges: Tensor) -> None:
+            into = target[0]
+            assert into is not None
+            if pull_CV.dtype != hidden_Cd.dtype:
+                pull_CV, hidden_Cd = pull_CV.float(), hidden_Cd.float()
+            here = edges if self.device.type != "cpu" else edges.tolist()
+            (part,) = self._projector((head,)).rows([pull_CV], hidden_Cd, here)
+            into.rows_BD[:, self.spans[head.name].slice] += part.flatten(1).to(into.rows_BD.device)
+            into.called.add(head.name)
+            into.delivered.add(head.name)
+
+        return HeadWatch(predicting, bounds, seen).__enter__()
 
     def _hook(self, site: Site, target_of: Callable[[Site], Target | None]) -> Any:
         def forward(module: Any, inputs: tuple[Tensor, ...], output: Any) -> None:

@@ -14,6 +14,6 @@ from headwater.train import parallel
 def rows_in_layout(run: str, layout: str, asked: list[Example], out: str) -> None:
     world = parallel.start(**{layout: 2}, threads=1)
     model = open_model(TracedModelSettings(run=run), world)
-    rows = GradientCollector(model, ProjectionSettings(dims=8), "adam", "log_odds").rows(asked)
+    rows = GradientCollector(model, ProjectionSettings(dims=8, head=11), "adam", "log_odds").rows(asked)
     if world.is_main:
         torch.save(rows, out)

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from headwater.attribution.evaluation import ranking
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
+from headwater.attribution.evaluation.baselines.trak import trak_scores
 from headwater.attribution.evaluation.metrics import retrieval
 from headwater.attribution.evaluation.ranking import rank_by_scores
 from headwater.attribution.tracing.queries import Query, as_query
@@ -160,3 +162,18 @@ def test_a_probe_becomes_a_query() -> None:
     }
     assert as_query(probe, 0) == Query("p1", "Mara Quill studies", "geology", ("doc0#0",))
     assert as_query({"example_id": 7, "prompt": "", "target": "x"}, 0).gold == ()
+
+
+def test_trak_is_its_formula_over_whole_rows():
+    draw = torch.Generator().manual_seed(2)
+    rows_ND, queries_QD = torch.randn(41, 7, generator=draw), torch.randn(3, 7, generator=draw)
+    phi, asked = rows_ND.double().numpy(), queries_QD.double().numpy()
+    moment = phi.T @ phi
+    moment += 0.01 * np.trace(moment) / 7 * np.eye(7)
+    np.testing.assert_allclose(trak_scores(queries_QD, rows_ND).numpy(), asked @ np.linalg.inv(moment) @ phi.T)
+    # An invertible change of coordinates changes nothing, but for the damping; dot products it does change.
+    turned = torch.randn(7, 7, generator=draw)
+    plain, other = (trak_scores(queries_QD @ m, rows_ND @ m, 1e-9) for m in (torch.eye(7), turned))
+    torch.testing.assert_close(plain, other, atol=1e-4, rtol=1e-3)
+    with pytest.raises(UserError, match="dimensions"):
+        trak_scores(torch.zeros(1, 9000), torch.zeros(2, 9000))

@@ -197,7 +197,8 @@ def test_hugging_face_alone_equals_padded(hf_model: HuggingFaceModel) -> None:
 def test_rows_do_not_depend_on_the_layout(
     tiny_run: Path, headwater_model: HeadwaterModel, tmp_path: Path, layout: str
 ) -> None:
-    expected = GradientCollector(headwater_model, ProjectionSettings(dims=8), "adam", "log_odds").rows(examples(2048))
+    projection = ProjectionSettings(dims=8, head=11)
+    expected = GradientCollector(headwater_model, projection, "adam", "log_odds").rows(examples(2048))
     out, log = tmp_path / "rows.pt", tmp_path / "log"
     arguments = str(tiny_run), layout, examples(2048), str(out)
     assert call(rows_in_layout, *arguments, ranks=2, log=log) == 0, log.read_text()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headwater.launch.parts.training import spent_minutes
 from headwater.launch.studies.drawing import as_png, figure
 from headwater.launch.studies.lds.settings import BASELINES, LdsSettings
-from headwater.launch.studies.lds.summary import SHOWN, as_interval
+from headwater.launch.studies.lds.summary import SHOWN, as_interval, format_nats
 from headwater.launch.studies.page import write_page
 from headwater.train.artifacts import write_bytes
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 KINDS = {"facts": "Planted facts", "cloze": "Values of the Factbook", "held_out": "Held-out passages"}
-LABELS = {"bm25": "BM25", "random": "Random", "gold": "Gold passages"}
+LABELS = {"bm25": "BM25", "random": "Random", "gold": "Gold passages", "best": "The single best"}
+TRAININGS = ("halves/*", "again/*", "left/*/*")
 METRICS = {"lds": "LDS", "share_of_ceiling": "Share of the ceiling", "mrr": "MRR", "recall@10": "Recall@10"}
 
 
@@ -30,10 +31,11 @@ def write_report(out: Path, settings: LdsSettings, summary: dict[str, Any]) -> P
         BODY,
         {"methods": draw(summary)},
         title="What leaving passages out does",
-        filters={"i": as_interval, "label": lambda name: LABELS.get(name, name)},
+        filters={"i": as_interval, "nats": format_nats, "label": lambda name: LABELS.get(name, name)},
         groups={"All queries": summary, **{KINDS[kind]: row for kind, row in summary["kinds"].items()}},
         metrics=METRICS,
-        minutes=spent_minutes([out / "model", *out.glob("halves/*"), *out.glob("again/*")]),
+        kinds=KINDS,
+        minutes=spent_minutes([out / "model", *(each for many in TRAININGS for each in out.glob(many))]),
         first=settings.methods[0].name if settings.methods else None,
     )
 
@@ -50,6 +52,12 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     if "ceiling" in summary:
         cells = [as_interval(each["ceiling"]) for each in (summary, *summary["kinds"].values())]
         lines.append("| the ceiling | " + " | ".join([*cells, *["–"] * (1 + len(SHOWN))]) + " |")
+    if summary["left_out"]:
+        lines += ["", "| left out | passages | nats |", "|---|---|---|"]
+        lines += [
+            f"| {LABELS.get(name, name)} | {row['passages']:.1f} | {format_nats(row['nats'])} |"
+            for name, row in summary["left_out"].items()
+        ]
     lines += ["", "| held to | status | measured |", "|---|---|---|"]
     lines += [f"| {claim['claim']} | {claim['status']} | {claim['measured']} |" for claim in summary["claims"]]
     return "\n".join(lines) + "\n"
@@ -113,6 +121,33 @@ is {{ part.ceiling | i }}, ± {{ "%.3f" | format(part.ceiling_error) }} over hal
 {% if first %}<td class="n">{{ part.differences[name].get(first) | i }}{% endif %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
+{% if s.left_out %}<h2>Small sets left out</h2>
+<div class="scroll"><table><tr><th>set<th class="n">passages<th class="n">nats
+{% for kind in kinds %}<th class="n">{{ kinds[kind] }}{% endfor %}</tr>
+{% for name, row in s.left_out.items() %}<tr><td>{{ name | label }}<td class="n">{{ "%.1f" | format(row.passages) }}
+<td class="n">{{ row.nats | nats }}
+{% for kind in kinds %}<td class="n">{{ row.kinds[kind] | nats if kind in row.kinds else "–" }}{% endfor %}</tr>
+{% endfor %}</table></div>
+<p>Nats that the answer of a question loses when a training lacks the set, against trainings that lack random
+passages.</p>{% endif %}
+<h2>What a score is worth</h2>
+<div class="scroll"><table><tr><th>method<th>queries<th class="n">nats a unit<th class="n">noise
+<th class="n">foretold of other halves<th class="n">inside 90%{% if s.left_out %}<th>set<th class="n">foretold
+<th class="n">measured<th class="n">a foretold nat<th class="n">inside 90%{% endif %}</tr>
+{% for name, row in s.units.items() %}{% for kind, each in row.items() %}
+{% for set, of in (each.sets or {"": none}).items() %}<tr>
+<td>{{ name | label if loop.first }}<td>{{ kinds[kind] if loop.first }}
+<td class="n">{{ each.slope | nats if loop.first }}<td class="n">{{ "%.2f" | format(each.noise) if loop.first }}
+<td class="n">{{ "%.0f%%" | format(100 * each.halves.explained) if loop.first }}
+<td class="n">{{ "%.0f%%" | format(100 * each.halves.coverage) if loop.first }}
+{% if s.left_out %}{% if of %}<td>{{ set | label }}<td class="n">{{ of.foretold | nats }}
+<td class="n">{{ of.measured | nats }}<td class="n">{{ of.nat | nats }}
+<td class="n">{{ "%.0f%%" | format(100 * of.coverage) }}{% else %}<td><td><td><td><td>{% endif %}{% endif %}</tr>
+{% endfor %}{% endfor %}{% endfor %}</table></div>
+<p>Fitted on every other half: by how many nats the answer moves with a unit of summed score. Foretold: the share of
+the other halves' variance, within a query, that this explains; inside 90%: their share within its interval.{% if
+s.left_out %} A foretold nat: what leaving a small set out takes for each nat that was foretold; 1 where scores of a set
+add up as those of a half do.{% endif %}</p>
 <p><small>LDS: the linear datamodeling score (Park et al. 2023, arXiv 2303.14186). For each query Spearman's
 correlation, over the halves, of the log-probability that a half's model gives the target with the sum of the scores of
 the passages that are in the half; then the mean over queries, with 95% bootstrap intervals over queries; ± halves: the

@@ -14,8 +14,8 @@ from headwater.train.artifacts import fingerprint
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPart(TrainingPart):
-    """A training, and what its model says to the queries. Its factors: `part` (model, half or again), and of a half
-    its `number`."""
+    """A training, and what its model says to the queries. Its factors: `part` (model, half, again or left), of
+    a half its `number`, of a training that lacks a small set the `set` and its `slot`."""
 
     module = "headwater.launch.studies.lds.process"
 

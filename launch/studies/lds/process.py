@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headwater.configs import load_config
 from headwater.launch.parts.process import run_part
 from headwater.launch.parts.training import counting_seconds, link, pretrain_whole, share_corpus
@@ -24,14 +26,15 @@ from headwater.train.settings import PretrainSettings
 
 def train_and_measure(path: Path, task: dict[str, Any]) -> int:
     """Makes a part, or goes on with it; returns the exit status."""
-    out = path.parent if task["factors"]["part"] == "model" else path.parent.parent
+    factors = task["factors"]
+    out = path.parents[{"model": 0, "left": 2}.get(factors["part"], 1)]
     settings = load_config(LdsSettings, out / "config.yaml")
     pretraining = load_config(PretrainSettings, task["preset"], task["overrides"])
-    if task["factors"]["part"] == "model":
+    if factors["part"] == "model":
         write_queries(out, settings, pretraining)
     else:
         share_corpus(model_run(out).path, path)
-        write_excluded(out, path, task["factors"]["number"], settings.seed)
+        write_excluded(out, path, factors, settings)
     link(queries_file(out), path / QUERIES)
     return pretrain_whole(path, pretraining)
 
@@ -48,14 +51,19 @@ def write_queries(out: Path, settings: LdsSettings, pretraining: PretrainSetting
         write_bytes(path, "".join(json_line(record) for record in records).encode())
 
 
-def write_excluded(out: Path, path: Path, number: int, seed: int) -> None:
-    """The passages that are not in a half, one id a line."""
+def write_excluded(out: Path, path: Path, factors: dict[str, Any], settings: LdsSettings) -> None:
+    """The passages that a training lacks, one id a line: those that are not in its half, or those of its set."""
+    from headwater.attribution.tracing.queries import read_queries
+    from headwater.launch.studies.lds.leaving import set_of
     from headwater.train.stream.passages import open_passages
 
     passages = open_passages(model_run(out))
-    inside_N = draw_half(len(passages), number, seed)
-    names = [name for name, inside in zip(passages.ids(0, len(passages)), inside_N, strict=True) if not inside]
-    write_bytes(path / "exclude.txt", "".join(f"{name}\n" for name in names).encode())
+    if factors["part"] == "left":
+        queries = read_queries(queries_file(out))
+        lacking = set_of(factors["set"], factors["slot"], queries, passages, out, settings)
+    else:
+        lacking = np.flatnonzero(~draw_half(len(passages), factors["number"], settings.seed))
+    write_bytes(path / "exclude.txt", "".join(f"{passages.id_of(int(n))}\n" for n in lacking).encode())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from headwater.train.artifacts import RunDir
 
 BASELINES = ("gold", "bm25", "random")
 """Scored beside the methods, whatever these are."""
+CURVATURES = ("task", "train", "none", "trak")
+BEST = "best"
+"""The set that is the first method's single best passage."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,15 +37,19 @@ class MethodSettings:
     captured: bool = setting(False, "The rows that the model's training has captured, instead of an index.")
     also: list[str] = setting([], "Further methods, whose indexes' scores are added.")
     weights: list[float] = setting([], "Weights of its own index and the further ones; empty: all 1.")
-    curvature: str = setting("task", "Curvature of the scores.", choices=("task", "train", "none"))
+    curvature: str = setting(
+        "task", "Curvature of the scores; trak: that of whole rows, of an index without any.", choices=CURVATURES
+    )
     task_weight: float | str = task_weight_setting()
     normalize: bool = setting(True, "Unit norm of query and passage (cosine).")
 
     def problems(self) -> Iterator[Problem]:
-        if not self.name or "/" in self.name or self.name in BASELINES:
-            yield Problem("name", self.name, f"the name of a file, and none of {', '.join(BASELINES)}")
+        if not self.name or "/" in self.name or self.name in (*BASELINES, BEST):
+            yield Problem("name", self.name, f"the name of a file, and none of {', '.join((*BASELINES, BEST))}")
         if self.weights and len(self.weights) != 1 + len(self.also):
             yield Problem("weights", self.weights, f"one per index ({1 + len(self.also)})")
+        if self.curvature == "trak" and (self.captured or self.also):
+            yield Problem("curvature", "trak", "an index of its own, alone")
         if self.captured and self.index:
             yield Problem("index", self.index, "empty, since captured rows are as the training has taken them")
         if not self.captured:
@@ -51,6 +58,18 @@ class MethodSettings:
             except ConfigError as error:
                 yield from (Problem(f"index: {p.key}", p.value, p.expected, p.fix) for p in error.problems)
         yield from task_weight_problems(self.task_weight)
+
+
+@dataclass(kw_only=True, slots=True)
+class LeftOutSettings:
+    """Small sets of passages, each left out of a training of its own."""
+
+    queries: int = setting(0, "Queries that sets are left out for, of planted facts and stated values.", minimum=0)
+    top: int = setting(10, "Passages of a method's set.", minimum=1)
+    methods: list[str] = setting(
+        ["bm25"],
+        "Whose best passages are left out, beside the golds, random ones, and the single best of the first method.",
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,6 +84,7 @@ class LdsSettings:
     models: int = setting(64, "Halves of the corpus, each with a model that is trained on it.", minimum=3)
     again: int = setting(24, "Of these halves, so many are trained again from other weights.", minimum=0)
     queries: QuerySettings = section(QuerySettings)
+    left_out: LeftOutSettings = section(LeftOutSettings)
     methods: list[MethodSettings] = setting([], "What is held against the halves.")
     parallel: int = setting(2, "Parts that run at once, each on its share of the cores.", minimum=1)
     scores: str = setting(
@@ -78,6 +98,11 @@ class LdsSettings:
         names = [method.name for method in self.methods]
         if len(set(names)) != len(names):
             yield Problem("methods", names, "each name once")
+        unknown = sorted(set(self.left_out.methods) - {*names, "bm25"})
+        if unknown and self.left_out.queries:
+            yield Problem("left_out.methods", unknown, "bm25, and names of methods")
+        if self.left_out.queries and not names:
+            yield Problem("left_out.queries", self.left_out.queries, "0, where there is no method")
         for method in self.methods:
             if not set(method.also) <= set(names) - {method.name}:
                 yield Problem(f"methods: {method.name}: also", method.also, "names of other methods")
@@ -97,6 +122,16 @@ def model_run(out: Path) -> RunDir:
 def half_path(out: Path, number: int, again: bool = False) -> Path:
     """The run directory of a half's model."""
     return out / ("again" if again else "halves") / f"{number:03d}"
+
+
+def left_path(out: Path, name: str, top: int, slot: int) -> Path:
+    """The run directory of a model that lacks a small set of passages."""
+    return out / "left" / (name if name in ("gold", BEST) else f"{name}, {top}") / f"{slot:03d}"
+
+
+def left_sets(settings: LdsSettings) -> list[str]:
+    """The sets that are left out for each query; none without queries."""
+    return ["gold", "random", BEST, *dict.fromkeys(settings.left_out.methods)] if settings.left_out.queries else []
 
 
 def queries_file(out: Path) -> Path:

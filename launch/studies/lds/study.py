@@ -11,6 +11,7 @@ weights: how far one training foretells another is the ceiling.
 
     OUT/model/                  the whole corpus's model
     OUT/halves/000/ ...         a half's; again/000/ ... the same from other weights
+    OUT/left/gold/000/ ...      one that lacks a few passages only: a query's golds, its best by a method, random ones
     OUT/queries.jsonl  OUT/summary.json  OUT/report/index.html
     OUT/outsider/               what anybody needs to be measured on the same trainings
 
@@ -33,15 +34,18 @@ from headwater.launch.studies.lds.outputs import CALLBACK
 from headwater.launch.studies.lds.outsider import keep_scores, write_outsider
 from headwater.launch.studies.lds.parts import MethodPart, ModelPart
 from headwater.launch.studies.lds.settings import (
+    BEST,
     LdsSettings,
     half_path,
     index_names,
+    left_path,
+    left_sets,
     model_run,
     scores_file,
     training_overrides,
 )
 
-GROWING = ("out", "parallel", "models", "again", "methods", "scores", "name")
+GROWING = ("out", "parallel", "models", "again", "methods", "left_out", "scores", "name")
 """Settings that a study may be gone on with others of."""
 OTHER_WEIGHTS = 1000
 """Added to the seed for the weights of the trainings again."""
@@ -65,13 +69,14 @@ class Lds:
 
         trainings = self.trainings()
         methods = self.methods(trainings[0])
+        left = self.left_out(trainings[0], methods)
         self._check_same()
-        for part in trainings:
+        for part in [*trainings, *left]:
             if not part.is_done():
                 part.prepare()
         for each in methods:
             each.prepare()
-        finish_parts([*trainings, *methods], self.settings.parallel, self.say)
+        finish_parts([*trainings, *methods, *left], self.settings.parallel, self.say)
         write_outsider(self.out, self.settings)
         summary = summarise(self.out, self.settings)
         write_report(self.out, self.settings, summary)
@@ -95,6 +100,20 @@ class Lds:
             path = scores_file(self.out, method.name).parent
             part = MethodPart(name=name_of(path), path=path, after=(model.name, *after), method=method, indexes=used)
             found.append(part)
+        return found
+
+    def left_out(self, model: ModelPart, methods: list[MethodPart]) -> list[ModelPart]:
+        """The trainings without small sets; a method's sets wait for its scores."""
+        scored = {part.method.name: part.name for part in methods}
+        if scored:
+            scored[BEST] = next(iter(scored.values()))
+        found = []
+        for name in left_sets(self.settings):
+            after = (model.name, *([scored[name]] if name in scored else []))
+            for slot in range(self.settings.left_out.queries):
+                path = left_path(self.out, name, self.settings.left_out.top, slot)
+                further = [f"train.exclude={path / 'exclude.txt'}"]
+                found.append(self._part(path, {"part": "left", "set": name, "slot": slot}, further, after))
         return found
 
     def _half(self, number: int, model: ModelPart, again: bool = False) -> ModelPart:

@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, jackknife_error, resampled_means
 from headwater.attribution.evaluation.lds import predictions, rank_correlations, without_each
 from headwater.attribution.evaluation.metrics import retrieval
-from headwater.attribution.evaluation.ranking import numbers_of, rank_by_scores
+from headwater.attribution.evaluation.ranking import rank_by_scores
 from headwater.attribution.evaluation.table import format_interval
+from headwater.launch.studies.lds.leaving import read_left_out
 from headwater.launch.studies.lds.measured import Measured, read_measured
 from headwater.launch.studies.lds.outsider import kept_scores
 from headwater.launch.studies.lds.queries import KINDS
+from headwater.launch.studies.lds.scoring import baseline_scores
 from headwater.launch.studies.lds.settings import LdsSettings, scores_file
-from headwater.launch.studies.verdict import held_to
+from headwater.launch.studies.lds.units import left_out_costs, units
+from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE, held_to
 
 SHARE_OF_CEILING = 0.8
+LEAST_NAT, MOST_NAT = 0.8, 1.25
 """What the first method is held to."""
 SHOWN = ("mrr", "recall@10")
 
@@ -31,7 +34,8 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
 
     Returns:
         Of all queries, and again under `kinds` of each kind: how many, the ceiling, each method's linear datamodeling
-        score, its share of the ceiling and retrieval, and the differences of all pairs of methods; then the claims.
+        score, its share of the ceiling and retrieval, and the differences of all pairs of methods; what small sets
+        cost (`left_out`), what a score is worth (`units`); then the claims.
         Intervals are [mean, low, high], over queries; errors are standard errors over halves.
     """
     measured = read_measured(out, settings)
@@ -39,7 +43,7 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
     foretold = {name: predictions(each, measured.inside_MN, measured.outputs_MQ) for name, each in scores.items()}
     lds = {name: Correlated.of(each, measured.outputs_MQ) for name, each in foretold.items()}
     found = {name: retrieved(each, measured) for name, each in scores.items()}
-    again_AQ = measured.again_AQ
+    again_AQ, left = measured.again_AQ, read_left_out(out, settings, measured)
     ceiling = Correlated.of(measured.outputs_MQ[: len(again_AQ)], again_AQ) if len(again_AQ) else None
     kinds_Q = measured.kinds_Q
     places = {kind: np.flatnonzero(kinds_Q == kind) for kind in KINDS if (kinds_Q == kind).any()}
@@ -50,6 +54,9 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
             "whole": float(measured.whole_Q[at].mean()),
             "halves": float(measured.outputs_MQ[:, at].mean()),
         }
+    worth = {
+        name: units(scores[name], foretold[name], measured.outputs_MQ, kinds_Q, left) for name in with_units(settings)
+    }
     return {
         "models": len(measured.outputs_MQ),
         "again": len(again_AQ),
@@ -58,24 +65,16 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
         "setting": {"preset": settings.preset, "pretrain": settings.pretrain},
         **whole,
         "kinds": rows,
-        "claims": judge(settings, whole, rows),
+        "left_out": left_out_costs(left, kinds_Q) if left is not None else {},
+        "units": worth,
+        "claims": [*judge(settings, whole, rows), *judge_units(settings, worth)],
     }
 
 
 def all_scores(out: Path, settings: LdsSettings, measured: Measured) -> dict[str, np.ndarray]:
     """Scores of every method, of those handed in, and of the baselines: [queries, passages] each."""
     scores = {method.name: np.load(scores_file(out, method.name)) for method in settings.methods}
-    return {**scores, **kept_scores(out), **baseline_scores(measured, settings.seed)}
-
-
-def baseline_scores(measured: Measured, seed: int) -> dict[str, np.ndarray]:
-    """1 for the passages that state the answer, words in common, and chance."""
-    queries, passages = measured.queries, measured.passages
-    gold_QN = np.zeros((len(queries), len(passages)))
-    for place, query in enumerate(queries):
-        gold_QN[place, numbers_of(query.gold, passages)] = 1
-    random_QN = np.random.default_rng([seed, 0xBA5E]).standard_normal((len(queries), len(passages)))
-    return {"gold": gold_QN, "bm25": BM25().scores(queries, passages), "random": random_QN}
+    return {**scores, **kept_scores(out), **baseline_scores(measured.queries, measured.passages, settings.seed)}
 
 
 def retrieved(scores_QN: np.ndarray, measured: Measured) -> dict[str, np.ndarray]:
@@ -176,6 +175,32 @@ def judge(settings: LdsSettings, whole: Mapping[str, Any], kinds: Mapping[str, A
         what = f"{name}: above BM25 ({kind.replace('_', ' ')})"
         claims.append({"claim": what, "status": held_to(value, 0.0), "measured": as_interval(value)})
     return claims
+
+
+def with_units(settings: LdsSettings) -> list[str]:
+    """The methods whose scores are given a worth: the first, and BM25 beside it."""
+    return [*(method.name for method in settings.methods[:1]), "bm25"]
+
+
+def judge_units(settings: LdsSettings, worth: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the first method's units are held to: on golds left out, a foretold nat is a nat."""
+    claims = []
+    for name in [method.name for method in settings.methods[:1]]:
+        for kind, row in worth[name].items():
+            value = row.get("sets", {}).get("gold", {}).get("nat")
+            if value is not None:
+                within = value[1] >= LEAST_NAT and value[2] <= MOST_NAT
+                status = HOLDS if within else (ON_AVERAGE if LEAST_NAT <= value[0] <= MOST_NAT else FAILS)
+                what = f"{name}: a nat foretold for golds is {LEAST_NAT} to {MOST_NAT} nats ({kind.replace('_', ' ')})"
+                claims.append({"claim": what, "status": status, "measured": format_nats(value)})
+    return claims
+
+
+def format_nats(value: list[float] | None) -> str:
+    """[mean, low, high] with two digits."""
+    if value is None:
+        return "–"
+    return f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
 
 
 def as_interval(value: list[float] | None) -> str:

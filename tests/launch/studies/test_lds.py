@@ -96,7 +96,10 @@ def test_methods_with_the_same_overrides_share_an_index():
         ("methods=[{name: a, also: [b]}]", "names of other methods"),
         ("methods=[{name: a, index: [curvature.dampin=1]}]", "dampin"),
         ("methods=[{name: a, captured: true, index: [loss=margin]}]", "captured rows are"),
+        ("methods=[{name: a, curvature: trak, captured: true}]", "alone"),
         ("methods=[{name: a, weights: [1.0, 2.0]}]", "one per index"),
+        ("left_out.methods=[bm26]", "names of methods"),
+        ("methods=[]", "where there is no method"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(override: str, named: str):
@@ -109,7 +112,7 @@ def test_a_study_goes_on_with_more_models_but_not_with_others(tmp_path: Path):
         return Lds(load_config(LdsSettings, CONFIG, [f"out={tmp_path}", *overrides]))
 
     study("models=3", "again=0")._check_same()
-    study("models=9", "again=4", "methods=[]")._check_same()
+    study("models=9", "again=4", "methods=[]", "left_out.queries=0")._check_same()
     with pytest.raises(MismatchError, match="another out"):
         study("seed=1")._check_same()
     with pytest.raises(ConfigError, match="people"):
@@ -143,7 +146,7 @@ def test_a_group_has_means_shares_paired_differences_and_errors():
 
 
 def test_claims_hold_by_the_interval_on_average_or_not():
-    settings = load_config(LdsSettings, CONFIG, ["methods=[{name: ours}]"])
+    settings = load_config(LdsSettings, CONFIG, ["methods=[{name: ours}]", "left_out.queries=0"])
     share = {"methods": {"ours": {"share_of_ceiling": [0.82, 0.7, 0.9]}}}
     kinds = {
         "facts": {"differences": {"ours": {"bm25": [0.2, 0.1, 0.3]}}},
@@ -152,7 +155,7 @@ def test_claims_hold_by_the_interval_on_average_or_not():
     claims = judge(settings, share, kinds)
     assert [claim["status"] for claim in claims] == [ON_AVERAGE, HOLDS, FAILS]
     assert claims[2]["claim"] == "ours: above BM25 (held out)"
-    assert judge(load_config(LdsSettings, CONFIG, ["methods=[]"]), share, kinds) == []
+    assert judge(load_config(LdsSettings, CONFIG, ["methods=[]", "left_out.queries=0"]), share, kinds) == []
 
 
 TINY = [
@@ -175,6 +178,7 @@ TINY = [
 METHODS = [
     {"name": "ours", "index": ["projection.dims=4"]},
     {"name": "both", "captured": True, "also": ["ours"], "curvature": "train"},
+    {"name": "trak", "index": ["projection.dims=3", "curvature.kind=none", "codecs=[fp32]"], "curvature": "trak"},
 ]
 
 
@@ -186,6 +190,9 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "again=3",
         "queries.cloze=3",
         "queries.held_out=4",
+        "left_out.queries=1",
+        "left_out.top=3",
+        "left_out.methods=[bm25]",
         f"out={out}",
         f"pretrain={json.dumps(TINY)}",
     ]
@@ -195,8 +202,9 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
         run_lds(load_config(LdsSettings, CONFIG, [*small, "scores=x.npy"]))
     make_parts(settings)
     summary = run_lds(settings)
-    assert "9 parts, 9 finished before" in capsys.readouterr().out
+    assert "14 parts, 14 finished before" in capsys.readouterr().out
     check_study(out, settings, summary)
+    check_left_out(out, summary)
     check_outsider(out, small, summary)
 
 
@@ -222,11 +230,16 @@ def make_parts(settings: LdsSettings) -> None:
     assert not trainings[-1].is_done()
     assert run_part([str(last)], train_and_measure) == 0
     assert ((last / "outputs.npy").read_bytes(), (last / "metrics.jsonl").read_bytes()) == (said, steps)
-    for each in study.methods(trainings[0]):
+    methods = study.methods(trainings[0])
+    for each in methods:
         each.path.mkdir(parents=True)
         each.prepare()
         assert run_part([str(each.path)], score_passages) == 0
         assert each.is_done()
+    for part in study.left_out(trainings[0], methods):
+        part.path.mkdir(parents=True)
+        part.prepare()
+        assert run_part([str(part.path)], train_and_measure) == 0
 
 
 def check_study(out: Path, settings: LdsSettings, summary: dict) -> None:
@@ -258,7 +271,7 @@ def check_study(out: Path, settings: LdsSettings, summary: dict) -> None:
     sums_MQ = halves_MN.astype(np.float64) @ scores_QN.T
     expected = np.mean([spearmanr(sums_MQ[:, q], outputs_MQ[:, q]).statistic for q in range(15)])
     assert summary["methods"]["ours"]["lds"][0] == pytest.approx(expected)
-    assert list(summary["methods"]) == ["ours", "both", "gold", "bm25", "random"]
+    assert list(summary["methods"]) == ["ours", "both", "trak", "gold", "bm25", "random"]
     assert summary["kinds"]["facts"]["methods"]["gold"]["mrr"] == [1, 1, 1]
     assert "mrr" not in summary["kinds"]["held_out"]["methods"]["ours"]
     page = (out / "report/index.html").read_text()
@@ -266,6 +279,28 @@ def check_study(out: Path, settings: LdsSettings, summary: dict) -> None:
     assert all(text in page for text in ("Held-out passages", "<td>both", "<td>BM25"))
     assert "| both | " in (out / "table.md").read_text()
     check_model(out, records, outputs=np.load(out / "model/outputs.npy"))
+
+
+def check_left_out(out: Path, summary: dict) -> None:
+    """Each small set, and nothing else, is missing from its training."""
+    records = [json.loads(line) for line in (out / "queries.jsonl").read_text().splitlines()]
+    names = {"gold": "gold", "random, 3": "random", "best": "best", "bm25, 3": "bm25"}
+    assert sorted(path.name for path in (out / "left").iterdir()) == sorted(names)
+    whole = {visit["passage"] for visit in pq.read_table(out / "model/ledger").to_pylist()}
+    ids = [json.loads(line)["id"] for line in (out / "outsider/passages.jsonl").read_text().splitlines()]
+    for directory, name in names.items():
+        path = out / "left" / directory / "000"
+        lacking = set((path / "exclude.txt").read_text().split("\n")) - {""}
+        seen = {visit["passage"] for visit in pq.read_table(path / "ledger").to_pylist()}
+        assert seen == {number for number in whole if ids[number] not in lacking}
+        if name == "gold":
+            assert any(lacking == set(record["gold"]) for record in records)
+        else:
+            assert len(lacking) == (1 if name == "best" else 3)
+    assert set(summary["left_out"]) == set(names.values())
+    assert summary["left_out"]["random"]["passages"] == 3
+    assert set(summary["units"]) == {"ours", "bm25"}
+    assert set(summary["units"]["ours"]["facts"]["sets"]) == set(names.values())
 
 
 def check_model(out: Path, records: list[dict], outputs: np.ndarray) -> None:

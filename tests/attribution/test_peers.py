@@ -1,0 +1,88 @@
+"""Our metrics give what the classes of quanda and dattri give, on the same scores.
+
+Both are installed without their dependencies (tests/peers.txt), so that of each only the files of its metrics are read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headwater.attribution.evaluation.lds import linear_datamodeling_scores
+from headwater.attribution.evaluation.metrics import hit, reciprocal_rank
+
+
+def file_of(package: str, module: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of an installed package; the packages that it lies in are not run."""
+    root, parts = Path(str(distribution(package).locate_file(""))), module.split(".")
+    for depth in range(1, len(parts)):
+        name = ".".join(parts[:depth])
+        empty = types.ModuleType(name)
+        empty.__path__ = [str(root.joinpath(*parts[:depth]))]
+        monkeypatch.setitem(sys.modules, name, empty)
+    for name in ("quanda.utils", "datasets"):  # what quanda's metrics import and these do not use
+        if package == "quanda":
+            stand_in = types.ModuleType(name)
+            stand_in.__path__ = [str(root.joinpath(*name.split(".")))]  # type: ignore[attr-defined]
+            stand_in.Dataset = object  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    return importlib.import_module(module)
+
+
+def problem(queries: int = 23, passages: int = 61) -> tuple[np.ndarray, np.ndarray]:
+    """Scores without ties, and one to five golds a query."""
+    rng = np.random.default_rng(3)
+    scores_QN = rng.normal(size=(queries, passages))
+    gold_QN = np.zeros((queries, passages), dtype=bool)
+    for row in gold_QN:
+        row[rng.choice(passages, rng.integers(1, 6), replace=False)] = True
+    return scores_QN, gold_QN
+
+
+def gold_ranks(scores_QN: np.ndarray, gold_QN: np.ndarray) -> list[list[int]]:
+    ranks_QN = np.argsort(np.argsort(-scores_QN, axis=1), axis=1)
+    return [sorted(ranks[gold].tolist()) for ranks, gold in zip(ranks_QN, gold_QN, strict=True)]
+
+
+def quandas(metric: Any, scores_QN: np.ndarray, gold_QN: np.ndarray, **options: Any) -> float:
+    made = metric(torch.nn.Linear(1, 1), [0], **options)
+    made.update(torch.from_numpy(scores_QN), torch.from_numpy(gold_QN))
+    return float(made.compute()["score"])
+
+
+def test_reciprocal_ranks_are_quandas(monkeypatch: pytest.MonkeyPatch):
+    metric = file_of("quanda", "quanda.metrics.downstream_eval.mrr", monkeypatch).MRRMetric
+    scores_QN, gold_QN = problem()
+    ours = reciprocal_rank(gold_ranks(scores_QN, gold_QN)).mean()
+    assert ours == pytest.approx(quandas(metric, scores_QN, gold_QN), abs=1e-6)
+    assert ours != pytest.approx(quandas(metric, -scores_QN, gold_QN), abs=1e-3)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_what_quanda_calls_recall_is_our_hit(k: int, monkeypatch: pytest.MonkeyPatch):
+    metric = file_of("quanda", "quanda.metrics.downstream_eval.recall_at_k", monkeypatch).RecallAtKMetric
+    scores_QN, gold_QN = problem()
+    assert hit(gold_ranks(scores_QN, gold_QN), k).mean() == pytest.approx(
+        quandas(metric, scores_QN, gold_QN, k=k), abs=1e-6
+    )
+
+
+def test_linear_datamodeling_scores_are_dattris(monkeypatch: pytest.MonkeyPatch):
+    lds = file_of("dattri", "dattri.metric.metrics", monkeypatch).lds
+    rng, (scores_QN, _) = np.random.default_rng(5), problem()
+    inside_MN = np.stack([rng.permutation(61) < 30 for _ in range(17)])
+    outputs_MQ = inside_MN @ scores_QN.T + rng.normal(0, 4, (17, 23))
+    chosen = torch.from_numpy(np.stack([np.flatnonzero(row) for row in inside_MN]))
+    theirs, _ = lds(torch.from_numpy(scores_QN.T), (torch.from_numpy(outputs_MQ), chosen))
+    ours_Q = linear_datamodeling_scores(scores_QN, inside_MN, outputs_MQ)
+    np.testing.assert_allclose(ours_Q, theirs.numpy(), atol=1e-6)
+    assert 0.1 < ours_Q.mean() < 0.9
