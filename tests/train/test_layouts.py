@@ -70,7 +70,7 @@ LAYOUTS = [
     Layout("tp2 x dp2 clipped", 4, (TENSOR, "optimizer.clip=0.1"), "clipped"),
     Layout("pp2 x dp2 zero0", 4, (PIPELINE, "zero.stage=0")),
     Layout("tp2, head norms", 2, (TENSOR, *HEAD_NORMS), "head norms"),
-    Layout("tp2 x pp2 sequence, head norms", 4, (TENSOR, PIPELINE, "parallel.sequence=true", *HEAD_NORMS), "head norms"),
+    Layout("tp2 x pp2, head norms", 4, (TENSOR, PIPELINE, "parallel.sequence=true", *HEAD_NORMS), "head norms"),
     Layout("tp2 zero3, biases", 2, (TENSOR, "zero.stage=3", *BIASES), "biases"),
     Layout("presets: dp2", 2, PRESETS, "presets", BF16),
     Layout("presets: tp2 x dp2 sequence", 4, (*PRESETS, TENSOR, "parallel.sequence=true"), "presets", BF16),
