@@ -10,12 +10,15 @@ read; a causal mask then suffices, because a padded key comes after every real q
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
+
+from headwater.train.settings import ModelSettings
 
 _ROUND_LENGTH = 16  # oneDNN compiles anew for each new shape: a few lengths are cheaper than many
 
@@ -209,16 +212,38 @@ class SegmentAttention(torch.nn.Module):
         return attend(query.squeeze(1), key.squeeze(1), value.squeeze(1), packed_seq_params).unsqueeze(1)
 
 
+def rotary_frequencies(model: ModelSettings) -> Tensor:
+    """Radians a token by which each pair of a head's numbers turns, float32 [D / 2].
+
+    `linear` scaling divides all by the factor. That of Llama 3.1 divides those that turn less than `rope_low` times in
+    the context that the model was first trained on, leaves those that turn more than `rope_high` times, and goes from
+    one to the other linearly in the number of turns (Grattafiori et al. 2024, arXiv 2407.21783; its code).
+    """
+    width = model.head_width
+    frequencies = 1.0 / model.rope_base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    if model.rope_scaling == "none":
+        return frequencies
+    slower = frequencies / model.rope_factor
+    if model.rope_scaling == "linear":
+        return slower
+    turns = model.rope_context * frequencies / (2 * math.pi)
+    share = ((turns - model.rope_low) / (model.rope_high - model.rope_low)).clamp(0, 1)
+    return share * frequencies + (1 - share) * slower
+
+
 class SegmentRotary(torch.nn.Module):
     """Rotary angles at each token's place within its own segment.
 
     Megatron's module knows one run of positions per sequence and asks for a CUDA device; this one is told the positions
     of the micro-batch (`positions_T`) just before the forward pass that uses them.
+
+    Args:
+        frequencies: radians a token, float32 [D / 2].
     """
 
-    def __init__(self, width: int, base: float) -> None:
+    def __init__(self, frequencies: Tensor) -> None:
         super().__init__()
-        self.inv_freq = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+        self.inv_freq = frequencies
         self.positions_T: Tensor | None = None
 
     def get_rotary_seq_len(self, *_: Any, **__: Any) -> int:

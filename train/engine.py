@@ -63,8 +63,8 @@ class Engine:
         alone = world.data == 1 and settings.zero.stage <= 2
         self.plain = settings.train.precision == "fp32" and (settings.zero.stage == 0 or alone)
         self.micro_batches = settings.train.global_batch // (settings.train.micro_batch * world.data)
-        if settings.parallel.sequence:
-            _sum_over_tokens(model)
+        if world.tensor > 1:
+            _sum_over_tensor(model)
         copy = tied_copy(model)
         if copy is not None:  # counted on the first stage already, when the norm is summed over stages
             zero.mark_copy(copy)
@@ -269,8 +269,9 @@ class Engine:
         self._updates = steps
 
 
-def _sum_over_tokens(model: PackedGPT) -> None:
-    """Under sequence parallelism each rank's norms see a share of the tokens: their gradients are summed over ranks."""
+def _sum_over_tensor(model: PackedGPT) -> None:
+    """Norms that see a share of the tokens on each rank (sequence parallelism), or of the heads (of queries and keys):
+    their gradients are summed over ranks."""
     group = parallel.tensor_group()
 
     def summed(gradient: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor
 
 from headwater.train import parallel
-from headwater.train.attention import SegmentAttention, SegmentRotary, Segments
+from headwater.train.attention import SegmentAttention, SegmentRotary, Segments, rotary_frequencies
 from headwater.train.losses import head_loss
 from headwater.train.parallel import World
 from headwater.train.settings import ModelSettings, TrainSettings
@@ -32,6 +32,8 @@ from headwater.train.zero import whole_shape
 
 EMBEDDING = "embedding.word_embeddings.weight"
 HEAD = "output_layer.weight"
+HEAD_NORMS = ("q_layernorm.weight", "k_layernorm.weight")
+"""Norms of each head's queries and keys: shared by all heads, and so by all tensor-parallel ranks."""
 _FUSED_NORMS = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
@@ -211,8 +213,14 @@ def build_model(
         position_embedding_type="rope",
         rotary_base=int(model.rope_base),
     )
-    if not use_transformer_engine():
-        gpt.rotary_pos_emb = SegmentRotary(model.hidden // model.heads, model.rope_base)
+    frequencies = rotary_frequencies(model)
+    if use_transformer_engine():
+        gpt.rotary_pos_emb.inv_freq = frequencies.to(gpt.rotary_pos_emb.inv_freq)
+    else:
+        gpt.rotary_pos_emb = SegmentRotary(frequencies)
+    for name, parameter in gpt.named_parameters():
+        if name.endswith(HEAD_NORMS) and world.tensor > 1:  # each rank's heads are a part of what it is summed over
+            parameter.sequence_parallel = True  # type: ignore[attr-defined]
     initialize(gpt, model, seed)
     return gpt.to(world.device)
 
@@ -226,6 +234,9 @@ def transformer_config(
         hidden_size=model.hidden,
         num_attention_heads=model.heads,
         num_query_groups=model.kv_heads,
+        kv_channels=model.head_width,
+        add_qkv_bias=model.qkv_bias,
+        qk_layernorm=model.qk_norm,
         ffn_hidden_size=model.ffn_hidden,
         gated_linear_unit=True,
         activation_func=F.silu,
@@ -256,11 +267,14 @@ def transformer_config(
 
 def _block_spec(config: TransformerConfig) -> Any:
     if use_transformer_engine():
-        return gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec()
-    spec = gpt_layer_specs.get_gpt_layer_local_spec(normalization="RMSNorm")
+        return gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+    spec = gpt_layer_specs.get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
     spec.submodules.input_layernorm = RMSNorm
     spec.submodules.pre_mlp_layernorm = RMSNorm
-    spec.submodules.self_attention.submodules.core_attention = SegmentAttention
+    attention = spec.submodules.self_attention.submodules
+    attention.core_attention = SegmentAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     # The block is spelled out for the sake of its last norm, which would be Megatron's own otherwise.
     return TransformerBlockSubmodules(layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
 
@@ -328,7 +342,7 @@ def canonical_name(name: str, offset: int) -> str:
 
 
 def _sharded_dim(name: str) -> int | None:
-    if name.endswith(("linear_qkv.weight", "linear_fc1.weight", EMBEDDING, HEAD)):
+    if name.endswith(("linear_qkv.weight", "linear_qkv.bias", "linear_fc1.weight", EMBEDDING, HEAD)):
         return 0
     if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
         return 1
@@ -344,7 +358,7 @@ def tied_copy(gpt: PackedGPT) -> torch.nn.Parameter | None:
 
 @torch.no_grad()
 def initialize(gpt: PackedGPT, model: ModelSettings, seed: int) -> None:
-    """Normal weights (residual outputs scaled by 1/sqrt(2 layers)), norms at one.
+    """Normal weights (residual outputs scaled by 1/sqrt(2 layers)), norms at one, biases at zero.
 
     Each tensor is drawn whole from a generator keyed by (seed, name) and then sliced, so every layout starts alike.
     """
@@ -357,7 +371,7 @@ def initialize(gpt: PackedGPT, model: ModelSettings, seed: int) -> None:
         # Megatron sets this while it initialises; whoever sums a gradient norm over ranks asks for it.
         part.parameter.tensor_model_parallel = part.dim is not None  # type: ignore[attr-defined]
         if len(part.shape) == 1:
-            part.parameter.fill_(1.0)
+            part.parameter.fill_(0.0 if part.name.endswith(".bias") else 1.0)
             continue
         key = hashlib.sha256(f"{seed}/{part.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)

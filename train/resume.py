@@ -18,11 +18,14 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir, require_match
 from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
 from headwater.train.parallel import World
-from headwater.train.settings import PretrainSettings
+from headwater.train.settings import ModelSettings, PretrainSettings
 from headwater.train.stream.skipping import batch_of, read_ranges, up_to
 from headwater.train.stream.stream import TrainingStream
 
-SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "tie_embeddings", "vocab_size")
+SHAPE = (
+    *("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn_hidden"),
+    *("qkv_bias", "qk_norm", "tie_embeddings", "vocab_size"),
+)
 """Settings of a model that weights to start from must have too; the last is 0 until the tokenizer is known."""
 
 FREE = (
@@ -182,6 +185,8 @@ def refuse(checkpoint: Checkpoint, differing: dict[str, list[Any]]) -> None:
 def check_same_model(checkpoint: Checkpoint, wanted: dict[str, Any]) -> None:
     """Refuses a checkpoint whose model has other settings than those wanted."""
     saved = checkpoint.meta.get("model", {})
+    if saved:  # by an earlier version maybe, whose models had no more than the defaults say
+        saved = {**dataclasses.asdict(ModelSettings()), **saved}
     differing = {k: (saved.get(k), v) for k, v in wanted.items() if saved.get(k) != v}
     if differing:
         raise MismatchError(

@@ -17,26 +17,60 @@ CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", 
 
 @dataclass(kw_only=True, slots=True)
 class ModelSettings:
-    """A Llama-shaped transformer: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
+    """A Llama-shaped transformer: RMSNorm, SwiGLU, rotary positions, grouped-query attention; with biases of queries,
+    keys and values as in Qwen2, or their norms as in Qwen3."""
 
     layers: int = setting(2, "Transformer blocks.", minimum=1)
     hidden: int = setting(256, "Width of the residual stream.", minimum=1)
     heads: int = setting(4, "Query heads.", minimum=1)
     kv_heads: int = setting(4, "Key and value heads (grouped-query attention).", minimum=1)
+    head_dim: int = setting(0, "Width of a head; 0: hidden / heads.", minimum=0)
     ffn_hidden: int = setting(688, "Width of the gated feed-forward layer.", minimum=1)
+    qkv_bias: bool = setting(False, "Biases of queries, keys and values (Qwen2).")
+    qk_norm: bool = setting(False, "RMSNorm of each head's queries and keys, before the rotary positions (Qwen3).")
     tie_embeddings: bool = setting(True, "Share the input embedding with the output head.")
     rope_base: float = setting(10000.0, "Base period of the rotary positions.", minimum=1)
+    rope_scaling: str = setting(
+        "none",
+        "Positions beyond those first trained on: all angles slower, or the slow ones (Llama 3.1).",
+        choices=("none", "linear", "llama3"),
+    )
+    rope_factor: float = setting(8.0, "How much slower; of `linear` and `llama3`.", minimum=1)
+    rope_low: float = setting(1.0, "Of `llama3`: turns in the first context below which an angle is slowed.", above=0)
+    rope_high: float = setting(4.0, "Of `llama3`: turns above which it stays.", above=0)
+    rope_context: int = setting(8192, "Of `llama3`: tokens of the first context.", minimum=1)
     norm_eps: float = setting(1e-5, "Epsilon of RMSNorm.", minimum=0)
     init_std: float = setting(0.02, "Standard deviation of the initial weights.", minimum=0)
     vocab_size: int = setting(0, "Rows of the embedding; 0 takes the tokenizer's size.", minimum=0)
     init_from: str | None = setting(None, "A checkpoint directory to take the weights from.")
     seed: int | None = setting(None, "Seed of the initial weights; the run's own if not given.")
 
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.hidden // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Width of all heads' queries, end to end."""
+        return self.heads * self.head_width
+
+    @property
+    def key_width(self) -> int:
+        """Width of all heads' keys, or values, end to end."""
+        return self.kv_heads * self.head_width
+
     def problems(self) -> Iterator[Problem]:
-        if self.hidden % self.heads:
-            yield Problem("hidden", self.hidden, f"a multiple of heads ({self.heads})")
-        elif self.hidden // self.heads % 2:
-            yield Problem("hidden", self.hidden, "an even width per head, for rotary positions")
+        if not self.head_dim and self.hidden % self.heads:
+            fix = "or set head_dim"
+            yield Problem("hidden", self.hidden, f"a multiple of heads ({self.heads})", fix)
+        elif self.head_width % 2:
+            name = "head_dim" if self.head_dim else "hidden"
+            yield Problem(name, getattr(self, name), "an even width per head, for rotary positions")
+        if self.qkv_bias and self.qk_norm:
+            yield Problem("qk_norm", True, "false with qkv_bias: no family of models has both")
+        if self.rope_scaling == "llama3" and self.rope_low >= self.rope_high:
+            yield Problem("rope_low", self.rope_low, f"below rope_high ({self.rope_high})")
         if self.heads % self.kv_heads:
             yield Problem("kv_heads", self.kv_heads, f"a divisor of heads ({self.heads})")
 

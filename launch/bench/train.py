@@ -164,13 +164,13 @@ def huggingface_step(trainer: Any) -> Callable[[], object]:
     import torch
 
     from headwater.train.compat import declare_torchvision_operators
-    from headwater.train.huggingface.families import llama_config
+    from headwater.train.huggingface.families import family_config
 
     declare_torchvision_operators()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = trainer.settings
-    config = LlamaConfig(**llama_config(settings.model, None, None, SEQ_LEN, "fp32"))
+    config = LlamaConfig(**family_config(settings.model, None, None, SEQ_LEN, "fp32"))
     dtype = torch.bfloat16 if settings.train.precision == "bf16" else torch.float32
     model: Any = torch.nn.Module.to(LlamaForCausalLM(config), dtype).train()
     optimizer = make_optimizer(list(model.parameters()), settings)

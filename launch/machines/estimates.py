@@ -109,13 +109,13 @@ class Parameters:
 
 
 def count_parameters(model: ModelSettings, vocab_size: int) -> Parameters:
-    h, f, kv = model.hidden, model.ffn_hidden, model.hidden // model.heads * model.kv_heads
+    h, f, q, kv = model.hidden, model.ffn_hidden, model.query_width, model.key_width
     embedding = vocab_size * h
     return Parameters(
         embedding=embedding,
         head=0 if model.tie_embeddings else embedding,
-        matrices_of_a_layer=h * (h + 2 * kv) + h * h + h * 2 * f + f * h,
-        norms_of_a_layer=2 * h,
+        matrices_of_a_layer=h * (q + 2 * kv) + q * h + h * 2 * f + f * h,
+        norms_of_a_layer=2 * h + (q + 2 * kv) * model.qkv_bias + 2 * model.head_width * model.qk_norm,
         final_norm=h,
         layers=model.layers,
     )
@@ -192,17 +192,17 @@ def layer_activations(settings: PretrainSettings, layout: Layout, *, fused: bool
     """
     model, tokens = settings.model, layout.micro_batch * settings.corpus.seq_len
     e = 2 if settings.train.precision == "bf16" else 4
-    h, f, width = model.hidden, model.ffn_hidden, model.hidden // model.heads
-    kv = width * model.kv_heads
+    h, f, width = model.hidden, model.ffn_hidden, model.head_width
+    q, kv = model.query_width, model.key_width
     whole = (4 if fused else 6) * h * e / (layout.tensor if layout.sequence else 1) + 4 * width * e
     if fused:
         # The values are a view of the joint query-key-value output, which therefore stays; and a float per query head.
-        attention = ((h + 2 * kv) + (h + kv) + h) * e + 4 * model.heads
+        attention = ((q + 2 * kv) + (q + kv) + q) * e + 4 * model.heads
     elif layout.recompute == "selective":
-        attention = (2 * h + 2 * kv) * e
+        attention = (2 * q + 2 * kv) * e
     else:
         longest = min(settings.corpus.max_tokens, settings.corpus.seq_len)
-        attention = (2 * h + 2 * kv + model.heads * longest) * e
+        attention = (2 * q + 2 * kv + model.heads * longest) * e
     return tokens * (whole + (attention + (3 if fused else 5) * f * e) / layout.tensor)
 
 
@@ -297,7 +297,7 @@ def operations_of(settings: PretrainSettings, vocab_size: int) -> Operations:
     matrices = 6.0 * (parameters.matrices + vocab_size * model.hidden)
     length = min(settings.corpus.max_tokens, settings.corpus.seq_len)
     # Scores and mixing: 2 h operations each for a pair of places, over half the square, three times with backward.
-    attention = 3.0 * model.layers * 2 * 2 * model.hidden * (length + 1) / 2
+    attention = 3.0 * model.layers * 2 * 2 * model.query_width * (length + 1) / 2
     recomputed = {"none": 0.0, "selective": attention / 3}.get(settings.train.recompute)
     if recomputed is None:
         recomputed = 2.0 * parameters.matrices + attention / 3

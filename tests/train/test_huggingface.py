@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from headwater.configs import load_config
-from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import RunDir
 from headwater.train.checkpoint import load_weights, open_checkpoint
 from headwater.train.checkpoint_writer import save_weights
 from headwater.train.compat import declare_torchvision_operators
 from headwater.train.huggingface import export as huggingface
 from headwater.train.huggingface.export import export_llama
-from headwater.train.huggingface.families import join_qkv, split_qkv
 from headwater.train.huggingface.importing import import_llama
+from headwater.train.huggingface.names import join_qkv, split_qkv
 from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
 from headwater.train.stream.stream import open_stream
@@ -214,14 +214,22 @@ def test_what_cannot_be_taken_over_is_refused(world, tmp_path):
         export_llama(tmp_path, tmp_path / "new")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     for key, value in {
-        "model_type": "mistral",
+        "model_type": "olmo2",
         "attention_bias": True,
         "hidden_act": "gelu",
-        "head_dim": 64,
-        "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
+        "mlp_bias": True,
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0},
     }.items():
         (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(MismatchError, match=f"{key} cannot be taken over"):
+            import_llama(tmp_path / "hf", tmp_path / "new")
+    for change, error, named in (
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, CorruptError, "low_freq_factor"),
+        ({"head_dim": 64}, MismatchError, "another shape than config.json says"),
+        ({"model_type": "mistral", "sliding_window": 64}, MismatchError, "sliding_window"),
+    ):
+        (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(error, match=named):
             import_llama(tmp_path / "hf", tmp_path / "new")
     (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(MismatchError, match=r"has no tensor model\.layers\.2"):

@@ -13,7 +13,8 @@ from torch import Tensor
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.artifacts import RunDir, atomic_path, read_json, require_empty, write_bytes, write_json
 from headwater.train.checkpoint import Checkpoint, model_settings, newest, open_checkpoint
-from headwater.train.huggingface.families import DTYPES, llama_config, to_llama
+from headwater.train.huggingface.families import DTYPES, family_config
+from headwater.train.huggingface.names import to_llama
 from headwater.train.tensor_files import save_tensors
 from headwater.train.tokenizer import TextTokenizer
 
@@ -58,7 +59,7 @@ def export_llama(source: str | Path, out: str | Path, *, step: int | None = None
     with atomic_path(out) as part:
         part.mkdir()
         _write_shards(part, ((name, tensor.to(DTYPES[dtype])) for name, tensor in to_llama(checkpoint, model)))
-        write_json(part / "config.json", llama_config(model, tokenizer, eos, context, dtype))
+        write_json(part / "config.json", family_config(model, tokenizer, eos, context, dtype))
         if tokenizer is not None:
             _write_tokenizer(part, tokenizer, eos, context)
     return checkpoint

@@ -17,8 +17,9 @@ from torch import Tensor
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import atomic_path, read_json, require_empty, write_bytes
 from headwater.train.checkpoint_writer import save_weights
-from headwater.train.huggingface.families import from_llama, llama_shapes, model_settings
+from headwater.train.huggingface.families import model_settings
 from headwater.train.huggingface.gguf import SUFFIX, GgufReader
+from headwater.train.huggingface.names import from_llama, llama_shapes
 from headwater.train.huggingface.reader import LlamaReader
 from headwater.train.settings import ModelSettings
 
