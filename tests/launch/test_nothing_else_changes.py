@@ -46,7 +46,11 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ("new/",),
     ),
     "verify": (["index", "verify", "run/index/headwater"], ()),
-    "trace": ([*TRACE, "out=new.jsonl"], ("new.jsonl",)),
+    "queries": (
+        ["queries", "queries/default", *TRACE[2:4], "out=new.safetensors"],
+        ("new.safetensors",),
+    ),
+    "trace": ([*TRACE, "out=new.jsonl", "scores=new.npy"], ("new.jsonl", "new.npy")),
     "trace, printed": ([*TRACE[:3], "--prompt", "river", "--target", "stone", "tokens=true"], ()),
     "export": (["export", "run", "new"], ("new/",)),
     "import": (["import", "hf", "new"], ("new/",)),
