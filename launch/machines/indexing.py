@@ -158,8 +158,8 @@ def index_of(
 
 def sides_of_a_layer(model: ModelSettings) -> int:
     """Outputs and inputs of a layer's four modules."""
-    h, f, kv = model.hidden, model.ffn_hidden, model.hidden // model.heads * model.kv_heads
-    return (h + h + 2 * kv) + (h + h) + (h + 2 * f) + (f + h)
+    h, f, q, kv = model.hidden, model.ffn_hidden, model.query_width, model.key_width
+    return (h + q + 2 * kv) + (q + h) + (h + 2 * f) + (f + h)
 
 
 def row_bytes(modules: int, projection: int) -> dict[str, int]:
