@@ -142,7 +142,7 @@ class _Runs:
         """(hashes, passages) in order of the hashes, one range of them after the other."""
         sizes = np.diff(self._bounds[: self._runs], axis=1)
         room = int(sizes.sum(axis=0).max())
-        read, found = ([np.empty(room, dtype) for dtype in (np.uint64, np.int64)] for _ in range(2))
+        read, found = ((np.empty(room, np.uint64), np.empty(room, np.int64)) for _ in range(2))
         for place in range(sizes.shape[1]):
             count = int(sizes[:, place].sum())
             if not count:
@@ -150,18 +150,18 @@ class _Runs:
             for column, into in enumerate(read):
                 self._read(column, place, into[:count])
             order = np.argsort(read[0][:count], kind="stable")
-            for column, into in zip(read, found, strict=True):
-                np.take(column[:count], order, out=into[:count])
+            for values, sorted_ in zip(read, found, strict=True):
+                np.take(values[:count], order, out=sorted_[:count])
             yield found[0][:count], found[1][:count]
 
     def _read(self, column: int, place: int, into: np.ndarray) -> None:
         """Gathers a range of hashes from all runs."""
         at = 0
         for run in range(self._runs):
-            low, high, rows = (int(self._bounds[run, edge]) for edge in (place, place + 1, -1))
+            low, high, rows = self._bounds[run, [place, place + 1, -1]].tolist()
             self._file.seek(int(self._starts[run]) + 8 * (column * rows + low))
             part = into[at : at + high - low]
-            assert self._file.readinto(memoryview(part).cast("B")) == part.nbytes  # type: ignore[attr-defined]
+            part[:] = np.fromfile(self._file, part.dtype, high - low)
             at += high - low
 
 
