@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -163,18 +164,21 @@ def of_window(measured: Measured, number: int) -> dict[str, Any]:
     at = np.flatnonzero(measured.window_C == number)
     lost_c = measured.lost_C[at]
     others = measured.bystanders_B[measured.unrest_B == number]
-    return {
+    found: dict[str, Any] = {
         "lost": cluster_bootstrap(measured.owner_C[at], lambda places: float(lost_c[places].mean())),
         "exposures": float(measured.told["count"][at].mean()),
         "bystanders": float(others.std()) if len(others) else None,
-        "correlation": {
-            name: cluster_bootstrap(
-                measured.owner_C[at], lambda places, told_c=told_C[at]: correlation(told_c[places], lost_c[places])
-            )
-            for name, told_C in measured.told.items()
-            if name in OURS
-        },
+        "correlation": {},
     }
+    for name in OURS:
+        pair_c2 = np.stack([measured.told[name][at], lost_c], axis=1)
+        found["correlation"][name] = cluster_bootstrap(measured.owner_C[at], partial(correlated_pair, pair_c2))
+    return found
+
+
+def correlated_pair(pair_c2: np.ndarray, places: np.ndarray) -> float:
+    """Spearman's correlation of two columns, at some places."""
+    return correlation(pair_c2[places, 0], pair_c2[places, 1])
 
 
 def bystander_figures(measured: Measured) -> dict[str, float]:
