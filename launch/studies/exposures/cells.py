@@ -1,8 +1,9 @@
 """What is dropped: a fact of each person, in each window of steps, and which trainings drop which.
 
 A cell is a fact and a window; dropping it takes the exposures of every passage that states the fact, at the steps of
-the window, out of the stream. Several cells share a training, of different people and each in a window of its own;
-some are dropped again alone, which shows whether they interfere. One training drops nothing, as the control.
+the window, out of the stream. Several cells may share a training, of different people and one window (an early one
+moves everybody's questions); some are dropped again alone, which shows whether they interfere. One training drops
+nothing, as the control.
 """
 
 from __future__ import annotations
@@ -78,11 +79,7 @@ def draw_cells(queries: Sequence[Query], settings: ExposuresSettings, steps: int
 
     names = training_names(settings, len(facts))
     groups = [order[start : start + settings.together] for start in range(0, len(order), settings.together)]
-    shared = [
-        [cell(probe, (place + turn) % settings.windows) for place, probe in enumerate(group)]
-        for group in groups
-        for turn in range(settings.windows)
-    ]
+    shared = [[cell(probe, window) for probe in group] for group in groups for window in range(settings.windows)]
     every = [each for group in shared for each in group]
     alone = [[every[place]] for place in rng.permutation(len(every))[: settings.alone].tolist()]
     return dict(zip(names, [*shared, *alone, []], strict=True))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADS = ("predictor", "correlation", "within windows", *(f"above: {PREDICTORS[name].lower()}" for name in TRIVIAL))
-WINDOWS = ("window", "exposures dropped", "nats lost")
+WINDOWS = ("window", "exposures dropped", "nats lost", "spread of others'", *(PREDICTORS[name] for name in OURS))
 
 
 def write_report(settings: ExposuresSettings, summary: dict[str, Any]) -> Path:
@@ -49,10 +49,12 @@ def lines(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def window_lines(summary: Mapping[str, Any]) -> list[list[str]]:
     """A line for each window."""
-    return [
-        [str(number + 1), f"{row['exposures']:.1f}", as_interval(row["lost"])]
-        for number, row in enumerate(summary["by_window"])
-    ]
+    found = []
+    for number, row in enumerate(summary["by_window"]):
+        spread = "–" if row["bystanders"] is None else f"{row['bystanders']:.3f}"
+        cells = [str(number + 1), f"{row['exposures']:.1f}", as_interval(row["lost"]), spread]
+        found.append([*cells, *(as_interval(row["correlation"][name]) for name in OURS)])
+    return found
 
 
 def tables(summary: dict[str, Any], width: int) -> list[Table]:

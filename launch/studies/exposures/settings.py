@@ -33,9 +33,7 @@ class ExposuresSettings:
     pretrain: list[str] = setting([], "key=value overrides of it.")
     seeds: list[int] = setting([0], "Of people, order, weights, and of which fact of a person is dropped.", minimum=0)
     windows: int = setting(4, "Parts of equal length that the steps are cut into.", minimum=1)
-    together: int = setting(
-        1, "Facts, of different people, whose exposures a training drops, each in a window of its own.", minimum=1
-    )
+    together: int = setting(1, "Facts, of different people, whose exposures in a window a training drops.", minimum=1)
     alone: int = setting(
         0,
         "Where several are dropped together: of these, so many are dropped again in a training of their own.",

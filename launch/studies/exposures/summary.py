@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Measured:
     told: of each predictor float64 [C].
     alone_A, beside_A: float64, what was lost by cells that were dropped again alone, and beside others.
     bystanders_B: float64, what questions about people lost whose exposures a training kept.
+    unrest_B: int, the window in which that training dropped others' exposures.
     nothing: the largest difference of any question's log-probability where nothing was dropped.
     """
 
@@ -51,13 +53,14 @@ class Measured:
     alone_A: np.ndarray
     beside_A: np.ndarray
     bystanders_B: np.ndarray
+    unrest_B: np.ndarray
     nothing: float
 
 
 def read_measured(settings: ExposuresSettings) -> Measured:
     """Reads the trainings of all seeds."""
     owner, window, lost, dropped = [], [], [], []
-    alone, beside, bystanders = [], [], []
+    alone, beside, bystanders, unrest = [], [], [], []
     told: dict[str, list[float]] = {name: [] for name in PREDICTORS}
     nothing = 0.0
     for seed in settings.seeds:
@@ -81,7 +84,9 @@ def read_measured(settings: ExposuresSettings) -> Measured:
                 for predictor in PREDICTORS:
                     told[predictor] += foretold[name][predictor]
                 met = {cell.subject for cell in each}
-                bystanders += [float(value) for value, who in zip(lost_Q, subjects, strict=True) if who not in met]
+                kept = [float(value) for value, who in zip(lost_Q, subjects, strict=True) if who not in met]
+                bystanders += kept
+                unrest += [each[0].window] * len(kept)
                 dropped.append(read_json(dropped_run(home, name).path / "difference.json")["dropped"])
     return Measured(
         np.unique(owner, return_inverse=True)[1],
@@ -92,6 +97,7 @@ def read_measured(settings: ExposuresSettings) -> Measured:
         np.array(alone),
         np.array(beside),
         np.array(bystanders),
+        np.array(unrest),
         nothing,
     )
 
@@ -153,10 +159,26 @@ def correlated(measured: Measured) -> dict[str, Any]:
 
 
 def of_window(measured: Measured, number: int) -> dict[str, Any]:
-    """What a window's exposures were worth, and how many there were."""
-    at = measured.window_C == number
-    value = cluster_bootstrap(measured.owner_C[at], lambda places: float(measured.lost_C[at][places].mean()))
-    return {"lost": value, "exposures": float(measured.told["count"][at].mean())}
+    """What a window's exposures were worth, how many there were, how far the questions of others moved without them
+    (its noise), and each predictor's correlation."""
+    at = np.flatnonzero(measured.window_C == number)
+    lost_c = measured.lost_C[at]
+    others = measured.bystanders_B[measured.unrest_B == number]
+    found: dict[str, Any] = {
+        "lost": cluster_bootstrap(measured.owner_C[at], lambda places: float(lost_c[places].mean())),
+        "exposures": float(measured.told["count"][at].mean()),
+        "bystanders": float(others.std()) if len(others) else None,
+        "correlation": {},
+    }
+    for name in OURS:
+        pair_c2 = np.stack([measured.told[name][at], lost_c], axis=1)
+        found["correlation"][name] = cluster_bootstrap(measured.owner_C[at], partial(correlated_pair, pair_c2))
+    return found
+
+
+def correlated_pair(pair_c2: np.ndarray, places: np.ndarray) -> float:
+    """Spearman's correlation of two columns, at some places."""
+    return correlation(pair_c2[places, 0], pair_c2[places, 1])
 
 
 def bystander_figures(measured: Measured) -> dict[str, float]:

@@ -62,6 +62,7 @@ def test_every_fact_meets_every_window_once_and_a_training_never_two_of_a_person
     assert len({probe for probe, _ in met}) == 10, "one fact of each person"
     for cells in shared.values():
         assert len({cell.subject for cell in cells}) == len(cells)
+        assert len({cell.window for cell in cells}) == 1
     assert drawn[NOTHING] == []
     alone = [cells for name, cells in drawn.items() if name.startswith("alone")]
     assert len(alone) == 5
