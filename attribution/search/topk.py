@@ -24,9 +24,12 @@ class TopK:
 
     def __init__(self, queries: int, k: int) -> None:
         self.k = k
-        self._scores = [torch.full((queries, k), -torch.inf)]
-        self._passages = [torch.full((queries, k), NOBODY, dtype=torch.int64)]
-        self._pending = 0
+        # Room for what waits to be sorted in. A list of the blocks' own small tensors would lie scattered between the
+        # blocks' large ones and keep the allocator from using their memory again.
+        room = 2 * k + _SLACK
+        self._scores_QR = torch.full((queries, room), -torch.inf)
+        self._passages_QR = torch.full((queries, room), NOBODY, dtype=torch.int64)
+        self._used = k
         self._floor_Q1: Tensor | None = None
 
     def add(self, scores_NQ: Tensor, passages_N: Tensor) -> None:
@@ -60,25 +63,35 @@ class TopK:
 
     def add_lists(self, scores_Qk: Tensor, passages_Qk: Tensor) -> None:
         """Takes scores float32 [Q, n] of each query's own passages, int64 [Q, n]."""
-        self._scores.append(scores_Qk)
-        self._passages.append(torch.where(scores_Qk == -torch.inf, NOBODY, passages_Qk))
-        self._pending += scores_Qk.shape[1]
-        if self._pending >= (max(self.k, _SLACK) if self._floor_Q1 is not None else self.k):
+        for start in range(0, scores_Qk.shape[1], self.k + _SLACK):
+            part = slice(start, start + self.k + _SLACK)
+            self._take(scores_Qk[:, part], passages_Qk[:, part])
+
+    def _take(self, scores_Qk: Tensor, passages_Qk: Tensor) -> None:
+        if self._used + scores_Qk.shape[1] > self._scores_QR.shape[1]:
+            self._compact()
+        place = slice(self._used, self._used + scores_Qk.shape[1])
+        self._scores_QR[:, place] = scores_Qk
+        self._passages_QR[:, place] = passages_Qk.masked_fill(scores_Qk == -torch.inf, NOBODY)
+        self._used = place.stop
+        if self._floor_Q1 is None and self._used >= 2 * self.k:
             self._compact()
 
     def _compact(self) -> None:
-        scores, passages = torch.cat(self._scores, dim=1), torch.cat(self._passages, dim=1)
+        scores, passages = self._scores_QR[:, : self._used], self._passages_QR[:, : self._used]
         by_passage = passages.argsort(dim=1, stable=True)
         scores, passages = scores.gather(1, by_passage), passages.gather(1, by_passage)
-        by_score = scores.argsort(dim=1, descending=True, stable=True)
-        scores, passages = scores.gather(1, by_score), passages.gather(1, by_score)
-        self._scores, self._passages = [scores[:, : self.k].contiguous()], [passages[:, : self.k].contiguous()]
-        self._pending, self._floor_Q1 = 0, self._scores[0][:, -1:]
+        by_score = scores.argsort(dim=1, descending=True, stable=True)[:, : self.k]
+        self._scores_QR[:, : self.k], self._passages_QR[:, : self.k] = (
+            scores.gather(1, by_score),
+            passages.gather(1, by_score),
+        )
+        self._used, self._floor_Q1 = self.k, self._scores_QR[:, self.k - 1 : self.k].clone()
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Scores float32 [Q, k] descending, and passages int64 [Q, k]; empty places last."""
         self._compact()
-        return self._scores[0], self._passages[0]
+        return self._scores_QR[:, : self.k].clone(), self._passages_QR[:, : self.k].clone()
 
     def merge_ranks(self) -> None:
         """Merges the lists of all ranks of torch.distributed, on every rank; does nothing without it."""
@@ -87,4 +100,6 @@ class TopK:
         scores, passages = self.result()
         lists: list[tuple[Tensor, Tensor]] = [(scores, passages)] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(lists, (scores, passages))
-        self._scores, self._passages = [each for each, _ in lists], [each for _, each in lists]
+        self._used = 0
+        for each in lists:
+            self.add_lists(*each)
