@@ -77,6 +77,9 @@ def left_out_lines(run: RunDir, fact: str, exclude: Path | None) -> Iterable[str
         MissingError: the run has no such fact, or nothing was injected.
     """
     if exclude is not None:
+        if not exclude.is_file():
+            expected = "a file of ids, as train.exclude takes it"
+            raise MissingError(f"{exclude} is missing", expected=expected, fix="correct --exclude")
         return exclude.read_text().splitlines()
     if fact:
         return gold_of(run, fact)

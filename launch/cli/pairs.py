@@ -15,8 +15,7 @@ def pair(
     out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The run directory of the second run.")],
     fact: Annotated[str, typer.Option(help="Leave out the passages that state this fact (its fact_id) alone.")] = "",
     exclude: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Leave out what this file lists, as train.exclude takes it."),
+        Path | None, typer.Option(help="Leave out what this file lists, as train.exclude takes it.")
     ] = None,
 ) -> None:
     """Train a run again without its injections, or one fact, and nothing else changed (a minimal pair)."""

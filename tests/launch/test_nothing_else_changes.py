@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ["pretrain", "config.yaml", "out=run", "train.hard_stop=5", "checkpoint.keep=0"],
         (
             "run/checkpoints/step-00000005/",
+            "run/checkpoints/compared.json",
             *(
                 f"run/{name}"
                 for name in ("config.yaml", "provenance.json", "metrics.jsonl", "probes.parquet", "ledger/")

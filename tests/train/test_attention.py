@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwater.train.attention import SegmentRotary, Segments, attend_padded
+from headwater.train.attention import SegmentRotary, Segments, attend_padded, rotary_frequencies
+from headwater.train.settings import ModelSettings
 
 
 def reference(query, key, value, lengths):
@@ -101,7 +102,7 @@ def test_segments_of_known_lengths():
 
 
 def test_rotary_angles_restart_with_each_segment():
-    rotary = SegmentRotary(6, 100.0)
+    rotary = SegmentRotary(rotary_frequencies(ModelSettings(hidden=6, heads=1, kv_heads=1, rope_base=100.0)))
     rotary.positions_T = Segments.from_lengths(torch.tensor([2, 3])).positions_T
     angles = rotary(5)[:, 0, 0]
     assert torch.equal(angles[:2], angles[2:4])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +82,10 @@ def test_compare_joins_by_id(site: Site, explored: Path) -> None:
 
 
 def test_sources_add_up(site: Site, records: list[dict]) -> None:
-    expected: Counter[str] = Counter()
+    expected: defaultdict[str, float] = defaultdict(float)
     for record in records:
         for name, score in zip(record["proponent_ids"], record["proponent_scores"], strict=True):
-            expected[name.rpartition("#")[0]] += np.float32(score)
+            expected[name.rpartition("#")[0]] += float(np.float32(score))
     rows = list(sources(site, {}).rows())
     assert {row["document"]: pytest.approx(row["influence"], abs=1e-6) for row in rows} == dict(expected)
     assert [row["influence"] for row in rows] == sorted((row["influence"] for row in rows), reverse=True)
