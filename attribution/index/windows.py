@@ -14,8 +14,6 @@ WINDOW_BYTES = 64 << 20
 """Rows that a rank has in hand, in float32."""
 SHARD_BYTES = 2 << 30
 """A shard's file is not larger."""
-SHARES = 256
-"""Nor are there fewer of them than these where shards have several windows: so many ranks of a scan have work."""
 
 
 def bytes_per_passage(layout: RowLayout, codec: str) -> int:
@@ -24,21 +22,20 @@ def bytes_per_passage(layout: RowLayout, codec: str) -> int:
 
 
 def default_shard_rows(dims: int) -> int:
-    """Passages of a window, a multiple of the product block, so that its rows take about 64 MiB in float32; of a small
-    corpus a shard has one window."""
+    """Passages of a window, a multiple of the product block, so that its rows take about 64 MiB in float32."""
     return max(WINDOW_BYTES // (4 * dims) // BLOCK, 1) * BLOCK
 
 
 def fitting_shard_rows(passages: int, window: int, row_bytes: int) -> int:
-    """Passages per shard: whole windows, so many that there are about `SHARES` shards, of at most `SHARD_BYTES`.
+    """Passages per shard: whole windows, as many as fit into `SHARD_BYTES`, or all. Ranks share out windows of a build
+    and blocks of a scan, not shards; what is done once a shard is done seldom.
 
     Args:
         passages: of the corpus.
         window: passages of a window.
         row_bytes: what the widest codec stores of a row.
     """
-    windows = -(-passages // (window * SHARES))
-    return max(min(windows, SHARD_BYTES // (window * row_bytes)), 1) * window
+    return max(min(-(-passages // window), SHARD_BYTES // (window * row_bytes)), 1) * window
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,8 +105,8 @@ def test_shards_grow_with_the_corpus_up_to_their_size() -> None:
         assert rows % window == 0
         assert rows * row <= windows.SHARD_BYTES
         shards = -(-passages // rows)
-        assert shards <= max(windows.SHARES, passages * row // windows.SHARD_BYTES * 1.001 + 1)
-    assert fitting_shard_rows(100_000, window, row) == window, "a small corpus is shared out finely"
+        assert shards <= passages * row // windows.SHARD_BYTES * 1.001 + 1
+    assert fitting_shard_rows(100_000, window, row) == 49 * window, "all in one file"
     assert 1 << 30 < fitting_shard_rows(4 * 10**8, window, row) * row <= 2 << 30
 
 
