@@ -67,6 +67,7 @@ def check_shard(index: Index, record: ShardRecord) -> int:
             stop = min(start + NORMS_TOGETHER, shard.rows)
             norms_N2 = torch.stack([shard.tensor(name, start, stop) for name in NORMS], dim=1)
             require_finite(norms_N2, record.start + start, f"norms in {path}")
+            shard.let_go(start, stop)
     return path.stat().st_size
 
 
