@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -78,6 +79,17 @@ def refusals() -> Iterator[None]:
         raise
     except OSError as error:
         raise as_refused(error) from error
+
+
+def answered(action: Callable[[], object]) -> int:
+    """Does what a command is for; returns its exit status: 0, or 2 after saying what was refused."""
+    try:
+        with refusals():
+            action()
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from headwater.attribution.capture.build import build_captured
-from headwater.configs.errors import UserError, refusals
+from headwater.configs.errors import answered
 from headwater.train.artifacts import RunDir
 
 
@@ -16,13 +16,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) not in (1, 2) or not all(step.isdecimal() for step in arguments[1:]):
         print(__doc__)
         return 2
-    try:
-        with refusals():
-            print(build_captured(RunDir.at(arguments[0]), int(arguments[1]) if len(arguments) == 2 else None))
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    step = int(arguments[1]) if len(arguments) == 2 else None
+    return answered(lambda: print(build_captured(RunDir.at(arguments[0]), step)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 
 from headwater.attribution.settings import IndexSettings
 from headwater.configs import load_config
-from headwater.configs.errors import UserError, refusals
+from headwater.configs.errors import answered
 from headwater.train.ending import FINISHED, note_ending, report_ending
 from headwater.train.lifetime import die_with_parent
 
@@ -20,17 +20,17 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     die_with_parent()
     report_ending()
-    try:
-        with refusals():
-            settings = load_config(IndexSettings, arguments[0], arguments[1:])
-            from headwater.attribution.index.build import build_index
 
-            print(build_index(settings), flush=True)
+    def index() -> None:
+        settings = load_config(IndexSettings, arguments[0], arguments[1:])
+        from headwater.attribution.index.build import build_index
+
+        print(build_index(settings), flush=True)
+
+    status = answered(index)
+    if not status:
         note_ending(FINISHED)
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    return status
 
 
 if __name__ == "__main__":

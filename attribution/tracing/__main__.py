@@ -9,23 +9,21 @@ import sys
 
 from headwater.attribution.settings import TraceSettings
 from headwater.configs import load_config
-from headwater.configs.errors import UserError, refusals
+from headwater.configs.errors import answered
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
-    try:
-        with refusals():
-            settings = load_config(TraceSettings, arguments[0], arguments[1:])
-            from headwater.attribution.tracing.run import run_trace
 
-            run_trace(settings)
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    def trace() -> None:
+        settings = load_config(TraceSettings, arguments[0], arguments[1:])
+        from headwater.attribution.tracing.run import run_trace
+
+        run_trace(settings)
+
+    return answered(trace)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import read_queries
 from headwater.attribution.tracing.saved_rows import QueryRows, save_rows
 from headwater.configs import load_config
-from headwater.configs.errors import UserError, refusals
+from headwater.configs.errors import answered
 from headwater.train.artifacts import require_place_for_file
 from headwater.train.parallel import on_main
 
@@ -42,13 +42,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
-    try:
-        with refusals():
-            run_queries(load_config(QueriesSettings, arguments[0], arguments[1:]))
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+    return answered(lambda: run_queries(load_config(QueriesSettings, arguments[0], arguments[1:])))
 
 
 if __name__ == "__main__":

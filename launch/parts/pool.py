@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headwater.configs.errors import UserError
 from headwater.launch.jobs.command import module_command
@@ -36,6 +36,14 @@ def finish_parts(parts: Sequence[Part], parallel: int, say: Callable[[str], None
     if failed:
         names, first = "; ".join(part.name for part in failed), failed[0]
         raise UserError(f"{names} failed", got=why_failed(first), fix=f"see {first.log}; then start again")
+
+
+def make_parts(parts: Sequence[Any], parallel: int, say: Callable[[str], None]) -> None:
+    """Writes down what each part is that is not done yet (its `prepare`), then does as `finish_parts`."""
+    for part in parts:
+        if not part.is_done():
+            part.prepare()
+    finish_parts(parts, parallel, say)
 
 
 def run_parts(parts: Sequence[P], parallel: int, say: Callable[[str], None], noun: str = "parts") -> list[P]:

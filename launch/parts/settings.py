@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ MADE_WITH = "made_with"
 NAMED = 6
 """Keys that a refusal names; of more it says how many."""
 UNSET = "not set"
+NOT_KEPT = ("out", "parallel")
+"""Settings that a study may be gone on with others of, besides further seeds."""
 
 
 def keep_settings(
@@ -95,6 +98,12 @@ def keep_study(
         growing=("seeds",),
     )
     save_config(settings, out / config)
+
+
+def keep_whole_study(settings: Any) -> None:
+    """`keep_study` in the study's own `out`, of all its settings but `NOT_KEPT`."""
+    given = {name: value for name, value in asdict(settings).items() if name not in NOT_KEPT}
+    keep_study(Path(settings.out), settings, given)
 
 
 def seen_from(home: Path, value: Any) -> Any:

@@ -20,13 +20,12 @@ Every part is an ordinary run directory; a study that was killed goes on with th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from headwater.configs import ConfigError, Problem, load_config
-from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_study
+from headwater.launch.parts.pool import make_parts
+from headwater.launch.parts.settings import keep_whole_study
 from headwater.launch.studies.exposures.cells import exclude_file, training_names
 from headwater.launch.studies.exposures.parts import ExposuresPart
 from headwater.launch.studies.exposures.settings import (
@@ -38,9 +37,6 @@ from headwater.launch.studies.exposures.settings import (
 )
 from headwater.launch.studies.lds.outputs import CALLBACK
 from headwater.train.settings import PretrainSettings
-
-NOT_KEPT = ("out", "parallel")
-"""Settings that a study may be gone on with others of, besides further seeds."""
 
 
 class Exposures:
@@ -60,12 +56,8 @@ class Exposures:
         from headwater.launch.studies.exposures.summary import summarise
 
         parts = self.parts()
-        given = {name: value for name, value in asdict(self.settings).items() if name not in NOT_KEPT}
-        keep_study(self.out, self.settings, given)
-        for part in parts:
-            if not part.is_done():
-                part.prepare()
-        finish_parts(parts, self.settings.parallel, self.say)
+        keep_whole_study(self.settings)
+        make_parts(parts, self.settings.parallel, self.say)
         summary = summarise(self.settings)
         write_report(self.settings, summary)
         return summary

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.configs import ConfigError, Problem
 from headwater.launch.parts.part import name_of
-from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_study
+from headwater.launch.parts.pool import make_parts
+from headwater.launch.parts.settings import keep_whole_study
 from headwater.launch.studies.overlearnt.parts import OverlearntPart
 from headwater.launch.studies.overlearnt.settings import LABELS, OverlearntSettings, pretraining, saved_steps
 
@@ -56,10 +55,7 @@ class Overlearnt:
         retrained = [self._retraining(seed, arm) for arm, seed in arms]
         self._check_same()
         parts = [*models, *retrained]
-        for part in parts:
-            if not part.is_done():
-                part.prepare()
-        finish_parts(parts, self.settings.parallel, self.say)
+        make_parts(parts, self.settings.parallel, self.say)
         summary = summarise(self.settings)
         write_report(self.settings, summary)
         return summary
@@ -107,8 +103,7 @@ class Overlearnt:
         return part
 
     def _check_same(self) -> None:
-        given = {name: value for name, value in asdict(self.settings).items() if name not in ("out", "parallel")}
-        keep_study(self.out, self.settings, given)
+        keep_whole_study(self.settings)
 
 
 def run_overlearnt(settings: OverlearntSettings) -> dict[str, Any]:

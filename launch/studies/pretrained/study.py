@@ -19,15 +19,14 @@ A study that was killed goes on with the parts that are not finished.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.configs import ConfigError, Problem
 from headwater.configs.errors import MissingError
 from headwater.launch.parts.part import name_of
-from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_study
+from headwater.launch.parts.pool import make_parts
+from headwater.launch.parts.settings import keep_whole_study
 from headwater.launch.studies.pretrained.parts import PretrainedPart, StartPart, TracedPart
 from headwater.launch.studies.pretrained.settings import (
     CALLBACK,
@@ -41,9 +40,6 @@ from headwater.launch.studies.pretrained.settings import (
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-NOT_KEPT = ("out", "parallel")
-"""Settings that a study may be gone on with others of, besides further seeds."""
 
 
 class Pretrained:
@@ -66,10 +62,9 @@ class Pretrained:
         if not start.is_done() and not Path(self.settings.model).exists():
             fix = "`make smollm2` fetches one"
             raise MissingError(f"there is no model {self.settings.model}", expected="a directory or a file", fix=fix)
-        given = {name: value for name, value in asdict(self.settings).items() if name not in NOT_KEPT}
-        keep_study(self.out, self.settings, given)
-        self._finish([start])
-        self._finish(self.parts())
+        keep_whole_study(self.settings)
+        make_parts([start], self.settings.parallel, self.say)
+        make_parts(self.parts(), self.settings.parallel, self.say)
         summary = summarise(self.settings)
         write_report(self.settings, summary)
         return summary
@@ -83,12 +78,6 @@ class Pretrained:
             lists = traced[self.settings.traced.index(left_out_step(self.settings))]
             found += [model, *traced, *(self._without(seed, arm, lists) for arm in self.settings.leave_out.arms)]
         return found
-
-    def _finish(self, parts: list[Any]) -> None:
-        for part in parts:
-            if not part.is_done():
-                part.prepare()
-        finish_parts(parts, self.settings.parallel, self.say)
 
     def _model(self, seed: int) -> PretrainedPart:
         index = self.settings.index

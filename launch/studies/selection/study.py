@@ -19,12 +19,11 @@ Every part is an ordinary run directory; a study that was killed goes on with th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headwater.launch.parts.pool import finish_parts
-from headwater.launch.parts.settings import keep_study
+from headwater.launch.parts.pool import make_parts
+from headwater.launch.parts.settings import keep_whole_study
 from headwater.launch.studies.lds.outputs import CALLBACK
 from headwater.launch.studies.selection.parts import SelectionPart
 from headwater.launch.studies.selection.settings import (
@@ -37,9 +36,6 @@ from headwater.launch.studies.selection.settings import (
     training_overrides,
 )
 from headwater.train.corpus.documents import read_documents
-
-NOT_KEPT = ("out", "parallel")
-"""Settings that a study may be gone on with others of, besides further seeds."""
 
 
 class Selection:
@@ -61,12 +57,8 @@ class Selection:
         parts = self.parts()
         for source in drawn_from(self.settings):
             next(read_documents(source), None)
-        given = {name: value for name, value in asdict(self.settings).items() if name not in NOT_KEPT}
-        keep_study(self.out, self.settings, given)
-        for part in parts:
-            if not part.is_done():
-                part.prepare()
-        finish_parts(parts, self.settings.parallel, self.say)
+        keep_whole_study(self.settings)
+        make_parts(parts, self.settings.parallel, self.say)
         summary = summarise(self.settings)
         write_report(self.settings, summary)
         return summary

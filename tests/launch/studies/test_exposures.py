@@ -15,8 +15,8 @@ from scipy.stats import spearmanr
 from headwater.attribution.tracing.queries import Query
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError
+from headwater.launch.parts import pool
 from headwater.launch.parts.pair import compare_ledgers
-from headwater.launch.studies.exposures import study
 from headwater.launch.studies.exposures.cells import (
     NOTHING,
     Cell,
@@ -102,7 +102,7 @@ TINY = ["windows=2", "checkpoints=2", "together=2", "alone=1", "proj=6"]
 
 @pytest.mark.slow
 def test_a_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(study, "finish_parts", finisher(train_and_compare))
+    monkeypatch.setattr(pool, "finish_parts", finisher(train_and_compare))
     pretrain = json.dumps([*SMALL, write_texts(tmp_path / "texts.jsonl")])
     settings = load_config(ExposuresSettings, CONFIG, [f"out={tmp_path}", *TINY, f"pretrain={pretrain}"])
     summary = run_exposures(settings)

@@ -11,8 +11,8 @@ import pytest
 
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError, MissingError
+from headwater.launch.parts import pool
 from headwater.launch.studies.leave_out import probed
-from headwater.launch.studies.pretrained import study
 from headwater.launch.studies.pretrained.common import common_facts
 from headwater.launch.studies.pretrained.process import train_or_trace
 from headwater.launch.studies.pretrained.settings import PretrainedSettings, shape_of
@@ -63,7 +63,7 @@ def test_a_model_that_is_not_there_is_missed_before_anything_is_written(tmp_path
 
 @pytest.mark.slow
 def test_a_study_from_end_to_end(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(study, "finish_parts", finisher(train_or_trace))
+    monkeypatch.setattr(pool, "finish_parts", finisher(train_or_trace))
     out = tmp_path / "study"
     pretrain = json.dumps([*SMALL, write_texts(tmp_path / "texts.jsonl")])
     given = [f"model={tiny_llama}", f"out={out}", *TINY, f"pretrain={pretrain}"]
