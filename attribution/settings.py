@@ -21,8 +21,8 @@ def default_damping(kind: str) -> float:
 
 def task_weight_setting() -> Any:
     """lambda: how much of the task's curvature is mixed into the corpus's."""
-    text = "Weight of the task's curvature, a number or `paper` for the paper's rule."
-    return setting(0.25, text, minimum=0, below=1)
+    text = "Weight of the task's curvature, a number or `paper` for the paper's rule and scale."
+    return setting(0.75, text, minimum=0, below=1)
 
 
 def task_weight_problems(value: float | str) -> Iterator[Problem]:
@@ -169,6 +169,9 @@ class IndexSettings:
             yield Problem("correction", self.correction, "none, unless model.optimizer_state is given", fix)
         if fitted and self.correction == "none":
             yield Problem("model.moments", "fit", "saved, where no correction is made")
+        if fitted and self.projection.head:
+            expected = "0, since second moments are fitted for the layers' weights and not for the output head's"
+            yield Problem("projection.head", self.projection.head, expected)
 
 
 @dataclass(kw_only=True, slots=True)

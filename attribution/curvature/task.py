@@ -5,7 +5,16 @@ S = R_t^{-1/2} R_q R_t^{-1/2} = U diag(s) U^T, whose rank is at most the number 
 
     M^{-1} = (I - U diag(c) U^T) / (1 - lambda),   c = lambda s / ((1 - lambda) + lambda s)
 
-and one index serves every task. Damping belongs to R_t. Legend: Q queries, D dims, d dims of a module, r directions.
+and one index serves every task. Damping belongs to R_t.
+
+Of the S of Q queries in d dimensions at most Q eigenvalues are not zero, and as their sum is about d they stand some
+d / Q times too high, the higher the wider the module: where wide and narrow modules share a row, the wide ones'
+directions are pressed to nothing. So a lambda that is given as a number has one meaning in every module: S is divided
+by w = sum s^2 / sum s, the mean of its eigenvalues weighted by themselves, which is TrackStar's R with a lambda_m of
+each module's own, lambda_m / (1 - lambda_m) = lambda / ((1 - lambda) w). With the paper's rule for lambda S stays as it
+is.
+
+Legend: Q queries, D dims, d dims of a module, r directions.
 """
 
 from __future__ import annotations
@@ -34,7 +43,7 @@ class TaskCurvature:
         lambda_: weight of the queries' curvature, in [0, 1).
         directions: per module U^T, float32 [r_m, d].
         weights: per module c, float32 [r_m], descending, each in [0, 1).
-        eigenvalues: per module s, float64 [r_m].
+        eigenvalues: per module s, float64 [r_m], as they are mixed.
     """
 
     layout: RowLayout
@@ -44,8 +53,16 @@ class TaskCurvature:
     eigenvalues: dict[str, Tensor]
 
     @classmethod
-    def from_queries(cls, whitening: Whitening, queries_QD: Tensor, lambda_: float) -> TaskCurvature:
+    def from_queries(
+        cls, whitening: Whitening, queries_QD: Tensor, lambda_: float, *, scaled: bool = True
+    ) -> TaskCurvature:
         """From raw query rows, float [Q, D]; they are brought to unit norm here.
+
+        Args:
+            whitening: the corpus's.
+            queries_QD: the rows.
+            lambda_: the task's weight.
+            scaled: divide each module's S by its w; otherwise it is TrackStar's to the letter.
 
         Raises:
             UserError: lambda is not in [0, 1).
@@ -60,6 +77,8 @@ class TaskCurvature:
         directions, weights, eigenvalues = {}, {}, {}
         for span in layout:
             s_r, u_rd = autocorrelation_directions(white_QD[:, span.slice])
+            if scaled and len(s_r):
+                s_r = s_r * (s_r.sum() / s_r.square().sum())
             c_r = lambda_ * s_r / ((1 - lambda_) + lambda_ * s_r)
             directions[span.name], weights[span.name], eigenvalues[span.name] = u_rd.float(), c_r.float(), s_r
         return cls(layout, lambda_, directions, weights, eigenvalues)

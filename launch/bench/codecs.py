@@ -37,7 +37,7 @@ def main(
     path: str,
     codecs: Sequence[str] = ("bf16", "int8", "int4", "sign"),
     queries: str = "",
-    task_weight: float = 0.25,
+    task_weight: float = 0.75,
 ) -> list[dict[str, Any]]:
     """What each codec costs and keeps: bytes per passage, overlap with the exact top 10, and MRR where gold is known;
     in one stage, and in two over the share of passages that are scored again.

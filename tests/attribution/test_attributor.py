@@ -123,7 +123,7 @@ def test_saved_rows_are_asked_with_and_no_model_is_opened(
     assert traced(rows=str(made), task=str(made)) == by_task == expected[0]
     assert len(expected[1]) == 1
     assert expected[1][0]["mean_of"] == [str(n) for n in range(12)]
-    assert expected[1][0]["curvature"] == {"kind": "task", "queries": 12, "weight": [0.25, 0.25]}
+    assert expected[1][0]["curvature"] == {"kind": "task", "queries": 12, "weight": [0.75, 0.75]}
     with pytest.raises(MismatchError, match="another number of indexes"):
         run_trace(TraceSettings(index=str(run / "index/last"), rows=str(made)))
     with Attributor.open(run / "index/last", also=[run / "index/early"], models=False) as alone:

@@ -133,6 +133,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ["model.path=x", "correction=none", "model.moments=fit"],
         ["model.run=x", "correction=adam", "model.moments=fit"],
         ["model.path=x", "correction=adam", "model.moments=fit", "model.optimizer_state=y"],
+        ["model.path=x", "correction=adam", "model.moments=fit", "projection.head=8"],
     ):
         with pytest.raises(ConfigError, match="moments"):
             load_config(IndexSettings, None, [*wrong, "corpus.path=d", "out=o"])

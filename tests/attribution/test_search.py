@@ -24,7 +24,7 @@ from headwater.configs.errors import MismatchError, UserError
 from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
-DAMPING, LAMBDA, N = 0.1, 0.25, 333
+DAMPING, LAMBDA, N = 0.1, 0.75, 333
 
 
 def build(path, rows_ND, *, shard_rows=None, codecs=("fp32",), kind="full", layout=LAYOUT, corpus="corpus"):
@@ -66,8 +66,13 @@ def dense_curvature(part_Nd, span, kind):
     return np.kron(a_OO, b_II) / trace
 
 
-def dense_scores(rows_ND, queries_QD, *, kind="full", lambda_=LAMBDA, normalize=True, task_QD=None, layout=LAYOUT):
-    """G = R^{-1/2} g with R = (1 - lambda) (R_t + eps I) + lambda R_q per module; unit norm over all modules."""
+def dense_scores(
+    rows_ND, queries_QD, *, kind="full", lambda_=LAMBDA, normalize=True, task_QD=None, layout=LAYOUT, scaled=True
+):
+    """G = R^{-1/2} g with R = (1 - lambda) (R_t + eps I) + lambda R_q / w per module; unit norm over all modules.
+
+    w = tr S^2 / tr S with S = (R_t + eps I)^{-1} R_q, or 1 for TrackStar's own formula.
+    """
     raw = rows_ND.numpy().astype(np.float64)
     queries = queries_QD.numpy().astype(np.float64)
     task = queries if task_QD is None else task_QD.numpy().astype(np.float64)
@@ -77,6 +82,9 @@ def dense_scores(rows_ND, queries_QD, *, kind="full", lambda_=LAMBDA, normalize=
     for span in layout:
         r_t = dense_curvature(unit[:, span.slice], span, kind)
         r_q = task[:, span.slice].T @ task[:, span.slice] / len(task)
+        if scaled:
+            s = np.linalg.solve(r_t, r_q)
+            r_q = r_q * np.trace(s) / np.trace(s @ s)
         values, vectors = np.linalg.eigh((1 - lambda_) * r_t + lambda_ * r_q)
         root = vectors @ np.diag(values**-0.5) @ vectors.T
         white_rows[:, span.slice] = raw[:, span.slice] @ root
@@ -147,10 +155,11 @@ def test_a_low_rank_of_s_is_exact_when_s_has_that_rank(index, rows_ND, kind):
     """Three distinct directions among 40 queries: rank 3 loses nothing, rank 2 does."""
     mix = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     queries_QD = mix @ queries_of(3)
-    expected = dense_scores(rows_ND, queries_QD, kind=kind)
+    expected = dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0.95)
     errors = {}
     for rank in (None, 3, 2, 0):
-        got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=rank)))
+        options = ScanOptions(scoring=Scoring(rank=rank, task_weight=0.95))
+        got = score_all([Source(index, queries_QD)], options)
         errors[rank] = np.abs(got - expected).max()
     assert errors[None] < 1e-4
     assert errors[3] < 1e-4
@@ -162,8 +171,10 @@ def test_full_rank_with_more_queries_than_dimensions(index, rows_ND, kind):
     queries_QD = queries_of(500)
     task = TaskCurvature.from_queries(index.whitening, queries_QD, LAMBDA)
     assert [len(task.weights[span.name]) for span in LAYOUT] == [span.dims for span in LAYOUT]
-    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=16)))
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind)).max() < 0.05
+    got = score_all([Source(index, queries_QD)])
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind)).max() < 1e-4
+    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=16, task_weight=0.25)))
+    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0.25)).max() < 0.05
 
 
 def test_another_set_of_queries_may_stand_for_the_task(index, rows_ND, kind):
@@ -299,7 +310,7 @@ def test_two_stages_rescore_the_candidates(tmp_path, rows_ND):
     assert np.array_equal(alone.passages[0], together.passages[0])
 
 
-def test_the_papers_lambda_balances_the_spectra(index):
+def test_the_papers_lambda_balances_the_spectra(index, rows_ND, kind):
     queries_QD = queries_of(40)
     lambda_ = paper_lambda(index.whitening, queries_QD)
     unit = queries_QD.double().numpy()
@@ -312,6 +323,28 @@ def test_the_papers_lambda_balances_the_spectra(index):
     assert lambda_ * pooled_q[k] == pytest.approx((1 - lambda_) * pooled_t[k], rel=1e-5)
     result = scan([Source(index, queries_QD)], ScanOptions(scoring=Scoring(task_weight="paper")))
     assert result.lambdas == [pytest.approx(lambda_)]
+    # The rule goes with the paper's S, which no module's width is taken out of.
+    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(task_weight="paper")))
+    exact, scaled = (
+        dense_scores(rows_ND, queries_QD, kind=kind, lambda_=lambda_, scaled=scaled) for scaled in (False, True)
+    )
+    assert np.abs(got - exact).max() < 1e-4
+    assert np.abs(got - scaled).max() > 1e-2
+
+
+def test_a_tasks_weight_means_the_same_in_modules_of_any_width(tmp_path):
+    """One eigenvalue of the task's curvature is lambda's in a module of 4 numbers as in one of 1,600."""
+    layout = RowLayout([("narrow", 2, 2), ("wide", 40, 40)])
+    index = build(tmp_path, make_rows(layout, N), kind="kronecker", layout=layout)
+    queries_QD = make_rows(layout, 12, rows_seed=99)
+    scaled, exact = (
+        TaskCurvature.from_queries(index.whitening, queries_QD, LAMBDA, scaled=scaled) for scaled in (True, False)
+    )
+    for name, s_r in scaled.eigenvalues.items():
+        assert float(s_r.square().sum() / s_r.sum()) == pytest.approx(1, rel=1e-9)
+        assert torch.allclose(s_r / s_r.sum(), exact.eigenvalues[name] / exact.eigenvalues[name].sum())
+    wide, narrow = (exact.eigenvalues[name] for name in ("wide", "narrow"))
+    assert wide.square().sum() / wide.sum() > 10 * narrow.square().sum() / narrow.sum()
 
 
 def test_bad_options_are_refused(index, sharded):

@@ -167,11 +167,13 @@ def one(site: Site, home: Home, probe: int) -> View:
     if entry is not None:
         opened = entry.open()
         named = opened.answers.answer(opened.answers.row(answer.id)).proponents
-    known = {each.id for each in named}
-    answer.proponents = (
-        named[:TAUGHT]
-        + [Found(len(named) + place, name, gold=True) for place, name in enumerate(gold) if name not in known][:TAUGHT]
-    )
+    best = named[:TAUGHT]
+    # Gold passages that do not stand among the best are shown too, at their places if the trace has them.
+    places = {each.id: each for each in named}
+    others = [name for name in gold if name not in {each.id for each in best}][:TAUGHT]
+    answer.proponents = best + [
+        places.get(name) or Found(len(named) + place, name, gold=True) for place, name in enumerate(others)
+    ]
     address = {"set": entry.name, "q": answer.id} if entry is not None else {}
     cards = Cards(home, site.links)
     subject = str(line.get("subject") or "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.attribution.evaluation.ranking import Ranking
-from headwater.attribution.settings import EvaluateSettings
+from headwater.attribution.settings import EvaluateSettings, ProjectionSettings
 from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.configs import load_config
 from headwater.launch.parts.process import run_part
@@ -83,15 +83,23 @@ def trace_at(path: Path, settings: PretrainedSettings, seed: int, step: int) -> 
 
 
 def build_indexes(run: RunDir, settings: PretrainedSettings, seed: int, step: int) -> None:
-    """`headwater-STEP`, as the settings say, and where they ask for it `gradient-STEP`: cross entropy, no curvature."""
+    """`headwater-STEP`, as the settings say, and where they ask for it `head-STEP`, rows of the output head alone, and
+    `gradient-STEP`: cross entropy, no curvature."""
     from headwater.attribution.index.build import build_index
 
     model = replace(settings.index.model, run=str(run.path), path="", step=step)
     base = replace(settings.index, out="", model=model, projection=replace(settings.index.projection, seed=seed))
     build_index(replace(base, name=f"headwater-{step}"))
+    if settings.head:
+        build_index(replace(base, name=f"head-{step}", projection=head_alone(base.projection, settings.head)))
     if step in settings.plain:
         plain = replace(base.curvature, kind="none", damping=None, sample=None)
         build_index(replace(base, name=f"gradient-{step}", loss="cross_entropy", correction="none", curvature=plain))
+
+
+def head_alone(projection: ProjectionSettings, dims: int) -> ProjectionSettings:
+    """A projection that leaves no module but the output head."""
+    return replace(projection, modules={"*": 0}, head=dims)
 
 
 def rank(
@@ -108,6 +116,8 @@ def rank(
     from headwater.train.stream.passages import open_passages
 
     methods = {"headwater": GradientMethod(f"headwater-{step}", "task")}
+    if settings.head:
+        methods["head"] = GradientMethod(f"head-{step}", "task")
     if step == settings.traced[-1]:
         methods["captured"] = GradientMethod("captured", "task")
     if step in settings.plain:

@@ -15,6 +15,7 @@ from headwater.train.settings import PretrainSettings
 
 METHODS = {
     "headwater": "Headwater",
+    "head": "Output head alone",
     "captured": "Captured in training",
     "gradient_cosine": "Gradient cosine",
     "gradient_dot": "Gradient dot",
@@ -58,6 +59,7 @@ class PretrainedSettings:
     seeds: list[int] = setting([0], "Of people, passages and order.", minimum=0)
     traced: list[int] = setting([50, 100, 160], "Steps at which the model is saved and traced.", minimum=1)
     plain: list[int] = setting([], "Of these, the steps at which plain gradients are indexed too: cosine and dot.")
+    head: int = setting(0, "Dimensions a side of the output head's rows, an index of their own; 0: none.", minimum=0)
     exact: float = setting(0.6, "Share of the questions that it is to answer at the last step.", minimum=0, maximum=1)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
     evaluate: EvaluateSettings = section(EvaluateSettings)

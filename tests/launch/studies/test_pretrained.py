@@ -29,7 +29,13 @@ SMALL += ["facts.people=3", "facts.passages=2", "facts.distractors=0", "facts.qu
 SMALL += ["callbacks.probes.every=2", "callbacks.validation.every=4", "callbacks.validation.sequences=2"]
 SMALL += ["optimizer.lr=3.0e-3"]
 TINY = ["traced=[2,4]", "plain=[4]", "leave_out.step=2", "leave_out.facts=2", "leave_out.top=2", "leave_out.known=0"]
-TINY += ["leave_out.arms=[gold, headwater, nothing]", "index.projection.dims=4", "evaluate.tail_patch.queries=2"]
+TINY += ["head=6"]
+TINY += [
+    "leave_out.arms=[gold, headwater, nothing]",
+    "index.projection.dims=4",
+    "head=6",
+    "evaluate.tail_patch.queries=2",
+]
 
 
 def test_common_facts_are_fifty_and_each_asked_once():
@@ -97,8 +103,8 @@ def test_a_study_from_end_to_end(tmp_path: Path, tiny_llama: Path, monkeypatch: 
 def check_points(summary: dict, out: Path) -> None:
     assert [row["step"] for row in summary["curve"]] == [0, 2, 4]
     methods = {step: set(row["methods"]) for step, row in summary["points"].items()}
-    assert methods["2"] == {"headwater", "bm25", "random", "gold"}
-    assert methods["4"] == {"headwater", "captured", "gradient_cosine", "gradient_dot", "bm25", "random"}
+    assert methods["2"] == {"headwater", "head", "bm25", "random", "gold"}
+    assert methods["4"] == {"headwater", "head", "captured", "gradient_cosine", "gradient_dot", "bm25", "random"}
     assert "tail_patch" in summary["points"]["2"]["methods"]["headwater"]
     assert summary["points"]["4"]["methods"]["bm25"]["mrr"][0] > 0.9, "the passages state the facts literally"
     assert summary["points"]["4"]["methods"]["random"]["mrr"][0] < 0.5
