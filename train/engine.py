@@ -1,7 +1,7 @@
 """A model in training: optimizer step, data-parallel reduction, clipping and ZeRO, by DeepSpeed (zero.py).
 
 Megatron owns the model and the pipeline schedule; its optimizer and DDP wrappers are not used, nor is DeepSpeed's
-pipeline module. `state` and `load_state` speak of whole (tensor-parallel-local) fp32 tensors whatever the ZeRO stage.
+pipeline module. `state` speaks of whole (tensor-parallel-local) fp32 tensors whatever the ZeRO stage.
 """
 
 from __future__ import annotations
@@ -251,9 +251,10 @@ class Engine:
         Collective over data parallel."""
         return zero.read_moment(self.deepspeed, parameter, MOMENTS[1])
 
-    def load_state(self, parameter: torch.nn.Parameter, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave; the moments must exist (see `materialise_moments`)."""
-        zero.write_state(self.deepspeed, parameter, state, MOMENTS)
+    def load_kept(self, parameter: torch.nn.Parameter, state: dict[str, Tensor]) -> None:
+        """Puts back weight and moments, flat fp32 on any device: those numbers that this rank keeps
+        (`zero.kept_span`). The moments must exist (see `materialise_moments`), the weights be the model's already."""
+        zero.write_kept(self.deepspeed, parameter, state)
 
     def materialise_moments(self, batch: Batch) -> None:
         """Makes Adam's state exist by one step with learning rate 0, so that saved moments can be put in its place."""

@@ -16,10 +16,11 @@ from headwater.train.callbacks.metrics import Metrics
 from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
 from headwater.train.callbacks.validation import Validation
-from headwater.train.checkpoint import load_engine, load_weights, open_checkpoint
+from headwater.train.checkpoint import open_checkpoint
 from headwater.train.compared import note_compared
 from headwater.train.ending import FINISHED, STOPPED, note_ending
 from headwater.train.engine import Engine
+from headwater.train.loading import load_engine, load_weights
 from headwater.train.locks import sole_writer
 from headwater.train.model import build_model
 from headwater.train.numerics import keep_freed_memory, use_onednn
