@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
@@ -48,6 +49,8 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
         read_exclusions(settings.train.exclude)
     for name in settings.callbacks.extra:
         load_callback(name)
+    if settings.callbacks.metrics.wandb and find_spec("wandb") is None:
+        raise MissingError("Weights & Biases is not installed", fix="pip install 'headwater[wandb]'")
     for path in (run.probes, *run.ledger.glob("steps-*.parquet")):
         if path.exists():
             require_parquet(path)

@@ -33,6 +33,7 @@ FREE = (
     "corpus", "facts", "train.exclude",  # compared by what they say, in the stream's fingerprint
     "parallel", "zero", "train.micro_batch", "train.recompute", "train.threads",  # layouts give the same updates
     "train.hard_stop", "train.max_skips",  # when to stop
+    "train.gc_every", "profile", "callbacks.stragglers",  # they look on
     "checkpoint", "callbacks.metrics", "callbacks.probes", "callbacks.validation", "callbacks.extra",  # they look on
     "callbacks.capture.curvature", "callbacks.capture.damping", "callbacks.capture.codecs",  # read when all is captured
     "model.init_from", "model.init_std", "optimizer.keep_moments",  # read at the very start alone

@@ -140,6 +140,9 @@ class TrainSettings:
     spike: float = setting(0.0, "Skip a step whose loss is above this multiple of its median; 0: never.", minimum=0)
     max_skips: int = setting(10, "Give up after this many skipped steps in a row.", minimum=1)
     threads: int = setting(0, "CPU threads a rank; 0 shares the cores out evenly.", minimum=0)
+    gc_every: int = setting(
+        0, "Steps between Python's looks for garbage, on all ranks at once; 0: when each process likes.", minimum=0
+    )
 
     def problems(self) -> Iterator[Problem]:
         try:
@@ -220,7 +223,28 @@ class MetricsSettings:
 
     every: int = setting(1, "Steps between lines of metrics.jsonl.", minimum=1)
     tensorboard: bool = setting(True, "Also write TensorBoard events.")
+    wandb: str = setting("", "Project of Weights & Biases to show them in as well; empty: none.")
     peak_tflops: float = setting(0.0, "Peak of the device in TFLOP/s, for MFU; 0 leaves MFU out.", minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class StragglerSettings:
+    """Which rank the others wait for; of several ranks alone."""
+
+    every: int = setting(100, "Steps over which each rank's own time is taken; 0: never.", minimum=0)
+    above: float = setting(1.5, "A rank that takes more than this multiple of the median is said aloud.", minimum=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class ProfileSettings:
+    """A window of steps that torch.profiler records; the trace lies under profile/ in the run."""
+
+    steps: list[int] = setting([], "The first and the last step recorded: [10,12].", minimum=1)
+    ranks: list[int] = setting([0], "Ranks that record.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.steps and (len(self.steps) != 2 or self.steps[0] > self.steps[1]):
+            yield Problem("steps", self.steps, "two steps, the first and the last: [10,12]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -230,6 +254,7 @@ class CallbackSettings:
     probes: ProbeSettings = section(ProbeSettings)
     validation: ValidationSettings = section(ValidationSettings)
     metrics: MetricsSettings = section(MetricsSettings)
+    stragglers: StragglerSettings = section(StragglerSettings)
     capture: CaptureSettings = section(CaptureSettings)
     extra: list[str] = setting(
         [], "Further callbacks, as module:function; each is called with the settings, the run and the world."
@@ -252,6 +277,7 @@ class PretrainSettings:
     checkpoint: CheckpointSettings = section(CheckpointSettings)
     resume: ResumeSettings = section(ResumeSettings)
     callbacks: CallbackSettings = section(CallbackSettings)
+    profile: ProfileSettings = section(ProfileSettings)
 
     def problems(self) -> Iterator[Problem]:
         heads, tensor, pipeline = self.model.kv_heads, self.parallel.tensor, self.parallel.pipeline
