@@ -110,7 +110,12 @@ class OptimizerSettings:
     beta1: float = setting(0.9, "Adam's decay of the first moment.", minimum=0, below=1)
     beta2: float = setting(0.99, "Adam's decay of the second moment.", minimum=0, below=1)
     eps: float = setting(1e-8, "Adam's epsilon.", minimum=0)
-    weight_decay: float = setting(0.1, "Decoupled weight decay, on matrices alone.", minimum=0)
+    weight_decay: float = setting(0.1, "Decoupled weight decay.", minimum=0)
+    no_decay: list[str] = setting(
+        ["norms", "biases"],
+        "What is not decayed; a tied head is the embedding.",
+        choices=("norms", "biases", "embeddings", "head"),
+    )
     clip: float = setting(1.0, "Largest norm of the gradient; 0 turns clipping off.", minimum=0)
     keep_moments: bool = setting(
         False, "Take Adam's moments and count of updates, too, from the checkpoint that model.init_from names."
@@ -136,6 +141,9 @@ class TrainSettings:
     )
     skip: list[str] = setting(
         [], "Batches that the stream leaves out, counted from 0: [400-449]; batch n is that of step n + 1 otherwise."
+    )
+    z_loss: float = setting(
+        0.0, "Weight of log(sum of exp(logits))^2, added to each token's loss; the metrics leave it out.", minimum=0
     )
     spike: float = setting(0.0, "Skip a step whose loss is above this multiple of its median; 0: never.", minimum=0)
     max_skips: int = setting(10, "Give up after this many skipped steps in a row.", minimum=1)
@@ -302,6 +310,9 @@ class PretrainSettings:
                 yield Problem("resume.allow", name, "a key of this configuration, such as optimizer.lr, or a section")
         if self.train.precision == "bf16" and self.zero.stage == 0:
             yield Problem("zero.stage", 0, "1, 2 or 3 with bf16, whose fp32 master weights ZeRO keeps")
+        if self.train.z_loss and self.callbacks.capture.enabled:
+            fix = "captured rows are gradients of the loss that a trace takes, which has no such term"
+            yield Problem("train.z_loss", self.train.z_loss, "0 with callbacks.capture.enabled", fix)
         if self.train.global_batch % self.train.micro_batch:
             yield Problem(
                 "train.global_batch", self.train.global_batch, f"a multiple of micro_batch ({self.train.micro_batch})"

@@ -44,7 +44,9 @@ def watched(fresh: Callable[[], Path], config: Path) -> RunDir:
 @pytest.mark.slow
 def test_the_training_is_that_of_an_unwatched_run(watched: RunDir, fresh: Callable[[], Path], config: Path) -> None:
     plain = RunDir.at(fresh())
-    train([config, f"out={plain.path}", "train.hard_stop=5", "callbacks.probes.every=0"], ranks=2, log=plain.path / "log")
+    train(
+        [config, f"out={plain.path}", "train.hard_stop=5", "callbacks.probes.every=0"], ranks=2, log=plain.path / "log"
+    )
     assert [each["loss"] for each in read_metrics(watched.metrics)] == [
         each["loss"] for each in read_metrics(plain.metrics)
     ]
