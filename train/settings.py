@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -180,6 +181,11 @@ class CheckpointSettings:
     steps: list[int] = setting([], "Fixed steps, never pruned.", minimum=0)
     around_injections: bool = setting(False, "Also before and after each step that injects, never pruned.")
     asynchronous: bool = setting(False, "Write in the background while training goes on.")
+    remote: str = setting("", "s3://BUCKET/PREFIX to send them to as well, in the background; empty: nowhere.")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.remote and not re.fullmatch(r"s3://[^/]+/.*[^/]/?", self.remote):
+            yield Problem("remote", self.remote, "s3://BUCKET/PREFIX, a prefix for each run")
 
 
 @dataclass(kw_only=True, slots=True)
