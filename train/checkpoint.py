@@ -129,7 +129,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             expected="a directory with checkpoint.json",
             fix="choose one of these steps" if steps else "run `headwater pretrain` first",
         )
-    meta = read_json(path / "checkpoint.json")
+    return described(path, read_json(path / "checkpoint.json"))
+
+
+def described(path: Path, meta: Any) -> Checkpoint:
+    """A checkpoint by what its checkpoint.json says.
+
+    Raises:
+        CorruptError: that does not describe one.
+    """
     if isinstance(meta, dict) and meta.get("format", FORMAT) != FORMAT:
         fix = "read it with the version of Headwater that wrote it"
         raise MismatchError(f"{path} has another format", got=meta["format"], expected=FORMAT, fix=fix)

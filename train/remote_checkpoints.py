@@ -19,7 +19,7 @@ from typing import Any
 
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import atomic_path
-from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
+from headwater.train.checkpoint import Checkpoint, described, newest, open_checkpoint
 from headwater.train.compared import note_compared, state_of
 from headwater.train.remote import Store, StoreError, attempted
 
@@ -63,10 +63,11 @@ class RemoteCheckpoints:
         """
         data = self.store.read(f"{name_of(step)}/{META}") or b""
         try:
-            return Checkpoint(Path(f"{self.store.address}/{name_of(step)}"), dict(json.loads(data)))
-        except (ValueError, TypeError) as error:
+            meta = json.loads(data)
+        except (ValueError, RecursionError) as error:
             what = f"{self.store.address}/{name_of(step)}/{META} is not valid JSON"
             raise CorruptError(what, got=error, fix="remove this checkpoint there") from None
+        return described(Path(f"{self.store.address}/{name_of(step)}"), meta)
 
     def fetch(self, step: int, directory: Path) -> Checkpoint:
         """Brings a checkpoint into a run's directory, where it appears whole or not at all.
@@ -74,9 +75,7 @@ class RemoteCheckpoints:
         Raises:
             CorruptError: a file is not what was sent, or is not there.
         """
-        files = self.opened(step).meta.get("files")
-        if not isinstance(files, dict):
-            raise CorruptError(f"{self.store.address}/{name_of(step)}/{META} names no files")
+        files = self.opened(step).meta["files"]
         lacking = sorted(set(files) - set(self._all().get(step, [])))
         if lacking:
             raise CorruptError(f"{self.store.address}/{name_of(step)} lacks {', '.join(lacking[:3])}")

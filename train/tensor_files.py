@@ -81,7 +81,9 @@ class TensorFile:
                 raise ValueError("it ends within its header")
             self._tensors: dict[str, Any] = json.loads(os.pread(self._file, length, 8))
             self._begin = 8 + length
-        except (OSError, ValueError) as error:
+            if not isinstance(self._tensors, dict):
+                raise ValueError("its header is no mapping")
+        except (OSError, ValueError, RecursionError) as error:
             self.close()
             raise self._corrupt(error) from None
 

@@ -55,8 +55,9 @@ def test_a_file_is_read_as_safetensors_reads_it(tmp_path: Path) -> None:
             file.read(name, [(0, 1)], 1)
     file.close()
     whole = (tmp_path / "x.safetensors").read_bytes()
-    for length in (0, 5, 60, len(whole) - 1):
-        (tmp_path / "x.safetensors").write_bytes(whole[:length])
+    damaged = [whole[:length] for length in (0, 5, 60, len(whole) - 1)]
+    for harmed in (*damaged, len(b"[]").to_bytes(8, "little") + b"[]", b"\xff" * 40):
+        (tmp_path / "x.safetensors").write_bytes(harmed)
         with pytest.raises(CorruptError, match=r"x\.safetensors"):
             TensorFile(tmp_path / "x.safetensors", "").read("b", [(0, 7)], 7)
     with pytest.raises(CorruptError, match="gone"):

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from headwater.configs import load_config
-from headwater.configs.errors import ConfigError, CorruptError, MismatchError, UserError
+from headwater.configs.errors import ConfigError, CorruptError, MismatchError, MissingError, UserError
 from headwater.train import remote
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
-from headwater.train.checkpoint import newest, open_checkpoint, steps_in
+from headwater.train.checkpoint import newest, steps_in
+from headwater.train.preflight import check_inputs
 from headwater.train.remote import Store, StoreError
 from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads, newest_anywhere
 from headwater.train.settings import PretrainSettings
@@ -132,6 +133,16 @@ def test_what_is_fetched_is_what_was_sent(store, run, tmp_path) -> None:
         assert everything(got.path) == everything(run.checkpoint(step))
     metrics = [each["step"] for each in read_metrics(tmp_path / "metrics.jsonl")]
     assert metrics == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_where_a_run_began_is_not_looked_at_again(store, run, config, tmp_path) -> None:
+    given = [f"out={tmp_path / 'new'}", f"checkpoint.remote={ADDRESS}", f"model.init_from={tmp_path / 'gone'}"]
+    settings = load_config(PretrainSettings, config, given)
+    with pytest.raises(MissingError, match="gone is not a checkpoint"):
+        check_inputs(settings, RunDir.at(settings.out))
+    sent(store, run)
+    check_inputs(settings, RunDir.at(settings.out))
 
 
 @pytest.mark.slow
@@ -274,9 +285,8 @@ def test_an_unknown_bucket_and_other_addresses_are_refused(server, config) -> No
             load_config(PretrainSettings, config, [f"checkpoint.remote={address}"])
 
 
-def test_checkpoints_are_opened_without_their_files(store) -> None:
-    store._client.put_object(Bucket="runs", Key="mine/step-00000007/checkpoint.json", Body=b'{"step": 7}')
-    assert RemoteCheckpoints(store).opened(7).step == 7
-    assert str(RemoteCheckpoints(store).opened(7).path) == "s3:/runs/mine/step-00000007"
-    with pytest.raises(UserError):
-        open_checkpoint(RemoteCheckpoints(store).opened(7).path)
+def test_what_describes_no_checkpoint_is_refused(store) -> None:
+    for body in (b'{"step": 7}', b"[]", b"", b"{" * 5000):
+        store._client.put_object(Bucket="runs", Key="mine/step-00000007/checkpoint.json", Body=body)
+        with pytest.raises(CorruptError, match="step-00000007"):
+            RemoteCheckpoints(store).opened(7)
