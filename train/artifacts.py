@@ -64,6 +64,15 @@ class RunDir:
         return self.path / "validation.jsonl"
 
     @property
+    def stragglers(self) -> Path:
+        return self.path / "stragglers.jsonl"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of torch.profiler."""
+        return self.path / "profile"
+
+    @property
     def held_out(self) -> Path:
         """The corpus of documents that are never trained on."""
         return self.corpus / "held_out"

@@ -6,8 +6,8 @@
         exp_avg-*.safetensors, exp_avg_sq-* Adam's moments
         extra/                              what callbacks keep
 
-Reading is here: opening, verifying, choosing the newest whole one, and filling a model or an engine of any layout. The
-fingerprint covers the weights alone and is the same for any layout.
+Reading is here: opening, verifying, choosing the newest whole one; loading.py fills a model or an engine of any layout.
+The fingerprint covers the weights alone and is the same for any layout.
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from headwater.configs.errors import CorruptError, MismatchError, MissingError
-from headwater.train import parallel
 from headwater.train.artifacts import fingerprint_file, read_json
 from headwater.train.compared import are_as_compared
-from headwater.train.engine import MOMENTS, Engine
-from headwater.train.model import EMBEDDING, PackedGPT, ParameterPart, parameter_parts, tied_copy
+from headwater.train.engine import MOMENTS
 from headwater.train.settings import ModelSettings, OptimizerSettings
 
 FORMAT = 1
@@ -64,28 +61,9 @@ class Checkpoint:
         with self._open(kind, name) as file:
             return file.get_tensor(name)
 
-    def part(self, kind: str, part: ParameterPart, rank: int, size: int) -> Tensor:
-        """One tensor-parallel rank's part, read without the rest."""
-        with self._open(kind, part.name) as file:
-            view = file.get_slice(part.name)
-            shape = tuple(view.get_shape())
-            if shape != part.shape:
-                raise MismatchError(
-                    f"{self.path}: {kind} {part.name} has another shape",
-                    got=shape,
-                    expected=part.shape,
-                    fix="use the model settings that the checkpoint was trained with",
-                )
-            if part.dim is None or size == 1:
-                return file.get_tensor(part.name)
-            rows = part.shape[part.dim]
-            if part.gated:
-                half, width = rows // 2, rows // 2 // size
-                starts = (rank * width, half + rank * width)
-                return torch.cat([view[start : start + width] for start in starts])
-            width = rows // size
-            mine = slice(rank * width, (rank + 1) * width)
-            return view[mine] if part.dim == 0 else view[:, mine]
+    def file(self, kind: str, name: str) -> Path:
+        """Where a tensor is kept."""
+        return self.path / self._entry(kind, name)["file"]
 
     def verify(self) -> None:
         """Compares every file's hash with the one noted when it was written.
@@ -122,7 +100,7 @@ class Checkpoint:
 
     def _open(self, kind: str, name: str) -> Any:
         """The open file that holds a tensor."""
-        path = self.path / self._entry(kind, name)["file"]
+        path = self.file(kind, name)
         try:
             file = safe_open(path, framework="pt")
             file.get_slice(name)
@@ -151,7 +129,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             expected="a directory with checkpoint.json",
             fix="choose one of these steps" if steps else "run `headwater pretrain` first",
         )
-    meta = read_json(path / "checkpoint.json")
+    return described(path, read_json(path / "checkpoint.json"))
+
+
+def described(path: Path, meta: Any) -> Checkpoint:
+    """A checkpoint by what its checkpoint.json says.
+
+    Raises:
+        CorruptError: that does not describe one.
+    """
     if isinstance(meta, dict) and meta.get("format", FORMAT) != FORMAT:
         fix = "read it with the version of Headwater that wrote it"
         raise MismatchError(f"{path} has another format", got=meta["format"], expected=FORMAT, fix=fix)
@@ -278,30 +264,3 @@ def newest(directory: Path, say: Callable[[str], None] = print, *, every_byte: b
             continue
         return checkpoint
     return None
-
-
-def load_weights(model: PackedGPT, checkpoint: Checkpoint) -> None:
-    """Copies this rank's part of the weights into the model, before an engine takes it over."""
-    rank, size = parallel.tensor_rank(), parallel.tensor_size()
-    with torch.no_grad():
-        for part in _targets(model):
-            part.parameter.copy_(checkpoint.part("weight", part, rank, size))
-
-
-def load_engine(engine: Engine, checkpoint: Checkpoint) -> None:
-    """Puts weights, moments and the count of updates into an engine whose moments exist."""
-    rank, size = parallel.tensor_rank(), parallel.tensor_size()
-    for part in _targets(engine.model):
-        state = {kind: checkpoint.part(kind, part, rank, size).to(engine.world.device) for kind in KINDS}
-        engine.load_state(part.parameter, state)
-    engine.set_steps(checkpoint.meta["updates"])
-
-
-def _targets(model: PackedGPT) -> list[ParameterPart]:
-    """What a checkpoint fills: the rank's parameters and its copy of a tied embedding, where it keeps one."""
-    targets = list(parameter_parts(model))
-    copy = tied_copy(model)
-    if copy is not None:
-        rows, width = copy.shape
-        targets.append(ParameterPart(EMBEDDING, copy, (rows * parallel.tensor_size(), width), 0, False))
-    return targets

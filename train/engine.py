@@ -1,7 +1,7 @@
 """A model in training: optimizer step, data-parallel reduction, clipping and ZeRO, by DeepSpeed (zero.py).
 
 Megatron owns the model and the pipeline schedule; its optimizer and DDP wrappers are not used, nor is DeepSpeed's
-pipeline module. `state` and `load_state` speak of whole (tensor-parallel-local) fp32 tensors whatever the ZeRO stage.
+pipeline module. `state` speaks of whole (tensor-parallel-local) fp32 tensors whatever the ZeRO stage.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from headwater.train import parallel, zero
 from headwater.train.accumulation import Fp32Sum
-from headwater.train.model import Batch, PackedGPT, tied_copy
+from headwater.train.model import EMBEDDING, HEAD, Batch, PackedGPT, tied_copy
 from headwater.train.parallel import World
 from headwater.train.pipeline import run_schedule
-from headwater.train.settings import PretrainSettings
+from headwater.train.settings import OptimizerSettings, PretrainSettings
 from headwater.train.without_cuda import megatron_context
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -69,7 +69,7 @@ class Engine:
         if copy is not None:  # counted on the first stage already, when the norm is summed over stages
             zero.mark_copy(copy)
         optimizer = torch.optim.AdamW(
-            _groups(model, settings.optimizer.weight_decay),
+            _groups(model, settings.optimizer),
             lr=settings.optimizer.lr,
             betas=(settings.optimizer.beta1, settings.optimizer.beta2),
             eps=settings.optimizer.eps,
@@ -251,9 +251,10 @@ class Engine:
         Collective over data parallel."""
         return zero.read_moment(self.deepspeed, parameter, MOMENTS[1])
 
-    def load_state(self, parameter: torch.nn.Parameter, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave; the moments must exist (see `materialise_moments`)."""
-        zero.write_state(self.deepspeed, parameter, state, MOMENTS)
+    def load_kept(self, parameter: torch.nn.Parameter, state: dict[str, Tensor]) -> None:
+        """Puts back weight and moments, flat fp32 on any device: those numbers that this rank keeps
+        (`zero.kept_span`). The moments must exist (see `materialise_moments`), the weights be the model's already."""
+        zero.write_kept(self.deepspeed, parameter, state)
 
     def materialise_moments(self, batch: Batch) -> None:
         """Makes Adam's state exist by one step with learning rate 0, so that saved moments can be put in its place."""
@@ -284,8 +285,19 @@ def _sum_over_tensor(model: PackedGPT) -> None:
             parameter.register_hook(summed)
 
 
-def _groups(model: PackedGPT, weight_decay: float) -> list[dict[str, Any]]:
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def _groups(model: PackedGPT, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Parameters that are decayed, and those that are not."""
+    kinds = {parameter: kind_of(name, parameter.dim(), model.tied) for name, parameter in model.named_parameters()}
+    decayed = [parameter for parameter, kind in kinds.items() if kind not in settings.no_decay]
+    others = [parameter for parameter, kind in kinds.items() if kind in settings.no_decay]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def kind_of(name: str, dimensions: int, tied: bool) -> str:
+    """What a parameter is to `optimizer.no_decay`: norms, biases, embeddings, head, or matrices of the blocks."""
+    if dimensions == 1:
+        return "biases" if name.endswith(".bias") else "norms"
+    if name == EMBEDDING or (tied and name == HEAD):  # the last stage's copy of a tied embedding
+        return "embeddings"
+    return "head" if name == HEAD else "matrices"

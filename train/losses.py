@@ -7,6 +7,9 @@ For a token with label y, let o = logsumexp of all other logits. Then -log p = s
 loss -log(p / (1 - p)) is o - z_y itself. Both have the gradient c (q - e_y), where q is the softmax over the other
 tokens and c is 1 - p for the cross entropy and 1 for the log-odds: a token that is learnt keeps its gradient under
 the latter. The margin loss, max of the others - z_y, puts all of q on the strongest rival.
+
+The z-loss of PaLM (Chowdhery et al. 2022) adds z log(Z)^2 to the cross entropy, Z the sum of exp(logits); it keeps
+the logits from drifting. Here it is in the gradient alone, 2 z log(Z) p: the loss returned is the cross entropy.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ def head_loss(
     kind: str = "cross_entropy",
     group: dist.ProcessGroup | None = None,
     first_row: int = 0,
+    z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss of each token and its weighted sum, with gradients for `hidden_Td` and `weight_Vd`.
 
@@ -56,6 +60,7 @@ def head_loss(
         kind: one of `LOSSES`.
         group: tensor-parallel group that shares the vocabulary; None when it is whole.
         first_row: the head's row that `weight_Vd` starts at.
+        z_loss: weight of the z-loss in the gradient, of the cross entropy alone.
 
     Returns:
         (sum, loss_T, logprob_T, greedy_T): the weighted sum (differentiable), and float32, float32 and bool [T] without
@@ -63,7 +68,9 @@ def head_loss(
     """
     if kind not in LOSSES:
         raise ValueError(f"loss {kind!r}: expected one of {', '.join(LOSSES)}")
-    return _HeadLoss.apply(hidden_Td, weight_Vd, labels_T, weights_T, kind, group, first_row)
+    if z_loss and kind != "cross_entropy":
+        raise ValueError(f"loss {kind!r} has no z-loss: expected cross_entropy")
+    return _HeadLoss.apply(hidden_Td, weight_Vd, labels_T, weights_T, kind, group, first_row, z_loss)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -77,6 +84,7 @@ class _HeadLoss(torch.autograd.Function):
         kind: str,
         group: dist.ProcessGroup | None,
         first_row: int,
+        z_loss: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         want_hidden, want_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_Td) if want_hidden else None
@@ -94,6 +102,7 @@ class _HeadLoss(torch.autograd.Function):
                 kind,
                 group,
                 want_hidden or want_weight or bool(_watches),
+                z_loss,
             )
             if grad_CV is None:
                 continue
@@ -117,7 +126,7 @@ class _HeadLoss(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
-            *(None,) * 5,
+            *(None,) * 6,
         )
 
 
@@ -129,6 +138,7 @@ def _chunk(
     kind: str,
     group: dist.ProcessGroup | None,
     want_grad: bool,
+    z_loss: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """One chunk; labels are local row numbers, outside [0, V) when another rank holds them."""
     logits_CV = (hidden_Cd @ weight_Vd.t()).float()
@@ -152,9 +162,13 @@ def _chunk(
     loss_C = {"cross_entropy": -logprob_C, "log_odds": odds_C, "margin": peak_C - own_C}[kind]
     if not want_grad:
         return loss_C, logprob_C, own_C > peak_C, None
-    pull_C = weights_C * torch.sigmoid(odds_C) if kind == "cross_entropy" else weights_C
+    pull_C = push_C = weights_C * torch.sigmoid(odds_C) if kind == "cross_entropy" else weights_C
+    if z_loss:
+        twice_C = 2 * z_loss * (own_C + torch.nn.functional.softplus(odds_C))  # 2 z log(Z)
+        push_C = pull_C * (1 + twice_C)
+        pull_C = pull_C - weights_C * twice_C * torch.sigmoid(-odds_C)
     if rival_CV is None:
-        grad_CV = others_CV.mul_((pull_C / total_C)[:, None])
+        grad_CV = others_CV.mul_((push_C / total_C)[:, None])
     else:
         count_C = rival_CV.sum(dim=1)
         if group is not None:

@@ -121,9 +121,11 @@ class Batch:
 
 
 class PackedGPT(GPTModel):
-    """GPTModel whose last stage returns losses instead of logits. `loss_kind` is one of `losses.LOSSES`."""
+    """GPTModel whose last stage returns losses instead of logits. `loss_kind` is one of `losses.LOSSES`, `z_loss` the
+    weight of the z-loss in its gradient."""
 
     loss_kind = "cross_entropy"
+    z_loss = 0.0
     post_process: bool
     places_K: Tensor
 
@@ -183,6 +185,7 @@ class PackedGPT(GPTModel):
             kind=self.loss_kind,
             group=parallel.tensor_group() if sharded else None,
             first_row=parallel.tensor_rank() * weight_Vd.shape[0],
+            z_loss=self.z_loss,
         )
 
     def setup_embeddings_and_output_layer(self) -> None:
@@ -213,6 +216,7 @@ def build_model(
         position_embedding_type="rope",
         rotary_base=int(model.rope_base),
     )
+    gpt.z_loss = train.z_loss
     frequencies = rotary_frequencies(model)
     if use_transformer_engine():
         gpt.rotary_pos_emb.inv_freq = frequencies.to(gpt.rotary_pos_emb.inv_freq)

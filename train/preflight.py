@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
@@ -12,6 +13,8 @@ from headwater.train.callbacks.base import Callback
 from headwater.train.checkpoint import open_checkpoint, steps_in
 from headwater.train.engine import MOMENTS
 from headwater.train.parallel import World
+from headwater.train.remote import Store, attempted
+from headwater.train.remote_checkpoints import RemoteCheckpoints
 from headwater.train.resume import SHAPE, check_same_model
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.leaving_out import read_exclusions
@@ -33,7 +36,7 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
     """Looks at the files and callbacks that the settings name, and at the run's records, before anything is made."""
     written = (run.config, run.metrics, run.probes, run.ledger, run.checkpoints, run.tensorboard)
     require_own(run.path, [path.name for path in written], run.provenance.name)
-    if settings.model.init_from and not steps_in(run.checkpoints):  # it is read at the very start alone
+    if settings.model.init_from and not has_begun(settings, run):  # it is read at the very start alone
         start = open_checkpoint(settings.model.init_from)
         names = SHAPE if settings.model.vocab_size else SHAPE[:-1]
         check_same_model(start, {name: getattr(settings.model, name) for name in names})
@@ -48,6 +51,8 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
         read_exclusions(settings.train.exclude)
     for name in settings.callbacks.extra:
         load_callback(name)
+    if settings.callbacks.metrics.wandb and find_spec("wandb") is None:
+        raise MissingError("Weights & Biases is not installed", fix="pip install 'headwater[wandb]'")
     for path in (run.probes, *run.ledger.glob("steps-*.parquet")):
         if path.exists():
             require_parquet(path)
@@ -56,6 +61,14 @@ def check_inputs(settings: PretrainSettings, run: RunDir) -> None:
         check_vocabulary(settings, TextTokenizer.from_file(file, settings.corpus.tokenizer.bos))
     elif not settings.corpus.prebuilt and settings.model.vocab_size:
         check_rows(settings.model.vocab_size, settings.corpus.tokenizer.vocab_size)  # of the one that will be trained
+
+
+def has_begun(settings: PretrainSettings, run: RunDir) -> bool:
+    """Whether there are checkpoints to go on from, in the run or in its store."""
+    if steps_in(run.checkpoints) or not settings.checkpoint.remote:
+        return bool(steps_in(run.checkpoints))
+    remote = RemoteCheckpoints(Store(settings.checkpoint.remote))
+    return bool(attempted(remote.steps, lambda _: None))  # who looks for one next says that it cannot be reached
 
 
 def require_parquet(path: Path) -> None:

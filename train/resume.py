@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir, require_match
 from headwater.train.checkpoint import Checkpoint, newest, open_checkpoint
 from headwater.train.parallel import World
+from headwater.train.remote import Store
+from headwater.train.remote_checkpoints import RemoteCheckpoints, newest_anywhere
 from headwater.train.settings import ModelSettings, PretrainSettings
 from headwater.train.stream.skipping import batch_of, read_ranges, up_to
 from headwater.train.stream.stream import TrainingStream
@@ -33,6 +36,7 @@ FREE = (
     "corpus", "facts", "train.exclude",  # compared by what they say, in the stream's fingerprint
     "parallel", "zero", "train.micro_batch", "train.recompute", "train.threads",  # layouts give the same updates
     "train.hard_stop", "train.max_skips",  # when to stop
+    "train.gc_every", "profile", "callbacks.stragglers",  # they look on
     "checkpoint", "callbacks.metrics", "callbacks.probes", "callbacks.validation", "callbacks.extra",  # they look on
     "callbacks.capture.curvature", "callbacks.capture.damping", "callbacks.capture.codecs",  # read when all is captured
     "model.init_from", "model.init_std", "optimizer.keep_moments",  # read at the very start alone
@@ -204,7 +208,13 @@ def find_resumption(run: RunDir, world: World, settings: PretrainSettings, strea
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def look() -> tuple[str, dict[str, list[Any]]] | None:
-        checkpoint = newest(run.checkpoints, warn, every_byte=settings.resume.every_byte)
+        every_byte, address = settings.resume.every_byte, settings.checkpoint.remote
+        if address:
+            remote = RemoteCheckpoints(Store(address))
+            same_run = partial(check_same_run, settings=settings, stream=stream)
+            checkpoint = newest_anywhere(run.checkpoints, remote, same_run, warn, every_byte=every_byte)
+        else:
+            checkpoint = newest(run.checkpoints, warn, every_byte=every_byte)
         if checkpoint is None:
             return None
         return str(checkpoint.path), check_same_run(checkpoint, settings, stream).changed

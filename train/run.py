@@ -10,16 +10,21 @@ from headwater.configs import save_config
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir, remove_parts, require_directory, write_provenance
 from headwater.train.callbacks.base import Callback
+from headwater.train.callbacks.boards import Boards
 from headwater.train.callbacks.checkpoints import Checkpoints, restore
+from headwater.train.callbacks.garbage import Garbage
 from headwater.train.callbacks.ledger import Ledger
 from headwater.train.callbacks.metrics import Metrics
 from headwater.train.callbacks.preemption import Preemption
 from headwater.train.callbacks.probes import Probes, read_prompts
+from headwater.train.callbacks.profiler import Profiler
+from headwater.train.callbacks.stragglers import Stragglers
 from headwater.train.callbacks.validation import Validation
-from headwater.train.checkpoint import load_engine, load_weights, open_checkpoint
+from headwater.train.checkpoint import open_checkpoint
 from headwater.train.compared import note_compared
 from headwater.train.ending import FINISHED, STOPPED, note_ending
 from headwater.train.engine import Engine
+from headwater.train.loading import load_engine, load_weights
 from headwater.train.locks import sole_writer
 from headwater.train.model import build_model
 from headwater.train.numerics import keep_freed_memory, use_onednn
@@ -94,9 +99,9 @@ def note_start(settings: PretrainSettings, run: RunDir, world: World, origin: di
 
 def remove_leftovers(run: RunDir) -> None:
     """Removes what a killed run was writing: nobody reads a `.part` file, but it takes space."""
-    for path in (run.config, run.provenance, run.metrics, run.probes, run.validation):
+    for path in (run.config, run.provenance, run.metrics, run.probes, run.validation, run.stragglers):
         remove_parts(path.parent, f"{path.name}.*")
-    for directory in (run.ledger, run.checkpoints):
+    for directory in (run.ledger, run.checkpoints, run.profile):
         remove_parts(directory)
 
 
@@ -142,15 +147,13 @@ def build_callbacks(
     settings: PretrainSettings, run: RunDir, world: World, tokenizer: TextTokenizer, meta: dict[str, Any]
 ) -> list[Callback]:
     metrics, probes = settings.callbacks.metrics, settings.callbacks.probes
+    boards = Boards(run.path, run.tensorboard if metrics.tensorboard else None, metrics.wandb)
     callbacks: list[Callback] = [
         Preemption(),
         Ledger(run.ledger),
-        Metrics(
-            run.metrics,
-            run.tensorboard if metrics.tensorboard else None,
-            every=metrics.every,
-            peak_tflops=metrics.peak_tflops,
-        ),
+        boards,
+        *watching(settings, run, world),
+        Metrics(run.metrics, boards, every=metrics.every, peak_tflops=metrics.peak_tflops),
     ]
     path = run.facts / "probes.jsonl"
     if path.exists() and (probes.every or probes.steps):
@@ -160,10 +163,21 @@ def build_callbacks(
         )
     validation = settings.callbacks.validation
     if settings.corpus.held_out and validation.every:
-        events = run.tensorboard if metrics.tensorboard else None
         micro_batch = settings.train.micro_batch
-        callbacks.append(Validation(run.validation, open_corpus(run.held_out), validation, micro_batch, events))
+        callbacks.append(Validation(run.validation, open_corpus(run.held_out), validation, micro_batch, boards))
     names = [*settings.callbacks.extra, *([CAPTURE] if settings.callbacks.capture.enabled else [])]
     callbacks += [load_callback(name)(settings, run, world) for name in names]
     callbacks.append(Checkpoints(run.checkpoints, settings.checkpoint, world, meta))
     return callbacks
+
+
+def watching(settings: PretrainSettings, run: RunDir, world: World) -> list[Callback]:
+    """What looks at the processes themselves."""
+    found: list[Callback] = []
+    if settings.profile.steps:
+        found.append(Profiler(run.profile, settings.profile))
+    if settings.train.gc_every:
+        found.append(Garbage(settings.train.gc_every))
+    if world.size > 1 and settings.callbacks.stragglers.every:
+        found.append(Stragglers(run.stragglers, settings.callbacks.stragglers))
+    return found

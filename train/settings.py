@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -110,7 +111,12 @@ class OptimizerSettings:
     beta1: float = setting(0.9, "Adam's decay of the first moment.", minimum=0, below=1)
     beta2: float = setting(0.99, "Adam's decay of the second moment.", minimum=0, below=1)
     eps: float = setting(1e-8, "Adam's epsilon.", minimum=0)
-    weight_decay: float = setting(0.1, "Decoupled weight decay, on matrices alone.", minimum=0)
+    weight_decay: float = setting(0.1, "Decoupled weight decay.", minimum=0)
+    no_decay: list[str] = setting(
+        ["norms", "biases"],
+        "What is not decayed; a tied head is the embedding.",
+        choices=("norms", "biases", "embeddings", "head"),
+    )
     clip: float = setting(1.0, "Largest norm of the gradient; 0 turns clipping off.", minimum=0)
     keep_moments: bool = setting(
         False, "Take Adam's moments and count of updates, too, from the checkpoint that model.init_from names."
@@ -137,9 +143,15 @@ class TrainSettings:
     skip: list[str] = setting(
         [], "Batches that the stream leaves out, counted from 0: [400-449]; batch n is that of step n + 1 otherwise."
     )
+    z_loss: float = setting(
+        0.0, "Weight of log(sum of exp(logits))^2, added to each token's loss; the metrics leave it out.", minimum=0
+    )
     spike: float = setting(0.0, "Skip a step whose loss is above this multiple of its median; 0: never.", minimum=0)
     max_skips: int = setting(10, "Give up after this many skipped steps in a row.", minimum=1)
     threads: int = setting(0, "CPU threads a rank; 0 shares the cores out evenly.", minimum=0)
+    gc_every: int = setting(
+        0, "Steps between Python's looks for garbage, on all ranks at once; 0: when each process likes.", minimum=0
+    )
 
     def problems(self) -> Iterator[Problem]:
         try:
@@ -169,6 +181,11 @@ class CheckpointSettings:
     steps: list[int] = setting([], "Fixed steps, never pruned.", minimum=0)
     around_injections: bool = setting(False, "Also before and after each step that injects, never pruned.")
     asynchronous: bool = setting(False, "Write in the background while training goes on.")
+    remote: str = setting("", "s3://BUCKET/PREFIX to send them to as well, in the background; empty: nowhere.")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.remote and not re.fullmatch(r"s3://[^/]+/.*[^/]/?", self.remote):
+            yield Problem("remote", self.remote, "s3://BUCKET/PREFIX, a prefix for each run")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -220,7 +237,28 @@ class MetricsSettings:
 
     every: int = setting(1, "Steps between lines of metrics.jsonl.", minimum=1)
     tensorboard: bool = setting(True, "Also write TensorBoard events.")
+    wandb: str = setting("", "Project of Weights & Biases to show them in as well; empty: none.")
     peak_tflops: float = setting(0.0, "Peak of the device in TFLOP/s, for MFU; 0 leaves MFU out.", minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class StragglerSettings:
+    """Which rank the others wait for; of several ranks alone."""
+
+    every: int = setting(100, "Steps over which each rank's own time is taken; 0: never.", minimum=0)
+    above: float = setting(1.5, "A rank that takes more than this multiple of the median is said aloud.", minimum=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class ProfileSettings:
+    """A window of steps that torch.profiler records; the trace lies under profile/ in the run."""
+
+    steps: list[int] = setting([], "The first and the last step recorded: [10,12].", minimum=1)
+    ranks: list[int] = setting([0], "Ranks that record.", minimum=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.steps and (len(self.steps) != 2 or self.steps[0] > self.steps[1]):
+            yield Problem("steps", self.steps, "two steps, the first and the last: [10,12]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -230,6 +268,7 @@ class CallbackSettings:
     probes: ProbeSettings = section(ProbeSettings)
     validation: ValidationSettings = section(ValidationSettings)
     metrics: MetricsSettings = section(MetricsSettings)
+    stragglers: StragglerSettings = section(StragglerSettings)
     capture: CaptureSettings = section(CaptureSettings)
     extra: list[str] = setting(
         [], "Further callbacks, as module:function; each is called with the settings, the run and the world."
@@ -252,6 +291,7 @@ class PretrainSettings:
     checkpoint: CheckpointSettings = section(CheckpointSettings)
     resume: ResumeSettings = section(ResumeSettings)
     callbacks: CallbackSettings = section(CallbackSettings)
+    profile: ProfileSettings = section(ProfileSettings)
 
     def problems(self) -> Iterator[Problem]:
         heads, tensor, pipeline = self.model.kv_heads, self.parallel.tensor, self.parallel.pipeline
@@ -276,6 +316,9 @@ class PretrainSettings:
                 yield Problem("resume.allow", name, "a key of this configuration, such as optimizer.lr, or a section")
         if self.train.precision == "bf16" and self.zero.stage == 0:
             yield Problem("zero.stage", 0, "1, 2 or 3 with bf16, whose fp32 master weights ZeRO keeps")
+        if self.train.z_loss and self.callbacks.capture.enabled:
+            fix = "captured rows are gradients of the loss that a trace takes, which has no such term"
+            yield Problem("train.z_loss", self.train.z_loss, "0 with callbacks.capture.enabled", fix)
         if self.train.global_batch % self.train.micro_batch:
             yield Problem(
                 "train.global_batch", self.train.global_batch, f"a multiple of micro_batch ({self.train.micro_batch})"

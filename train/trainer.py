@@ -55,6 +55,8 @@ class Trainer:
         self.batches: list[Batch] = []
         self.pairs = 0
         self._spent: dict[str, float] = {}
+        self.spent_in_all: dict[str, float] = {}
+        self.notes: dict[str, Any] = {}
 
     def lr(self, step: int) -> float:
         return learning_rate(self.settings.optimizer, step, self.settings.train.steps)
@@ -90,7 +92,9 @@ class Trainer:
         try:
             yield
         finally:
-            self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            for counts in (self._spent, self.spent_in_all):
+                counts[what] = counts.get(what, 0.0) + seconds
 
     def take_spent(self) -> dict[str, float]:
         """Seconds that were spent beside updates since this was asked last, by name."""

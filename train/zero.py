@@ -1,6 +1,6 @@
 """The one place that meets DeepSpeed: how it is started on Megatron's groups, and what of it has no public name.
 
-Whole weights and moments are read and written through its public `safe_get_*` and `safe_set_*`. The rest it keeps to
+Whole weights and moments are read through its public `safe_get_*`. The rest it keeps to
 itself: the names in `PRIVATE` were read at version `READ_AT`, and `initialize` refuses a version that lacks one, at the
 start and not in the middle of a training.
 """
@@ -30,12 +30,14 @@ PRIVATE = {
         "reduce_gradients",
     ),
     "DeepSpeedZeroOptimizer_Stage3": ("averaged_gradients", "check_overflow", "optimizer", "overflow"),
+    "tensor_fragment": ("get_hp_fragment", "lp_fragment_address"),
 }
 """What is read or set of each of DeepSpeed's classes beside its public functions."""
 
 _PIPE_REPLICATED, _WHOLE_SHAPE = "ds_pipe_replicated", "ds_shape"
 _PARTITIONED = ("_hp_mapping", "ds_id")
-"""Attributes of parameters: a copy of another stage's; the shape that ZeRO-3 takes away; partitioned by ZeRO."""
+"""Attributes of parameters: a copy of another stage's; the shape that ZeRO-3 takes away; partitioned by ZeRO-1 and 2
+(what this rank keeps, None if nothing), or by ZeRO-3 (of `ds_numel` numbers, `ds_tensor` are this rank's)."""
 
 
 class ModelParallelUnit:
@@ -74,7 +76,9 @@ def initialize(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config:
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=config, mpu=ModelParallelUnit, dist_init_required=False
     )
-    for owner in (engine, engine.optimizer):
+    mappings = (getattr(parameter, "_hp_mapping", None) for parameter in model.parameters())
+    mapping = next((each for each in mappings if each is not None), None)
+    for owner in (engine, engine.optimizer, mapping):
         require_names(owner, deepspeed.__version__)
     _look_at_gradients_once(engine.optimizer)
     return engine
@@ -180,16 +184,36 @@ def read_moment(engine: Any, parameter: torch.nn.Parameter, name: str) -> Tensor
     return safe_get_full_optimizer_state(parameter, name).detach().view(whole_shape(parameter))
 
 
-def write_state(engine: Any, parameter: torch.nn.Parameter, state: dict[str, Tensor], moments: tuple[str, ...]) -> None:
-    """Puts back what `read_state` gave; the moments must exist."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+def kept_span(parameter: Any) -> tuple[int, int] | None:
+    """Which of a parameter's numbers this rank keeps in fp32, with their moments: (first, how many), counted in its
+    `whole_shape` laid flat. None where every rank keeps all of them."""
+    if hasattr(parameter, "ds_id"):
+        width = parameter.ds_tensor.numel()
+        first = min(width * ModelParallelUnit.get_data_parallel_rank(), parameter.ds_numel)
+        return first, min(width, parameter.ds_numel - first)
+    if hasattr(parameter, "_hp_mapping"):
+        address = parameter._hp_mapping and parameter._hp_mapping.lp_fragment_address
+        return (address.start, address.numel) if address else (0, 0)
+    return None
 
-    if any(hasattr(parameter, name) for name in _PARTITIONED):
-        safe_set_full_fp32_param(parameter, state["weight"])
+
+def write_kept(engine: Any, parameter: Any, state: dict[str, Tensor]) -> None:
+    """Puts weight and moments in their place: of the numbers of `kept_span`, flat fp32, or of all of them where nothing
+    is partitioned. The moments must exist. The numbers that the forward pass reads are left alone."""
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    moments = {name: value for name, value in state.items() if name != "weight"}
+    if hasattr(parameter, "ds_id"):
+        width = parameter.ds_tensor.numel()  # of the last part, padding is kept too
+        padded = {name: torch.nn.functional.pad(value, (0, width - len(value))) for name, value in state.items()}
+        safe_set_local_fp32_param(parameter, padded["weight"])
         for name in moments:
-            safe_set_full_optimizer_state(parameter, state[name], name)
-    else:
-        for name in moments:
-            engine.optimizer.state[parameter][name].copy_(state[name])
-    if not hasattr(parameter, "ds_id"):
-        parameter.data.copy_(state["weight"])
+            safe_set_local_optimizer_state(parameter, padded[name], name)
+    elif not hasattr(parameter, "_hp_mapping"):
+        parameter.data.copy_(state["weight"].view(parameter.shape))
+        for name, value in moments.items():
+            engine.optimizer.state[parameter][name].copy_(value.view(parameter.shape))
+    elif parameter._hp_mapping is not None:
+        parameter._hp_mapping.get_hp_fragment().copy_(state["weight"])
+        for name, value in moments.items():
+            parameter._hp_mapping.get_hp_fragment(name).copy_(value)

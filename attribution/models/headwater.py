@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from headwater.attribution.models.base import EPS, Example, Site, TracedModel, freeze
 from headwater.configs.errors import UserError
-from headwater.train.checkpoint import Checkpoint, load_weights, model_settings
+from headwater.train.checkpoint import Checkpoint, model_settings
+from headwater.train.loading import load_weights
 from headwater.train.model import EMBEDDING, HEAD, Batch, ParameterPart, build_model, parameter_parts
 from headwater.train.parallel import World, tensor_rank, tensor_size
 from headwater.train.pipeline import run_schedule

@@ -16,6 +16,7 @@ from headwater.attribution.report.inputs import RunData, read_run
 from headwater.attribution.report.settings import ReportSettings
 from headwater.attribution.report.summary import summarise
 from headwater.attribution.report.traced import traced_facts
+from headwater.attribution.report.unseen import unseen_chart
 from headwater.train.artifacts import write_bytes, write_json
 
 ROOMS = Path(__file__).resolve().parent.parent
@@ -74,6 +75,7 @@ def render(data: RunData, summary: dict[str, Any], settings: ReportSettings) -> 
         deck=prose.deck(summary),
         figures=prose.key_figures(summary),
         chart=chart,
+        unseen=unseen_chart(data),
         chart_data={"steps": drawn.curves.steps_S.tolist(), "chart": without_paths(chart), "facts": chart_facts(drawn)},
         panels=forest(data.table),
         states=prose.states_it(data.table["methods"]),

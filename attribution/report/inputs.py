@@ -19,6 +19,7 @@ from headwater.attribution.evaluation.ranking import Ranking, read_rankings
 from headwater.configs.errors import CorruptError, MissingError
 from headwater.train import tables
 from headwater.train.artifacts import RunDir, read_json
+from headwater.train.callbacks.metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class RunData:
     index: dict[str, Any]
     table: dict[str, Any]
     trace: list[dict[str, Any]]
+    validation: list[dict[str, Any]] = field(default_factory=list)
     rankings: dict[str, Ranking] = field(default_factory=dict)
     schedule: dict[str, list[int]] | None = None
     ledger: LedgerCount | None = None
@@ -94,6 +96,7 @@ def read_run(path: str | Path, *, index: str, trace: str) -> RunData:
         facts=read_lines(run.facts / "facts.jsonl", "headwater corpus"),
         curves=read_curves(run.probes, len(probes)),
         metrics=read_lines(run.metrics, "headwater pretrain"),
+        validation=read_metrics(run.validation),
         index=read_index(run, index),
         table=read_json(run.evaluation / "table.json", made_by="headwater evaluate"),
         trace=read_lines(run.trace(trace), "headwater trace"),

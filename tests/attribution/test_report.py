@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_absent_optional_parts_are_said_on_the_page(copy: Path) -> None:
     summary = json.loads((copy / "report" / "summary.json").read_text())
     assert summary["wall_s"] is None
     assert summary["index"]["wall_s"] is None
+
+
+def test_losses_on_held_out_documents_are_drawn_by_source(copy: Path) -> None:
+    assert "never read</h2>" not in build_report(ReportSettings(run=str(copy))).read_text()
+    lines = [
+        {"step": step, "source": source, "loss": loss, "perplexity": math.exp(loss) if loss else None, "tokens": 10}
+        for step, losses in ((0, (7.5, 7.0)), (600, (4.0, None)), (1200, (2.0, 3.0)))
+        for source, loss in zip(("<web>", "books"), losses, strict=True)
+    ]
+    (copy / "validation.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    page = build_report(ReportSettings(run=str(copy))).read_text()
+    section = page[page.index('id="h-unseen"') : page.index('id="h-methods"')]
+    assert f"&lt;web&gt; <b>{math.exp(2):.1f}</b>, books <b>{math.exp(3):.1f}</b>." in section
+    # From 2 to 8 nats; the step at which books were not finite is a gap.
+    assert 'd="M0 8.333L50 66.667L100 100"' in section
+    assert 'd="M0 16.667M100 83.333"' in section
 
 
 def test_passages_cannot_break_out_of_the_page(tmp_path: Path) -> None:

@@ -333,7 +333,8 @@ def _patch_functions(patch: pytest.MonkeyPatch, device: Pretended) -> None:
         **dict.fromkeys(_QUIET, lambda *_, **__: 0),
     }.items():
         patch.setattr(torch.cuda, name, value)
-    for name in ("Stream", "Event", "current_stream", "default_stream", "stream"):
+    patch.setattr(torch.cuda, "Event", lambda *_, **__: mock.MagicMock(**{"elapsed_time.return_value": 1.0}))
+    for name in ("Stream", "current_stream", "default_stream", "stream"):
         patch.setattr(torch.cuda, name, lambda *_, **__: mock.MagicMock())
     patch.setattr(Tensor, "record_stream", lambda *_: None)
     for name in ("range_push", "range_pop"):

@@ -17,6 +17,7 @@ from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, newest, open_checkpoint, steps_in
 from headwater.train.checkpoint_writer import prune
 from headwater.train.compared import are_as_compared, note_compared
+from headwater.train.model import EMBEDDING
 
 from ..jobs import call, status, train
 from .resaving import resave
@@ -69,11 +70,14 @@ def test_holds_whole_tensors_under_canonical_names(run: RunDir):
         (2, ["zero.stage=3"]),
         (2, ["parallel.tensor=2", "zero.stage=0"]),
         (1, ["zero.stage=2"]),
+        (2, ["zero.stage=0"]),
+        (4, ["parallel.tensor=2"]),
     ],
-    ids=["tp2", "pp2", "dp2 zero3", "tp2 zero0", "zero2"],
+    ids=["tp2", "pp2", "dp2 zero3", "tp2 zero0", "zero2", "dp2 zero0", "tp2 x dp2 zero1"],
 )
 def test_loaded_at_another_layout_and_saved_is_the_same(run, ranks, overrides, tmp_path, config):
-    """To the bit: weights, both moments, count of updates and fingerprint."""
+    """To the bit: weights, both moments, count of updates and fingerprint. All ranks together have read the moments
+    once, and the weights twice (for the forward pass, and for Adam), whatever the number of replicas."""
     arguments = [str(config), f"out={run.path}", *SHORT, *overrides]
     log = tmp_path / "log"
     assert call(resave, arguments, str(tmp_path), ranks=ranks, log=log) == 0, log.read_text()
@@ -85,6 +89,19 @@ def test_loaded_at_another_layout_and_saved_is_the_same(run, ranks, overrides, t
     for kind in KINDS:
         for name in original.names:
             assert torch.equal(saved.tensor(kind, name), original.tensor(kind, name)), (kind, name)
+    read = [json.loads((tmp_path / f"read-{rank}.json").read_text()) for rank in range(ranks)]
+    for what, kinds in (("load_weights", KINDS[:1]), ("load_engine", KINDS)):
+        files = {original.file(kind, name) for kind in kinds for name in original.names}
+        whole = sum(original.tensor(kind, name).nbytes for kind in kinds for name in original.names)
+        if ranks > 1 and "parallel.pipeline=2" in overrides:  # both stages keep the tied embedding
+            whole += len(kinds) * original.tensor("weight", EMBEDDING).nbytes
+        norms = sum(original.tensor(kind, name).nbytes for kind in kinds for name in original.names if "norm" in name)
+        headers = sum(file.stat().st_size for file in files) - sum(
+            original.tensor(kind, name).nbytes for kind in kinds for name in original.names
+        )
+        replicated = norms if "parallel.tensor=2" in overrides else 0  # each tensor-parallel rank has every norm
+        assert sum(each[what] for each in read) == pytest.approx(whole + replicated + ranks * headers, abs=2000 * ranks)
+        assert max(each[what] for each in read) <= 1.15 * whole / ranks + headers + 2000
 
 
 @pytest.mark.slow

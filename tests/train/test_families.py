@@ -18,10 +18,11 @@ from headwater.attribution.settings import ProjectionSettings
 from headwater.configs import load_config
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.metrics import read_metrics
-from headwater.train.checkpoint import load_weights, open_checkpoint
+from headwater.train.checkpoint import open_checkpoint
 from headwater.train.compat import declare_torchvision_operators
 from headwater.train.huggingface.export import export_llama
 from headwater.train.huggingface.importing import import_llama
+from headwater.train.loading import load_weights
 from headwater.train.model import build_model
 from headwater.train.settings import PretrainSettings, TrainSettings
 from headwater.train.stream.stream import open_stream

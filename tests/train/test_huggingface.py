@@ -12,13 +12,14 @@ import torch
 from headwater.configs import load_config
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 from headwater.train.artifacts import RunDir
-from headwater.train.checkpoint import load_weights, open_checkpoint
+from headwater.train.checkpoint import open_checkpoint
 from headwater.train.checkpoint_writer import save_weights
 from headwater.train.compat import declare_torchvision_operators
 from headwater.train.huggingface import export as huggingface
 from headwater.train.huggingface.export import export_llama
 from headwater.train.huggingface.importing import import_llama
 from headwater.train.huggingface.names import join_qkv, split_qkv
+from headwater.train.loading import load_weights
 from headwater.train.model import Batch, build_model, parameter_parts
 from headwater.train.settings import ModelSettings, PretrainSettings, TrainSettings
 from headwater.train.stream.stream import open_stream

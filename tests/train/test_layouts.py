@@ -33,7 +33,10 @@ TENSOR, PIPELINE = "parallel.tensor=2", "parallel.pipeline=2"
 UNTIED = "model.tie_embeddings=false"
 PRESETS = ("train.precision=bf16", "zero.stage=1", UNTIED)
 """What the presets for GPUs have in common: a number of eight bits moves a loss by some 1e-3 of itself."""
-HEAD_NORMS = ("model.qk_norm=true", "model.head_dim=10", "model.rope_scaling=linear")
+HEAD_NORMS = (
+    *("model.qk_norm=true", "model.head_dim=10", "model.rope_scaling=linear"),
+    *("train.z_loss=1.0e-3", "optimizer.no_decay=[embeddings,biases]", "optimizer.weight_decay=1.0"),
+)
 BIASES = ("model.qkv_bias=true", "model.rope_scaling=llama3", "model.rope_context=40")
 ONE = {
     "one": (),

@@ -34,12 +34,13 @@ def random_case(tokens: int, width: int, rows: int, scale: float = 1.0) -> tuple
     return hidden, weight, labels, weights
 
 
-def check(hidden, weight, labels, weights, kind: str, tolerance: float) -> None:
+def check(hidden, weight, labels, weights, kind: str, tolerance: float, z_loss: float = 0.0) -> None:
     hidden64, weight64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
     expected_T = reference(hidden64, weight64, labels, kind)
-    (expected_T * weights.double()).sum().backward()
+    z_T = z_loss * (hidden64 @ weight64.t()).logsumexp(1).square()
+    ((expected_T + z_T) * weights.double()).sum().backward()
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    total, loss_T, logprob_T, greedy_T = head_loss(hidden, weight, labels, weights, kind=kind)
+    total, loss_T, logprob_T, greedy_T = head_loss(hidden, weight, labels, weights, kind=kind, z_loss=z_loss)
     (3 * total).backward()
     logits = hidden64 @ weight64.t()
 
@@ -58,6 +59,19 @@ def check(hidden, weight, labels, weights, kind: str, tolerance: float) -> None:
 @pytest.mark.parametrize(("tokens", "width", "rows"), [(1, 1, 2), (7, 5, 3), (63, 17, 101), (130, 8, 33)])
 def test_equals_float64_autograd(kind, tokens, width, rows):
     check(*random_case(tokens, width, rows), kind=kind, tolerance=2e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 200.0])
+def test_the_z_loss_is_in_the_gradient_alone(scale):
+    hidden, weight, labels, weights = random_case(41, 7, 23, scale)
+    labels[:20] = (hidden @ weight.t()).argmax(1)[:20]  # learnt tokens have little of any other gradient
+    check(hidden, weight, labels, weights, "cross_entropy", 2e-5, z_loss=0.05)
+    plain, with_it = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    head_loss(plain, weight, labels, weights)[0].backward()
+    head_loss(with_it, weight, labels, weights, z_loss=0.05)[0].backward()
+    assert torch.linalg.vector_norm(with_it.grad - plain.grad) > 0.1 * torch.linalg.vector_norm(plain.grad)
+    with pytest.raises(ValueError, match="has no z-loss"):
+        head_loss(hidden, weight, labels, weights, kind="margin", z_loss=0.05)
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -47,7 +47,8 @@ def trainer(spent: dict[str, float] | None = None) -> SimpleNamespace:
 
     settings = PretrainSettings(model=MODEL)
     return SimpleNamespace(
-        world=world, settings=settings, pairs=50, last_step=9, lr=lambda step: 0.1, take_spent=take, spent=gone
+        **{"world": world, "settings": settings, "pairs": 50, "last_step": 9, "lr": lambda step: 0.1},
+        **{"take_spent": take, "spent": gone, "notes": {}},
     )
 
 
@@ -139,9 +140,10 @@ def test_time_beside_updates_is_counted_by_name(monkeypatch):
 
     clock, run = Clock(), Trainer.__new__(Trainer)
     monkeypatch.setattr(trainer_module, "time", clock)
-    run._spent = {}
+    run._spent, run.spent_in_all = {}, {}
     for seconds in (2.0, 3.0):
         with run.spends("data_s"):
             clock.now += seconds
     assert run.take_spent() == {"data_s": 5.0}
     assert run.take_spent() == {}
+    assert run.spent_in_all == {"data_s": 5.0}

@@ -208,7 +208,8 @@ def same_state(one: Checkpoint, other: Checkpoint) -> None:
 def test_branching_off_with_moments(run, fresh, config, tmp_path, overrides):
     """A run that begins with another's weights and moments: its first update is the one that the other would make."""
     branch, plain = RunDir.at(fresh()), RunDir.at(fresh())
-    start = run.checkpoint(3)
+    start, gone = tmp_path / "start", tmp_path / "gone"
+    shutil.copytree(run.checkpoint(3), start)
     arguments = [f"model.init_from={start}", "optimizer.schedule=constant", "optimizer.warmup=0"]
     arguments += ["checkpoint.steps=[0]", "train.hard_stop=1"]
     ranks = 2 if overrides else 1
@@ -223,7 +224,9 @@ def test_branching_off_with_moments(run, fresh, config, tmp_path, overrides):
     assert begin.meta["start"] == noted
     (first,) = read_json(branch.provenance)
     assert first["start"] == noted
+    start.rename(gone)  # whoever goes on does not open it again
     train([*given, "train.hard_stop=2"], ranks=ranks, log=tmp_path / "log")
+    gone.rename(start)
     assert newest(branch.checkpoints).meta["start"] == noted
     if ranks == 1:  # the negative control: without moments Adam begins anew
         train([config, f"out={plain.path}", *arguments], log=tmp_path / "log")

@@ -24,6 +24,8 @@ class Training(Protocol):
         batch_indexes: this rank's places in the global batch.
         stop_signal: set it, and all ranks stop after the step that is running.
         pairs: pairs of places that attend to one another in the global batch of the step that is running.
+        spent_in_all: seconds of this rank beside updates since its start, by name.
+        notes: goes into the next line of metrics.
     """
 
     settings: PretrainSettings
@@ -34,6 +36,8 @@ class Training(Protocol):
     batch_indexes: range
     stop_signal: int | None
     pairs: int
+    spent_in_all: dict[str, float]
+    notes: dict[str, Any]
 
     @property
     def callbacks(self) -> Sequence[Callback]: ...

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headwater.train import parallel
 from headwater.train.callbacks.base import Callback, Training
-from headwater.train.checkpoint import Checkpoint
+from headwater.train.checkpoint import Checkpoint, steps_in
 from headwater.train.checkpoint_writer import CheckpointWriter, prune
 from headwater.train.engine import StepResult
 from headwater.train.parallel import World
+from headwater.train.remote import Store
+from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads
 from headwater.train.settings import CheckpointSettings
 from headwater.train.stream.stream import TrainingSequence
 
@@ -34,12 +38,20 @@ class Checkpoints(Callback):
         self.writer = CheckpointWriter(directory, world, asynchronous=settings.asynchronous)
         self._fixed = set(settings.steps)
         self._saved: int | None = None
+        self._uploads: Uploads | None = None
+        if settings.remote and world.is_main:
+            remote = RemoteCheckpoints(Store(settings.remote))
+            self._uploads = Uploads(remote, directory, settings.keep, self._fixed, warn)
 
     def start(self, trainer: Training, step: int) -> None:
         if self.settings.around_injections:
             # A batch injected after t updates is update t + 1.
             self._fixed |= {near for t in trainer.stream.injection_steps for near in (t, t + 1)}
         self._saved = step if step else None
+        if self._uploads is not None:
+            for there in steps_in(self.directory):
+                if there == step or (there < step and there in self._fixed):
+                    self._uploads.add(there)  # if it is not in the store yet
         if step == 0 and 0 in self._fixed:
             self._save(trainer, 0)
 
@@ -53,6 +65,12 @@ class Checkpoints(Callback):
         if step != self._saved:
             self._save(trainer, step)
         self.writer.wait()
+        if self.settings.remote:
+            parallel.on_main(trainer.world, partial(self._send, patient=trainer.stop_signal is None))
+
+    def _send(self, *, patient: bool) -> None:
+        if self._uploads is not None:
+            self._uploads.finish(patient=patient)
 
     def _save(self, trainer: Training, step: int) -> None:
         with trainer.spends("checkpoint_s"):
@@ -70,12 +88,25 @@ class Checkpoints(Callback):
                 (directory / "state.json").write_text(json.dumps({"trainer": trainer.state_dict(), **states}))
 
         meta = {**self.meta, "updates": trainer.engine.updates, "lr": trainer.lr(step)}
-        retain = partial(prune, self.directory, self.settings.keep, self._fixed)
-        self.writer.save(trainer.engine, step, meta, extra, retain)
+        self.writer.save(trainer.engine, step, meta, extra, partial(self._written, step))
         self._saved = step
+
+    def _written(self, step: int) -> None:
+        """On rank 0, perhaps behind the training's back: a checkpoint is in its place."""
+        unsent: set[int] = set()
+        if self._uploads is not None:
+            self._uploads.add(step)
+            unsent = self._uploads.unsent
+        prune(self.directory, self.settings.keep, self._fixed | unsent)
 
     def close(self) -> None:
         self.writer.abandon()
+        if self._uploads is not None:
+            self._uploads.abandon()
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def restore(trainer: Training, checkpoint: Checkpoint) -> None:

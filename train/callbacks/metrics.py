@@ -1,4 +1,4 @@
-"""Metrics: one JSON line a step, TensorBoard events, and a progress bar for whoever watches.
+"""Metrics: one JSON line a step, figures on boards, and a progress bar for whoever watches.
 
 `tokens_per_s` is measured from line to line, so it counts everything that a run waits for; what of that time was not
 spent on updates stands beside it: `data_s` (waiting for sequences), `probe_s`, `checkpoint_s`. Probes and checkpoints
@@ -23,10 +23,17 @@ import torch.distributed as dist
 from headwater.train import parallel
 from headwater.train.artifacts import write_bytes
 from headwater.train.callbacks.base import Callback, Training
+from headwater.train.callbacks.boards import Boards
 from headwater.train.engine import StepResult
 from headwater.train.progress import EVERY, Pace, clock
 from headwater.train.settings import ModelSettings
 from headwater.train.stream.stream import TrainingSequence
+
+SHOWN = (
+    *("loss", "lr", "grad_norm", "tokens_per_s", "mfu"),
+    *("data_s", "probe_s", "validation_s", "checkpoint_s", "slowest_by"),
+)
+"""What of a line is shown on boards."""
 
 
 def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
@@ -53,10 +60,9 @@ def json_of(entry: dict[str, Any]) -> str:
 class Metrics(Callback):
     name = "metrics"
 
-    def __init__(self, path: Path, tensorboard: Path | None, *, every: int, peak_tflops: float) -> None:
-        self.path, self.tensorboard, self.every, self.peak_tflops = path, tensorboard, every, peak_tflops
+    def __init__(self, path: Path, boards: Boards | None, *, every: int, peak_tflops: float) -> None:
+        self.path, self.boards, self.every, self.peak_tflops = path, boards, every, peak_tflops
         self._file: Any = None
-        self._writer: Any = None
         self._bar: Any = None
         self._task: Any = None
         self._seen_tokens = self._restored = 0
@@ -73,10 +79,6 @@ class Metrics(Callback):
         write_bytes(self.path, "".join(map(json_of, lines)).encode())
         self._seen_tokens = self._restored
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (kept open for the run)
-        if self.tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.tensorboard), purge_step=step + 1)
         self._open_bar(trainer, step)
         self._line = self._step = time.perf_counter()
 
@@ -118,18 +120,17 @@ class Metrics(Callback):
             "tokens_per_s": round(self._tokens / (now - self._line), 1),
             **{name: round(seconds, 4) for name, seconds in trainer.take_spent().items()},
             "memory_bytes": memory_bytes(),
+            **trainer.notes,
         }
+        trainer.notes.clear()
         if self.peak_tflops:
             entry["mfu"] = self._operations / (now - self._line) / (self.peak_tflops * 1e12 * trainer.world.size)
         self._line, self._tokens, self._operations = now, 0, 0.0
         if result.skipped:
             entry["skipped"] = True
         self._file.write(json_of(entry))
-        if self._writer is not None:
-            spent = ("data_s", "probe_s", "validation_s", "checkpoint_s")
-            for key in ("loss", "lr", "grad_norm", "tokens_per_s", "mfu", *spent):
-                if key in entry:
-                    self._writer.add_scalar(f"train/{key}", entry[key], step)
+        if self.boards is not None:
+            self.boards.show({f"train/{key}": entry[key] for key in SHOWN if key in entry}, step)
         self._show(trainer, step, result)
 
     def _show(self, trainer: Training, step: int, result: StepResult) -> None:
@@ -144,10 +145,6 @@ class Metrics(Callback):
             more = f"  about {clock(left)} left" if left else ""
             print(f"step {step}/{trainer.last_step}  {note}{more}", file=sys.stderr, flush=True)
 
-    def flush(self, trainer: Training, step: int) -> None:
-        if self._writer is not None:
-            self._writer.flush()
-
     def state_dict(self) -> dict[str, Any]:
         return {"tokens": self._seen_tokens}
 
@@ -159,8 +156,6 @@ class Metrics(Callback):
             self._bar.stop()
         if self._file is not None:
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
 
 
 def operations(model: ModelSettings, matrices: int, tokens: int, pairs: int) -> float:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from headwater.train import parallel
 from headwater.train.artifacts import write_bytes
 from headwater.train.callbacks.base import Callback, Training
+from headwater.train.callbacks.boards import Boards
 from headwater.train.callbacks.metrics import json_of, read_metrics
 from headwater.train.engine import Engine, StepResult
 from headwater.train.micro_batch import pack_sequences
@@ -68,29 +69,24 @@ class Validation(Callback):
         corpus: the held-out documents.
         settings: how often, and how much of each source.
         micro_batch: sequences that a rank runs at once.
-        tensorboard: where events are written, or None.
+        boards: where the losses are shown.
     """
 
     name = "validation"
 
     def __init__(
-        self, path: Path, corpus: Corpus, settings: ValidationSettings, micro_batch: int, tensorboard: Path | None
+        self, path: Path, corpus: Corpus, settings: ValidationSettings, micro_batch: int, boards: Boards
     ) -> None:
-        self.path, self.every, self.tensorboard = path, settings.every, tensorboard
+        self.path, self.every, self.boards = path, settings.every, boards
         self.batches = {
             name: [pack_sequences(sequences[i : i + micro_batch]) for i in range(0, len(sequences), micro_batch)]
             for name, sequences in sequences_of(corpus, settings.sequences).items()
         }
         self._lines: list[dict[str, Any]] = []
-        self._writer: Any = None
 
     def start(self, trainer: Training, step: int) -> None:
         if trainer.world.is_main:
             self._lines = read_metrics(self.path, step)
-            if self.tensorboard is not None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(str(self.tensorboard), purge_step=step + 1, filename_suffix=".validation")
         if step == 0:
             self._look(trainer, 0)
 
@@ -106,15 +102,8 @@ class Validation(Callback):
         for name, (loss, tokens) in found.items():
             perplexity = math.exp(loss) if loss < 700 else math.inf
             self._lines.append({"step": step, "source": name, "loss": loss, "perplexity": perplexity, "tokens": tokens})
-            if self._writer is not None:
-                self._writer.add_scalar(f"validation/{name}", loss, step)
+        self.boards.show({f"validation/{name}": loss for name, (loss, _) in found.items()}, step)
 
     def flush(self, trainer: Training, step: int) -> None:
         if trainer.world.is_main and self._lines:
             write_bytes(self.path, "".join(map(json_of, self._lines)).encode())
-            if self._writer is not None:
-                self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from headwater.configs.errors import MissingError
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.probes import Prompt, prompt_batches
-from headwater.train.checkpoint import load_weights, newest
+from headwater.train.checkpoint import newest
 from headwater.train.facts.biographies import Biography, QuestionAnswer
+from headwater.train.loading import load_weights
 from headwater.train.model import Batch, PackedGPT, build_model
 from headwater.train.parallel import World
 from headwater.train.settings import ModelSettings, TrainSettings

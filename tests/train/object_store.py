@@ -1,0 +1,69 @@
+"""An S3 server on loopback that fails when it is told to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Answer = Callable[..., Any]
+
+
+class FaultyStore:
+    """moto's server behind faults.
+
+    Attributes:
+        environment: what reaches it.
+        fault: called with (method, path); returns None, or one of `500`, `truncated`, `slow`, `dropped`.
+        asked: every (method, path) so far.
+    """
+
+    def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Quiet(WSGIRequestHandler):
+            def log(self, *_: Any, **__: Any) -> None:
+                pass
+
+        self.fault: Callable[[str, str], str | None] = lambda *_: None
+        self.asked: list[tuple[str, str]] = []
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        host, port = self._server.server_address[:2]
+        self.environment = {
+            "S3_ENDPOINT_URL": f"http://{host!s}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "2",
+        }
+
+    def _answer(self, environ: dict[str, Any], start_response: Answer) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        self.asked.append((method, path))
+        fault = self.fault(method, path)
+        if fault == "500":
+            start_response("500 Internal Server Error", [("Content-Length", "0")])
+            return []
+        if fault == "dropped":  # in the middle of what is sent to it
+            environ["wsgi.input"].read(10)
+            environ["werkzeug.socket"].close()
+            return []
+        if fault == "slow":
+            time.sleep(1.5)
+        answer = self._app(environ, start_response)
+        return half(answer) if fault == "truncated" else answer
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+
+
+def half(answer: Iterable[bytes]) -> Iterator[bytes]:
+    """Half of a body whose length was given as a whole one's."""
+    body = b"".join(answer)
+    yield body[: len(body) // 2]

@@ -1,0 +1,112 @@
+"""Object stores of S3's protocol, spoken to by boto3, which mosaicml-streaming brings along; so are the variables:
+S3_ENDPOINT_URL for a store that is not Amazon's, and AWS's own for credentials and retries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlparse
+
+from headwater.configs.errors import UserError
+
+T = TypeVar("T")
+
+TIMEOUT_S = 60
+"""Seconds without a byte after which a request is given up, and tried again as AWS_MAX_ATTEMPTS says."""
+
+SCHEME = "s3://"
+
+
+class StoreError(UserError):
+    """A store that cannot be reached, or refuses."""
+
+
+class Store:
+    """Objects under `s3://BUCKET/PREFIX`, by names below it. A client is made when it is first needed.
+
+    Raises:
+        StoreError: by every method.
+    """
+
+    def __init__(self, address: str) -> None:
+        parts = urlparse(address)
+        self.address, self.bucket, self.prefix = address.rstrip("/"), parts.netloc, parts.path.strip("/")
+        self._made: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            import boto3
+            from botocore.config import Config
+
+            config = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S)
+            endpoint = os.environ.get("S3_ENDPOINT_URL")
+            self._made = boto3.session.Session().client("s3", config=config, endpoint_url=endpoint)
+        return self._made
+
+    def put(self, local: Path, name: str) -> None:
+        """Sends a file, checksums and all, and looks whether the store has as many bytes of it."""
+        with self._asking(f"{name} cannot be sent to"):
+            self._client.upload_file(str(local), self.bucket, self._key(name), Config=self._one_after_the_other())
+            found = self._client.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"]
+            if found != local.stat().st_size:
+                raise OSError(f"{found:,} of {local.stat().st_size:,} bytes have arrived")
+
+    def get(self, name: str, local: Path) -> None:
+        """Fetches an object into a file; there is none afterwards where this fails."""
+        with self._asking(f"{name} cannot be fetched from"):
+            self._client.download_file(self.bucket, self._key(name), str(local), Config=self._one_after_the_other())
+
+    def read(self, name: str) -> bytes | None:
+        """A small object; None if there is none."""
+        with self._asking(f"{name} cannot be read in"):
+            try:
+                return self._client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"].read()
+            except self._client.exceptions.NoSuchKey:
+                return None
+
+    def remove(self, names: list[str]) -> None:
+        with self._asking("objects cannot be removed from"):
+            for name in names:
+                self._client.delete_object(Bucket=self.bucket, Key=self._key(name))
+
+    def names(self, below: str = "") -> list[str]:
+        """Names of all objects that begin with `below`."""
+        with self._asking("objects cannot be listed in"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(below))
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return [key.removeprefix(self._key("")) for key in keys]
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    @staticmethod
+    def _one_after_the_other() -> Any:
+        """Parts of a file in this thread: threads of s3transfer outlive a process that would end."""
+        from boto3.s3.transfer import TransferConfig
+
+        return TransferConfig(use_threads=False)
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # boto3, botocore, s3transfer and urllib3 raise their own kinds
+            raise StoreError(
+                f"{what} {self.address}",
+                got=f"{type(error).__name__}: {error}",
+                fix="check the address, the credentials and, for an S3-compatible store, S3_ENDPOINT_URL",
+            ) from None
+
+
+def attempted(action: Callable[[], T], say: Callable[[str], None]) -> T | None:
+    """Does something with a store; where it cannot be reached, says so and returns None."""
+    try:
+        return action()
+    except StoreError as error:
+        say(f"{error.what} ({error.got})")
+        return None
