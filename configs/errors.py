@@ -58,6 +58,7 @@ _FIXES = {
     errno.EACCES: "mend its rights, or choose another place",
     errno.EPERM: "mend its rights, or choose another place",
     errno.EIO: "look at the disk (dmesg); what is finished is kept",
+    errno.ECHILD: "give the same command again, with fewer processes if memory was short; what is finished is kept",
     errno.ESTALE: "mount the share again; what is finished is kept",
 }
 
