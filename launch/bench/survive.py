@@ -30,11 +30,12 @@ def main(
     table.md there is the table in Markdown. The exit status is 1 if anything was lost.
     """
     from headwater.launch.bench.survival.campaign import Campaign, as_markdown, table
+    from headwater.launch.jobs.processes import sigterm_interrupts
     from headwater.train.artifacts import write_bytes
     from headwater.train.locks import file_lock
 
     home = Path(out)
-    with file_lock(home / "campaign", patience=0):
+    with file_lock(home / "campaign", patience=0), sigterm_interrupts():
         campaign = Campaign(home, seed=seed, only=only, say=lambda line: print(line, flush=True))
         outcomes = campaign.run(kills, faults)
         lines = table(outcomes)

@@ -56,7 +56,7 @@ class Campaign:
         self.out, self.seed, self.say = out.absolute(), seed, say
         self.kinds = [name for name in ACTIVITIES if name in only] or list(ACTIVITIES)
         self.fault_names = [name for name in available() if name in only] or list(available())
-        self.trial = Trial(self.out, str(self.out), {}, start)
+        self.trial = Trial(self.out, f"{self.out}/", {}, start)
 
     def run(self, kills: int, faults: int) -> list[Outcome]:
         """Makes the trials that have not been made; returns the outcomes of all.
@@ -64,16 +64,19 @@ class Campaign:
         Raises:
             UserError: the unbroken work fails.
         """
-        end_marked(f"{self.out}/")
         names = [*self.kill_names(kills), *self.named_faults(faults)]
         found = []
-        for number, (name, kind, fault) in enumerate(names, 1):
-            kept = self.out / "trials" / f"{name}.json"
-            if not kept.exists():
-                outcome = self.make(name, kind, fault)
-                write_json(kept, outcome.as_json())
-                self.say(f"{number} of {len(names)}: {line_of(outcome)}")
-            found.append(Outcome(**read_json(kept)))
+        end_marked(self.trial.mark)  # what a campaign has left that was itself killed
+        try:
+            for number, (name, kind, fault) in enumerate(names, 1):
+                kept = self.out / "trials" / f"{name}.json"
+                if not kept.exists():
+                    outcome = self.make(name, kind, fault)
+                    write_json(kept, outcome.as_json())
+                    self.say(f"{number} of {len(names)}: {line_of(outcome)}")
+                found.append(Outcome(**read_json(kept)))
+        finally:
+            end_marked(self.trial.mark)
         return found
 
     def kill_names(self, kills: int) -> list[tuple[str, str, str]]:

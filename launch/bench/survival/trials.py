@@ -93,7 +93,7 @@ class Trial:
     def job(self, name: str, work: Work, setting: Setting | None = None) -> Any:
         environment = setting.environment if setting is not None else {}
         prefix = setting.prefix if setting is not None else ()
-        return self.start(work, mark=f"{self.mark}/{name}/", log=self.log(name), environment=environment, prefix=prefix)
+        return self.start(work, mark=f"{self.mark}{name}/", log=self.log(name), environment=environment, prefix=prefix)
 
     def kill(self, name: str, activity: Activity, draw: random.Random) -> Outcome:
         """A kill, or some in a row, each start in a layout of its own."""
