@@ -50,10 +50,12 @@ class Activity:
 
 TINY = "pretrain/tiny"
 
-STEPS = "train.steps=40"
+CORPUS = ("train.steps=40", "train.global_batch=4", "corpus.passages=200", "corpus.tokenizer.vocab_size=1024")
+"""What a corpus and its schedule depend on."""
 
 SETTINGS = (
-    STEPS,
+    *CORPUS,
+    "train.micro_batch=2",
     "checkpoint.every=4",
     "checkpoint.asynchronous=true",
     "callbacks.probes.every=8",
@@ -85,7 +87,7 @@ def begin_nothing(place: Path, needed: Path) -> None:
 
 
 def corpus(place: Path, nothing: Path, layout: Layout) -> Work:
-    return Work("headwater.launch", ("corpus", TINY, f"out={place / 'run'}", STEPS, *layout.overrides))
+    return Work("headwater.launch", ("corpus", TINY, f"out={place / 'run'}", *CORPUS, *layout.overrides))
 
 
 def corpus_differences(place: Path, unbroken: Path, exact: bool) -> list[str]:
@@ -142,7 +144,7 @@ def sweep(place: Path, nothing: Path, layout: Layout) -> Work:
 
 
 def sweep_differences(place: Path, unbroken: Path, exact: bool) -> list[str]:
-    found = []
+    found = file_differences(place / "sweep", unbroken / "sweep", wanted=lambda path: path.name == "table.json")
     for each in sorted((unbroken / "sweep" / "cells").iterdir()):
         run = RunDir.at(place / "sweep" / "cells" / each.name)
         found += [f"{each.name}: {line}" for line in run_differences(run, RunDir.at(each))]

@@ -41,8 +41,8 @@ class Outcome:
     Attributes:
         kind: of work.
         what: was done to it: `killed`, or a fault's name.
-        kills: how many.
-        met: whether it was still at work when it was done.
+        kills: how many that found it at work.
+        met: whether anything that was done to it found it at work.
         events: in order, for people.
         lost: a line for everything that is not as it should be; none if it survived.
         end_s: the longest that it took to end.
@@ -99,8 +99,8 @@ class Trial:
         """A kill, or some in a row, each start in a layout of its own."""
         outcome, place = Outcome(name, activity.name, "killed"), self.place(name)
         self.begin(activity, place)
-        same = True
-        while not outcome.kills or draw.random() < AGAIN:
+        outcome.met, same = False, True
+        while not outcome.events or draw.random() < AGAIN:
             layout, harm = draw.choice(activity.layouts), draw.choice(HARMS)
             job = self.job(name, self.work(activity, place, layout))
             after = self.await_moment(activity, place, job, draw)
@@ -108,8 +108,8 @@ class Trial:
             job.send(harm, draw)
             self.await_end(job, outcome, WHOLE_S if harm.whom == "one" else GONE_S)
             same &= layout.same
-            outcome.kills += 1
-            outcome.met &= met
+            outcome.kills += met
+            outcome.met |= met
             outcome.events.append(f"{layout}: {harm} after {after:.1f} s{'' if met else ', when it had ended'}")
         self.finish(activity, place, outcome, draw, same)
         return outcome
