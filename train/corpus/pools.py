@@ -44,7 +44,11 @@ def run_in_processes(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int) ->
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the pool is the parallelism
     # Spawned: a fork would inherit the threads of torch and of the tokenizer.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),)) as pool:
+    try:
+        made = ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),))
+    except OSError as error:  # it has semaphores there, and says no place
+        raise OSError(error.errno, error.strerror, "/dev/shm") from None
+    with made as pool:
         running: list[Future[None]] = []
         try:
             for arguments in jobs:

@@ -12,15 +12,18 @@ from typing import Any
 from headwater.launch.bench.survival.activities import Activity, Layout
 from headwater.launch.bench.survival.faults import Fault, Setting, bring_on, mend, set_up
 from headwater.launch.bench.survival.processes import HARMS, POLL_S, Job, Work, has_written
+from headwater.train.artifacts import remove
 
 WHOLE_S = 600.0
 """Any piece of work here is done by then, on a busy machine too."""
-GONE_S = 60.0
+GONE_S = 120.0
 """A process that was told to stop, or whose disk has failed, is gone by then."""
 AGAIN = 0.25
 """How often a restart is killed as well."""
 EARLY = 0.25
 """How often the moment is before anything is written."""
+REACHES = (0.9, 0.4, 0.15)
+"""How late a kill may come; on a machine that has become quicker, or a place that was begun before, sooner."""
 TAIL = 1200
 """Characters of a log that a loss is told with."""
 
@@ -97,22 +100,31 @@ class Trial:
 
     def kill(self, name: str, activity: Activity, draw: random.Random) -> Outcome:
         """A kill, or some in a row, each start in a layout of its own."""
-        outcome, place = Outcome(name, activity.name, "killed"), self.place(name)
-        self.begin(activity, place)
-        outcome.met, same = False, True
-        while not outcome.events or draw.random() < AGAIN:
-            layout, harm = draw.choice(activity.layouts), draw.choice(HARMS)
-            job = self.job(name, self.work(activity, place, layout))
-            after = self.await_moment(activity, place, job, draw)
-            met = job.status() is None
-            job.send(harm, draw)
-            self.await_end(job, outcome, WHOLE_S if harm.whom == "one" else GONE_S)
-            same &= layout.same
-            outcome.kills += met
-            outcome.met |= met
-            outcome.events.append(f"{layout}: {harm} after {after:.1f} s{'' if met else ', when it had ended'}")
-        self.finish(activity, place, outcome, draw, same)
+        outcome, place = Outcome(name, activity.name, "killed", met=False), self.place(name)
+        used: list[Layout] = []
+        for reach in REACHES:
+            remove(place)
+            self.begin(activity, place)
+            used = [self.kill_once(activity, place, outcome, draw, reach)]
+            if outcome.met:
+                break
+        while outcome.met and draw.random() < AGAIN:
+            used.append(self.kill_once(activity, place, outcome, draw, REACHES[-1]))
+        self.finish(activity, place, outcome, draw, all(layout.same for layout in used))
         return outcome
+
+    def kill_once(self, activity: Activity, place: Path, outcome: Outcome, draw: random.Random, reach: float) -> Layout:
+        """Starts the work in a random layout and does random harm to it at a random moment; returns the layout."""
+        layout, harm = draw.choice(activity.layouts), draw.choice(HARMS)
+        job = self.job(outcome.name, self.work(activity, place, layout))
+        after = self.await_moment(activity, place, job, draw, reach)
+        met = job.status() is None
+        job.send(harm, draw)
+        self.await_end(job, outcome, WHOLE_S if harm.whom == "one" else GONE_S)
+        outcome.kills += met
+        outcome.met |= met
+        outcome.events.append(f"{layout}: {harm} after {after:.1f} s{'' if met else ', when it had ended'}")
+        return layout
 
     def fault(self, name: str, activity: Activity, fault: Fault, draw: random.Random) -> Outcome:
         """A fault, from a random moment on; then it is mended, and the work goes on."""
@@ -122,7 +134,7 @@ class Trial:
         with set_up(fault, place, self.home, draw) as setting:
             self.begin(activity, place)
             job = self.job(name, self.work(activity, place, layout), setting)
-            after = self.await_moment(activity, place, job, draw)
+            after = self.await_moment(activity, place, job, draw, REACHES[0])
             began = len(self.said(name))
             outcome.met = job.status() is None
             bring_on(fault, setting, job, draw)
@@ -136,15 +148,19 @@ class Trial:
             self.finish(activity, place, outcome, draw, layout.same)
         return outcome
 
-    def await_moment(self, activity: Activity, place: Path, job: Any, draw: random.Random) -> float:
-        """Waits for a random moment of a job's life, or its end; returns the seconds since its start."""
+    def await_moment(self, activity: Activity, place: Path, job: Any, draw: random.Random, reach: float) -> float:
+        """Waits for a random moment of a job's life, or its end; returns the seconds since its start.
+
+        Args:
+            reach: the latest moment, as a share of what the unbroken work took after it had written anything.
+        """
         unbroken, began, clock = self.whole[activity.name], time.monotonic(), time.time()
         if draw.random() < EARLY:
             limit = draw.uniform(0, unbroken.first_s)
         else:
             while job.status() is None and not has_written(place, clock) and time.monotonic() - began < WHOLE_S:
                 time.sleep(POLL_S)
-            limit = time.monotonic() - began + draw.uniform(0, 0.9 * (unbroken.whole_s - unbroken.first_s))
+            limit = time.monotonic() - began + draw.uniform(0, reach * (unbroken.whole_s - unbroken.first_s))
         while job.status() is None and time.monotonic() - began < limit:
             time.sleep(POLL_S)
         return time.monotonic() - began

@@ -15,6 +15,7 @@ import pytest
 from headwater.configs.errors import UserError
 from headwater.launch.bench import survive
 from headwater.launch.bench.parser import run_benchmark
+from headwater.launch.bench.survival import trials
 from headwater.launch.bench.survival.activities import ACTIVITIES
 from headwater.launch.bench.survival.campaign import Campaign, as_markdown, line_of, table
 from headwater.launch.bench.survival.compare import file_differences, run_differences
@@ -41,7 +42,9 @@ def assert_survived(outcomes: list[Outcome]) -> None:
 
 
 @pytest.mark.slow
-def test_kills(home: Path) -> None:
+def test_kills(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of each; in a longer campaign restarts are killed as well."""
+    monkeypatch.setattr(trials, "AGAIN", 0.0)
     assert_survived(campaign(home, "training", "corpus", "index").run(kills=3, faults=0))
 
 

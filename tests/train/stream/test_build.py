@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -221,3 +223,14 @@ def test_a_worker_that_is_killed_is_one_error(tmp_path):
     """As the kernel does for want of memory; the pool would say it in a traceback. It undoes nothing of a build."""
     with pytest.raises(RefusedError, match=r"(?s)ended from outside.*with fewer processes"), refusals():
         run_jobs(signal.raise_signal, [(signal.SIGKILL,)], workers=2)
+
+
+def test_a_full_dev_shm_is_named(monkeypatch):
+    """Semaphores of a pool lie there; the system's error names no place."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("headwater.train.corpus.pools.ProcessPoolExecutor", full)
+    with pytest.raises(RefusedError, match="/dev/shm: No space left on device"), refusals():
+        run_jobs(signal.raise_signal, [], workers=2)
