@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,8 +57,14 @@ _FIXES = {
     errno.EACCES: "mend its rights, or choose another place",
     errno.EPERM: "mend its rights, or choose another place",
     errno.EIO: "look at the disk (dmesg); what is finished is kept",
+    errno.ECHILD: "give the same command again, with fewer processes if memory was short; what is finished is kept",
     errno.ESTALE: "mount the share again; what is finished is kept",
 }
+
+
+def mending(error: OSError, otherwise: str) -> str:
+    """What to do about something that the system has said."""
+    return _FIXES.get(error.errno or 0, otherwise)
 
 
 def as_refused(error: OSError) -> RefusedError:
@@ -79,17 +84,6 @@ def refusals() -> Iterator[None]:
         raise
     except OSError as error:
         raise as_refused(error) from error
-
-
-def answered(action: Callable[[], object]) -> int:
-    """Does what a command is for; returns its exit status: 0, or 2 after saying what was refused."""
-    try:
-        with refusals():
-            action()
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
 
 
 @dataclass(frozen=True, slots=True)

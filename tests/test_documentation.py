@@ -33,6 +33,16 @@ def test_links_lead_somewhere(page: Path):
         assert place.exists() or str(place.relative_to(ROOT / "docs")) in made, target
 
 
+def test_tests_that_pages_name_are_there():
+    """A test named after `::` alone is of the file before it."""
+    named = re.findall(r"`(tests/[\w/]+\.py)?::(\w+)`", (ROOT / "docs/howto/survive.md").read_text())
+    assert len(named) >= 9
+    file = ""
+    for given, name in named:
+        file = given or file
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), (file, name)
+
+
 def test_every_setting_and_command_is_in_the_reference():
     hooks = runpy.run_path(str(ROOT / "docs/hooks.py"))
     keys = hooks["configuration"]()

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import UserError, mending
 from headwater.train.artifacts import make_directories, remove_if_empty
 
 POLL_S = 0.1
@@ -92,9 +92,8 @@ def take_lock(
                 vanished += 1
                 continue  # the one before removed the directory that it had made
             remove_if_empty(made)
-            raise UserError(
-                f"{name.parent} cannot be written to", got=error, fix="choose another directory, or mend its rights"
-            ) from None
+            fix = mending(error, "choose another directory, or mend its rights")
+            raise UserError(f"{name.parent} cannot be written to", got=error, fix=fix) from None
         try:
             taken = try_lock(lock)
             holder = "" if taken else holder_of(lock)

@@ -71,6 +71,8 @@ def part_of(name: str) -> Any:
                 below = package.split(".")[1:]
                 module.__path__ = [os.path.join(place, *below) for place in spec.submodule_search_locations]
                 sys.modules[package] = module
+            # `util` and `format` import each other, which goes well in this order alone.
+            importlib.import_module("streaming.base.format")
             return importlib.import_module(f"streaming.base.{name}")
         finally:
             for package in packages:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from headwater.attribution.capture.build import build_captured
-from headwater.configs.errors import answered
 from headwater.train.artifacts import RunDir
+from headwater.train.ending import answered
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     step = int(arguments[1]) if len(arguments) == 2 else None
-    return answered(lambda: print(build_captured(RunDir.at(arguments[0]), step)))
+    return answered(lambda: RunDir.at(arguments[0]), lambda run: print(build_captured(run, step)))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import sys
 
 from headwater.attribution.settings import IndexSettings
 from headwater.configs import load_config
-from headwater.configs.errors import answered
-from headwater.train.ending import FINISHED, note_ending, report_ending
+from headwater.train.ending import FINISHED, answered, note_ending, report_ending
 from headwater.train.lifetime import die_with_parent
 
 
@@ -21,13 +20,12 @@ def main(arguments: list[str]) -> int:
     die_with_parent()
     report_ending()
 
-    def index() -> None:
-        settings = load_config(IndexSettings, arguments[0], arguments[1:])
+    def index(settings: IndexSettings) -> None:
         from headwater.attribution.index.build import build_index
 
         print(build_index(settings), flush=True)
 
-    status = answered(index)
+    status = answered(lambda: load_config(IndexSettings, arguments[0], arguments[1:]), index)
     if not status:
         note_ending(FINISHED)
     return status

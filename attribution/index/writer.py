@@ -72,7 +72,7 @@ def require_index_directory(path: Path) -> None:
     if (isinstance(begun, dict) and "format" in begun) or (path / "corpus" / "origin.json").exists():
         return
     require_directory(path)
-    ours = ("curvature.safetensors", "moments.safetensors", "*.part", ".tmp*", "*.lock", "corpus")
+    ours = ("curvature.safetensors", "moments.safetensors", "*.part", ".tmp*", "*.lock", "*.lock.held", "corpus")
     found = [] if not path.is_dir() else [each for each in path.iterdir() if not any(map(each.match, ours))]
     if found:
         raise UserError(
@@ -156,7 +156,7 @@ class IndexWriter:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (*WRITTEN, "rows-*"):
             remove_parts(self.path, f"{name}.*")
-        for pattern in (".tmp*", f"rows-*{NOTES}.lock"):  # safetensors' own; of a killed process
+        for pattern in (".tmp*", f"rows-*{NOTES}.lock*"):  # safetensors' own; of a killed process
             for left in self.path.glob(pattern):
                 remove(left)
         if not curvature.exists() or (theirs is None and not self.whitening.fingerprint):

@@ -9,7 +9,7 @@ import sys
 
 from headwater.attribution.settings import TraceSettings
 from headwater.configs import load_config
-from headwater.configs.errors import answered
+from headwater.train.ending import answered
 
 
 def main(arguments: list[str]) -> int:
@@ -17,13 +17,12 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0 if arguments else 2
 
-    def trace() -> None:
-        settings = load_config(TraceSettings, arguments[0], arguments[1:])
+    def trace(settings: TraceSettings) -> None:
         from headwater.attribution.tracing.run import run_trace
 
         run_trace(settings)
 
-    return answered(trace)
+    return answered(lambda: load_config(TraceSettings, arguments[0], arguments[1:]), trace)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import read_queries
 from headwater.attribution.tracing.saved_rows import QueryRows, save_rows
 from headwater.configs import load_config
-from headwater.configs.errors import answered
 from headwater.train.artifacts import require_place_for_file
+from headwater.train.ending import answered
 from headwater.train.parallel import on_main
 
 
@@ -42,7 +42,11 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
-    return answered(lambda: run_queries(load_config(QueriesSettings, arguments[0], arguments[1:])))
+
+    def make(settings: QueriesSettings) -> None:
+        run_queries(settings)
+
+    return answered(lambda: load_config(QueriesSettings, arguments[0], arguments[1:]), make)
 
 
 if __name__ == "__main__":

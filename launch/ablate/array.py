@@ -3,7 +3,8 @@
     headwater launch ablate ablation/injection out=/scratch/injection --slurm --submit
     headwater ablate ablation/injection slurm.enabled=true slurm.submit=true      # the same, from the configuration
 
-Each cell has a script of its own, `launch.sh`; OUT/array.txt lists them, and a task runs the one in its line.
+Each cell has a script of its own, `launch.sh`; OUT/array.txt lists them, and a task runs the one in its line. With
+`--chain` a task that was told to stop at its time limit submits itself again.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def job_of(slurm: SlurmSettings) -> Job:
         time_limit=slurm.time_limit,
         notice_minutes=slurm.notice_minutes,
         restarts=slurm.restarts,
+        chain=slurm.chain,
     )
 
 
@@ -55,10 +57,6 @@ def launch_sweep(job: Job, *, submit: bool) -> int:
         UserError: as of `launch_cells`.
     """
     settings = load_config(AblateSettings, job.config, job.overrides)
-    if job.chain:
-        raise UserError(
-            "--chain of a sweep", expected="cells that fit the time limit", fix="leave out --chain, and submit it again"
-        )
     return launch_cells(settings, replace(job, gpus_per_node=job.gpus_per_node or 1), submit=submit)
 
 
@@ -69,6 +67,13 @@ def launch_cells(settings: AblateSettings, job: Job, *, submit: bool, say: Calla
         UserError: a cell cannot be configured, or cannot work on its machines; nothing is written.
     """
     require_notice(job.time_limit, job.notice_minutes)
+    if job.chain and settings.kind != "pretrain":
+        raise UserError(
+            "--chain of a sweep",
+            got=f"kind={settings.kind}",
+            expected="kind=pretrain, whose cells say how far they are",
+            fix="leave out --chain, and submit it again",
+        )
     cells = expand(settings)
     waiting = [cell for cell in cells if not cell.is_done()]
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} finished before")
@@ -80,11 +85,12 @@ def launch_cells(settings: AblateSettings, job: Job, *, submit: bool, say: Calla
     out = Path(settings.out)
     for cell in waiting:
         write_bytes(cell.path / "launch.sh", f"#!/usr/bin/env bash\n{bodies[cell.name]}".encode())
-    listed = "".join(f"{(cell.path / 'launch.sh').absolute()}\n" for cell in waiting)
+    # All of them: a task that submits itself again later still finds its own line.
+    listed = "".join(f"{(cell.path / 'launch.sh').absolute()}\n" for cell in cells)
     write_bytes(out / "array.txt", listed.encode())
     (out / "logs").mkdir(exist_ok=True)
     script = job.script or out / "launch.sbatch"
-    write_bytes(script, array_script(settings, job, len(waiting)).encode())
+    write_bytes(script, array_script(settings, job, [cells.index(cell) for cell in waiting]).encode())
     say(f"wrote {script}: {len(waiting)} tasks; when they are done: headwater ablate report")
     return start(["sbatch", str(script)]) if submit else 0
 
@@ -109,11 +115,16 @@ def cell_body(settings: AblateSettings, job: Job, cell: Cell) -> str:
         script=job.script or Path(settings.out) / "launch.sbatch",
         command=command,
         port=job.port,
+        chain=job.chain,
+        is_task=True,
     )
 
 
-def array_script(settings: AblateSettings, job: Job, tasks: int) -> str:
-    """The script of the array."""
+def array_script(settings: AblateSettings, job: Job, tasks: list[int]) -> str:
+    """The script of the array, whose tasks are lines of array.txt."""
+    numbers = ",".join(map(str, tasks))
+    if tasks == list(range(tasks[0], tasks[-1] + 1)):
+        numbers = f"{tasks[0]}-{tasks[-1]}"
     out = Path(settings.out).absolute()
     lines = header(
         job.cluster,
@@ -123,7 +134,7 @@ def array_script(settings: AblateSettings, job: Job, tasks: int) -> str:
         time_limit=job.time_limit,
         output=f"{out}/logs/slurm-%A_%a.out",
         signal=f"TERM@{job.notice_minutes * 60}",
-        array=f"0-{tasks - 1}" + (f"%{settings.slurm.at_once}" if settings.slurm.at_once else ""),
+        array=numbers + (f"%{settings.slurm.at_once}" if settings.slurm.at_once else ""),
     )
     listed = shlex.quote(str(out / "array.txt"))
     one = f'exec bash "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {listed})"'

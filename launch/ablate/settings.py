@@ -24,6 +24,7 @@ class SlurmSettings:
     gpu_request: str = setting("gpus", "How to ask for them; none: a CPU partition.", choices=GPU_REQUESTS)
     time_limit: str = setting("04:00:00", "SLURM's time limit of a cell, [D-]HH:MM:SS.")
     notice_minutes: int = setting(10, "Minutes before the limit at which a run saves and stops.", minimum=1)
+    chain: bool = setting(False, "A `pretrain` cell that was told to stop submits itself again, until it is done.")
     restarts: int = setting(3, "Times that a failed cell is started again.", minimum=0)
     partition: str | None = setting(None, "SLURM partition.")
     account: str | None = setting(None, "SLURM account.")

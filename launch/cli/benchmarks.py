@@ -22,6 +22,7 @@ _BENCHMARKS = {
     "codecs": "What each way to store rows costs and keeps, in one stage and in two.",
     "search": "The scan of an index against a sequential read and faiss; memory against the size of the corpus.",
     "scale": "Memory and time of an index against its number of passages: written, opened, scanned, traced.",
+    "survive": "Kills and faults at random moments, and what was lost.",
     "explore": "The explorer: first paint, a filter over many questions, a question asked live.",
 }
 
@@ -34,7 +35,9 @@ def _add_benchmark(name: str, help: str) -> None:
     def run(context: typer.Context) -> None:
         from headwater.launch.bench.parser import run_benchmark
 
-        run_benchmark(name, load(f"headwater.launch.bench.{name}:main"), context.args)
+        measured = run_benchmark(name, load(f"headwater.launch.bench.{name}:main"), context.args)
+        if isinstance(measured, dict) and measured.get("lost"):
+            raise typer.Exit(1)
 
 
 for _name, _help in _BENCHMARKS.items():

@@ -135,6 +135,7 @@ def work_body(
     port: int | None = None,
     chain: bool = False,
     position: str | None = None,
+    is_task: bool = False,
 ) -> str:
     """What a script does after its beginning: a command on every machine, and the judgement of how it ended.
 
@@ -142,7 +143,9 @@ def work_body(
         place: the directory that the work is done in.
         command: of the place where several machines meet, the name of the meeting, and Python.
         port: of the meeting; jobs that share a machine take different ones if None.
-        restarts, script, chain, position: as of `work_loop`.
+        restarts, chain, position: as of `work_loop`.
+        script: that these lines stand in.
+        is_task: the script is of an array, and this is what one of its tasks does.
     """
     options, before, python = in_container(cluster, [place])
     where = str(port) if port else f"$(({MEETING_PORT} + SLURM_JOB_ID % 1000))"
@@ -150,22 +153,24 @@ def work_body(
     words = ["srun", "--kill-on-bad-exit=1", *cores, *options, *before]
     srun = as_script([words, *command(f'"$head:{where}"', '"$SLURM_JOB_ID"', python)])
     logs = place.absolute() / "logs"
-    loop = work_loop(srun, logs=logs, restarts=restarts, script=script, chain=chain, position=position)
+    task = '--array="$SLURM_ARRAY_TASK_ID" ' if is_task else ""
+    submit = f"sbatch {task}{shlex.quote(str(script.absolute()))}"
+    loop = work_loop(srun, logs=logs, restarts=restarts, submit=submit, chain=chain, position=position)
     head = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n' if nodes > 1 else ""
     return head + loop
 
 
-def work_loop(srun: str, *, logs: Path, restarts: int, script: Path, chain: bool, position: str | None) -> str:
+def work_loop(srun: str, *, logs: Path, restarts: int, submit: str, chain: bool, position: str | None) -> str:
     """The lines that run a job's work and judge how it ended.
 
     Args:
         srun: the command.
         restarts: how often it is started again after a failure.
-        script: that these lines stand in, which a chain submits again.
+        submit: the command that submits the script in which these lines stand, which a chain does again.
         position: shell text that prints how far the work is; None: the work notes it itself.
     """
     told = f"at=$({position})" if position else "at=${ended#stopped}; at=${at# }; at=${at:-nothing done yet}"
-    resubmit = f"sbatch {shlex.quote(str(script.absolute()))}"
+    shown = submit.replace('"', "")
     past = shlex.quote(str(logs / "chain"))
     again = f"""
     if [[ "$at" == "$(tail -n 1 {past} 2>/dev/null | cut -d ' ' -f 3-)" ]]; then
@@ -173,14 +178,14 @@ def work_loop(srun: str, *, logs: Path, restarts: int, script: Path, chain: bool
         exit 1
     fi
     echo "$SLURM_JOB_ID $SECONDS $at" >>{past}
-    next=$({resubmit.replace("sbatch", "sbatch --parsable", 1)}) || {{
-        say "could not submit itself again; from where you may: {resubmit}"
+    next=$({submit.replace("sbatch", "sbatch --parsable", 1)}) || {{
+        say "could not submit itself again; from where you may: {shown}"
         exit 1
     }}
     say "goes on in job $next"
     exit 0"""
     once = f"""
-    say "to go on: {resubmit}"
+    say "to go on: {shown}"
     exit 143"""
     return f"""\
 mkdir -p {shlex.quote(str(logs))}

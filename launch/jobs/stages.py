@@ -127,6 +127,12 @@ def _evaluation(settings: Any) -> str:
     return settings.run if not settings.index else settings.out or f"{settings.index.rstrip('/')}-evaluation"
 
 
+def _index_position(place: str) -> str:
+    """A shard has a record when it is whole; of the others a file notes which windows are written, a line each."""
+    windows = f"cat {place}/rows-*.windows 2>/dev/null | grep -cE '^ +[0-9]+,?$'"
+    return f"echo $(find {place} -name 'rows-*.json' | wc -l) shards and $({windows}) windows"
+
+
 _TRAINING, _TRACING = "headwater.train.settings", "headwater.attribution.settings"
 _STUDIES = ("acquisition", "storage", "overlearnt", "lds", "selection")
 
@@ -144,7 +150,7 @@ STAGES = {
         module="headwater.attribution.index",
         place=_index_out,
         needs=_index_needs,
-        position=lambda place: f"find {place} -name 'shard-*.safetensors' | wc -l",
+        position=_index_position,
         goes_on=True,
     ),
     "queries": Stage(

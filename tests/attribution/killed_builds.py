@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -40,4 +41,20 @@ def build(arguments: list[str], slow_rank: int | None = None) -> int:
 
     is_slow = slow_rank in (None, int(os.environ["RANK"]))
     with mock.patch.object(IndexWriter, "write", slow if is_slow else write):
+        return main(arguments)
+
+
+def failing(arguments: list[str], rank: int) -> int:
+    """A build in which one rank's disk is full when it writes rows."""
+    from headwater.attribution.index.__main__ import main
+    from headwater.attribution.index.writer import IndexWriter
+
+    write = IndexWriter.write
+
+    def write_or_fail(self: IndexWriter, *given: object) -> None:
+        if int(os.environ["RANK"]) == rank:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        write(self, *given)
+
+    with mock.patch.object(IndexWriter, "write", write_or_fail):
         return main(arguments)

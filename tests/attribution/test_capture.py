@@ -27,6 +27,7 @@ from headwater.attribution.tracing.query_rows import query_rows
 from headwater.attribution.tracing.run import run_trace
 from headwater.configs import load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.launch.bench.survival.compare import file_differences, index_differences
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks.ledger import read_ledger
@@ -190,13 +191,8 @@ def test_killed_and_restarted_is_the_same(tiny_run: Path, tmp_path: Path) -> Non
 
 def compare(run: RunDir, expected: RunDir) -> None:
     """Captured files equal to the byte; index.json but for the run's own path."""
-    for folder in ("capture", "index/captured"):
-        files = sorted(path.name for path in (expected.path / folder).iterdir())
-        assert sorted(path.name for path in (run.path / folder).iterdir()) == files
-        for name in files:
-            mine, theirs = (each.path / folder / name for each in (run, expected))
-            if name != "index.json":
-                assert mine.read_bytes() == theirs.read_bytes(), name
+    assert file_differences(run.path / "capture", expected.path / "capture") == []
+    assert index_differences(run.index("captured"), expected.index("captured"), exact=True) == []
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ import torch
 from headwater.attribution.index.reader import open_index
 from headwater.train.artifacts import read_json
 
-from ..jobs import Job, call, wait_for
-from .killed_builds import SECONDS, build, command
+from ..jobs import REFUSED, Job, call, wait_for
+from .killed_builds import SECONDS, build, command, failing
 
 SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]
 COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
@@ -185,6 +185,20 @@ def test_killed_builds_end_with_the_same_bytes(model: Path, documents: Path, tmp
         assert 0 < shards_made(out) < len(list(whole.glob("rows-*")))
         assert call(build, [*arguments, f"out={out}"], ranks - 1, ranks=ranks, log=log) == 0, log.read_text()
         assert files_of(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_cannot_write_says_so_once(model: Path, documents: Path, tmp_path: Path, rank: int) -> None:
+    """The other's broken connection is a line, not a traceback; what is written stays, and is gone on with."""
+    log, out = tmp_path / "log", tmp_path / "index"
+    arguments = ["index/hf", f"model.path={model}", f"corpus.path={documents}", f"out={out}", *SMALL]
+    assert call(failing, arguments, rank, ranks=2, log=log) == REFUSED
+    said = log.read_text()
+    assert said.count("error: ") == 1, said
+    assert "No space left on device" in said
+    assert "Traceback" not in said, said
+    assert call(failing, arguments, 1, ranks=1, log=log) == 0, log.read_text()
 
 
 def shards_made(out: Path) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from headwater.attribution.index.writer import require_index_directory
 from headwater.attribution.settings import TraceSettings
 from headwater.attribution.tracing.run import run_trace
 from headwater.configs.errors import MismatchError, UserError
+from headwater.train.locks import file_lock
 
 from .synthetic_rows import make_rows
 from .test_store import LAYOUT, build, contents, make_writer
@@ -30,6 +33,20 @@ def test_a_models_directory_is_left_alone(tmp_path: Path):
     (tmp_path / "index.json").write_text(json.dumps({"weight_map": {}}))  # somebody else's
     with pytest.raises(UserError, match="and no index"):
         make_writer(tmp_path, ROWS).begin()
+
+
+def test_an_index_is_begun_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What stands for a lock there is its holder's own; what a killed build has left of them goes."""
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("headwater.train.locks.fcntl.flock", flock)
+    with file_lock(tmp_path / "build"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["build.lock", "build.lock.held"]
+        (tmp_path / "rows-00000.windows.lock.held").write_text("process 0 on nowhere since then ()\n")
+        make_writer(tmp_path, ROWS).begin()
+        assert not list(tmp_path.glob("rows-*"))
 
 
 def test_a_file_is_no_directory(tmp_path: Path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import signal
+import subprocess
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.options import ScanOptions, Source
 from headwater.attribution.search.scan import scan
 from headwater.configs.errors import CorruptError
+from headwater.launch.jobs.stages import STAGES
 
 from ..jobs import Job, call
 from .synthetic_rows import make_rows
@@ -368,3 +371,22 @@ def test_the_manifest_does_not_grow_with_the_shards(built: Path, tmp_path: Path,
     assert abs((many / "index.json").stat().st_size - (built / "index.json").stat().st_size) < 20
     assert len(pq.read_table(many / "shards.parquet")) == 142
     assert default_shard_rows(LAYOUT.dims) == BLOCK
+
+
+def test_a_chain_of_jobs_sees_how_far_an_index_is(tmp_path: Path, rows_ND: torch.Tensor) -> None:
+    """It goes by what each job has added: shards that are whole, and windows of those that are not."""
+    place = tmp_path / "an index"
+    writer, tell = make_writer(place), STAGES["index"].position
+    assert tell is not None
+
+    def told() -> str:
+        command = f"echo $({tell(shlex.quote(str(place)))})"
+        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+
+    writer.begin()
+    said = [told()]
+    for window in writer.pending()[:5]:
+        writer.write(window, rows_ND[slice(*writer.span(window))])
+        said.append(told())
+    expected = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2))
+    assert said == [f"{shards} shards and {more} windows\n" for shards, more in expected]

@@ -5,10 +5,12 @@ ray start --head; headwater corpus CONFIG corpus.engine=ray corpus.workers=64   
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from headwater.configs.errors import MissingError
@@ -25,6 +27,9 @@ def run_jobs(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int, engine: st
         jobs: arguments of each job; they are asked for as workers become free.
         workers: how many run at once.
         engine: `processes` on this machine, or `ray` on a cluster.
+
+    Raises:
+        ChildProcessError: a process was killed.
     """
     if engine == "ray":
         run_jobs_on_ray(job, jobs, workers)
@@ -39,14 +44,26 @@ def run_in_processes(job: Job, jobs: Iterable[tuple[Any, ...]], workers: int) ->
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the pool is the parallelism
     # Spawned: a fork would inherit the threads of torch and of the tokenizer.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),)) as pool:
+    try:
+        made = ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),))
+    except OSError as error:  # it has semaphores there, and says no place
+        raise OSError(error.errno, error.strerror, "/dev/shm") from None
+    with made as pool:
         running: list[Future[None]] = []
-        for arguments in jobs:
-            running.append(pool.submit(job, *arguments))
-            if len(running) >= 2 * workers:
-                running.pop(0).result()
-        for future in running:
-            future.result()
+        try:
+            for arguments in jobs:
+                running.append(pool.submit(job, *arguments))
+                if len(running) >= 2 * workers:
+                    running.pop(0).result()
+            for future in running:
+                future.result()
+        except BrokenProcessPool:
+            # Not a mistake of the user's: what is finished stays.
+            raise ChildProcessError(
+                errno.ECHILD,
+                f"one of the {workers} processes that build the corpus was ended from outside;"
+                " the kernel does so for want of memory (dmesg)",
+            ) from None
 
 
 def run_jobs_on_ray(job: Callable[..., None], jobs: Iterable[tuple[Any, ...]], workers: int) -> None:

@@ -41,7 +41,8 @@ def notes_directory() -> Path | None:
     """This user's own directory of notes, None where there can be none."""
     directory = Path(tempfile.gettempdir()) / f"headwater-{os.getuid()}" / "compared"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (directory.parent, directory):  # `parents` would make the first with other rights
+            each.mkdir(mode=0o700, exist_ok=True)
         return directory if directory.parent.stat().st_uid == os.getuid() and os.access(directory, os.W_OK) else None
     except OSError:
         return None

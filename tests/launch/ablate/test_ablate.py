@@ -21,6 +21,7 @@ from headwater.launch.ablate.report import conditions, describe
 from headwater.launch.ablate.run import run_ablation
 from headwater.launch.ablate.settings import AblateSettings, SlurmSettings
 from headwater.launch.parts.training import is_trained
+from headwater.train.artifacts import write_json
 from headwater.train.facts.biographies import VARIANTS
 from headwater.train.settings import PretrainSettings
 
@@ -143,6 +144,26 @@ def test_a_sweep_is_one_array_job(tmp_path: Path):
     for each in (script, *map(Path, listed), tmp_path / "b/launch.sbatch", tmp_path / "b/cells/seed-0/launch.sh"):
         subprocess.run(["bash", "-n", str(each)], check=True)
     assert "headwater.launch.ablate.process" in (tmp_path / "b/cells/seed-0/launch.sh").read_text()
+
+
+def test_a_task_of_a_chain_submits_itself_alone(tmp_path: Path):
+    """Also after cells have been finished: each keeps its number."""
+    slurm = SlurmSettings(enabled=True, chain=True)
+    settings = sweep(tmp_path / "a", slurm=slurm, grid={"train.steps": [3, 5, 7, 9]})
+    done = [cell for cell in expand(settings) if cell.factors["steps"] in (3, 7)]
+    for cell in done:
+        write_json(cell.path / f"checkpoints/step-{cell.factors['steps']:08d}/checkpoint.json", {})
+    assert run_ablation(settings) == 0
+    script = tmp_path / "a/launch.sbatch"
+    assert "#SBATCH --array=1,3" in script.read_text().splitlines()
+    lines = (tmp_path / "a/array.txt").read_text().splitlines()
+    assert [Path(line).parent.name for line in lines] == [f"steps-{steps}" for steps in (3, 5, 7, 9)]
+    text = Path(lines[3]).read_text()
+    assert f'next=$(sbatch --parsable --array="$SLURM_ARRAY_TASK_ID" {script})' in text
+    assert f"from where you may: sbatch --array=$SLURM_ARRAY_TASK_ID {script}" in text
+    assert not Path(lines[0]).exists()
+    with pytest.raises(UserError, match=r"--chain of a sweep\n.*kind=trace"):
+        run_ablation(sweep(tmp_path / "b", slurm=slurm, kind="trace", preset="demo", overrides=[]))
 
 
 def test_a_sweep_whose_cells_cannot_work_is_not_submitted(tmp_path: Path):

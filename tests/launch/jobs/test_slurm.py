@@ -1,4 +1,4 @@
-"""Scripts of `headwater launch` on a real SLURM cluster: told to stop early, put back, refused; an array."""
+"""Scripts of `headwater launch` on a real SLURM cluster: told to stop early, put back, preempted, refused; an array."""
 
 from __future__ import annotations
 
@@ -113,6 +113,30 @@ def test_a_job_whose_machine_fails_goes_on_on_another(here: Path, slurm: Slurm, 
     slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     wait_until(lambda: slurm.jobs().get(number) == "PENDING", 20, told)
     Path("go").touch()
+    assert_goes_on(slurm, number, alone)
+
+
+def test_a_job_that_is_preempted_goes_on_when_the_urgent_one_is_done(
+    here: Path, slurm: Slurm, alone: Path, chained: object
+):
+    """A partition of higher priority takes the node: SLURM tells the job to stop, and puts it back into the queue."""
+    job = Job(config="config.yaml", overrides=RUN, gpus_per_node=1, slurm=True, cluster=ELSEWHERE)
+    assert launch_job(job, submit=False) == 0
+    number = slurm.submit(Path("run/launch.sbatch"))
+    told = told_by(slurm, "run")
+    wait_until(lambda: Path("at-4").exists(), 120, told)
+    node = slurm("squeue", "--noheader", f"--job={number}", "--format=%N").strip()
+    Path("urgent.sh").write_text("#!/bin/sh\nsleep 2\n")
+    urgent = slurm.submit(Path("urgent.sh"), "--partition=urgent", f"--nodelist={node}", "--output=/dev/null")
+    wait_until(lambda: slurm.jobs().get(number) == "PENDING", 60, told)
+    wait_until(lambda: urgent not in slurm.jobs(), 60, told)
+    Path("go").touch()
+    assert_goes_on(slurm, number, alone)
+
+
+def assert_goes_on(slurm: Slurm, number: int, alone: Path) -> None:
+    """A job that was put back begins once more, and ends as the run that was left alone."""
+    told = told_by(slurm, "run")
 
     def begins() -> bool:
         if slurm.jobs()[number] == "PENDING":  # SLURM would wait two minutes

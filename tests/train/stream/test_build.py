@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -6,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from headwater.configs.errors import CorruptError, MismatchError, UserError
+from headwater.configs.errors import CorruptError, MismatchError, RefusedError, UserError, refusals
 from headwater.train.artifacts import RunDir
 from headwater.train.corpus.build import build_corpus
+from headwater.train.corpus.pools import run_jobs
 from headwater.train.corpus.settings import SourceSettings
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.tokenizer import TextTokenizer
@@ -214,3 +217,20 @@ def test_a_corpus_rebuilt_at_the_same_place_is_read_afresh(tmp_path):
         found.append(corpus.text(corpus.numbers["doc-3#0"], tokenizer))
         assert make_texts(20, seed=seed)[3].startswith(found[-1][:20])
     assert found[0] != found[1]
+
+
+def test_a_worker_that_is_killed_is_one_error(tmp_path):
+    """As the kernel does for want of memory; the pool would say it in a traceback. It undoes nothing of a build."""
+    with pytest.raises(RefusedError, match=r"(?s)ended from outside.*with fewer processes"), refusals():
+        run_jobs(signal.raise_signal, [(signal.SIGKILL,)], workers=2)
+
+
+def test_a_full_dev_shm_is_named(monkeypatch):
+    """Semaphores of a pool lie there; the system's error names no place."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("headwater.train.corpus.pools.ProcessPoolExecutor", full)
+    with pytest.raises(RefusedError, match="/dev/shm: No space left on device"), refusals():
+        run_jobs(signal.raise_signal, [], workers=2)
