@@ -19,8 +19,8 @@ from headwater.attribution.tracing.queries import Query
 from headwater.attribution.tracing.saved_rows import QueryRows, load_rows, save_rows
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 
+from .dense_formula import LAYOUT, build
 from .synthetic_rows import make_rows
-from .test_search import LAYOUT, build
 
 QUERIES = [
     Query("a", "The capital of Peru is", "Lima", gold=("p3#0",), record={"relation": "capital", "prompt": "another"}),

@@ -19,8 +19,8 @@ from headwater.attribution.search.scan import scan, search
 from headwater.attribution.search.score_files import score_file
 from headwater.configs.errors import UserError
 
+from .dense_formula import LAYOUT, N, build
 from .synthetic_rows import make_rows
-from .test_search import LAYOUT, N, build
 
 Q = 7
 NAMES = [f"query {q}" for q in range(Q)]

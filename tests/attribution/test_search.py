@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.attribution.curvature.sums import SUMS
-from headwater.attribution.curvature.task import TaskCurvature, paper_lambda
-from headwater.attribution.curvature.whitening import Whitening
+from headwater.attribution.curvature.task import paper_lambda
 from headwater.attribution.index.errors import IncompleteIndexError
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.index.shards import ShardFile
 from headwater.attribution.index.writer import IndexWriter
-from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.blocks import Scan
 from headwater.attribution.search.full_ranking import ROUNDING, gold_ranks, ranked, score_all
 from headwater.attribution.search.options import Exclusion, ScanOptions, Source
@@ -21,78 +18,8 @@ from headwater.attribution.search.scorer import BlockScorer, Scoring
 from headwater.attribution.search.topk import NOBODY, TopK
 from headwater.configs.errors import MismatchError, UserError
 
+from .dense_formula import LAYOUT, N, build, dense_scores, queries_of
 from .synthetic_rows import make_rows
-
-LAYOUT = RowLayout([("layers.0.qkv", 6, 7), ("layers.0.fc1", 9, 5), ("layers.1.fc2", 4, 8)])
-DAMPING, LAMBDA, N = 0.1, 0.75, 333
-
-
-def build(path, rows_ND, *, shard_rows=None, codecs=("fp32",), kind="full", layout=LAYOUT, corpus="corpus"):
-    whitening = Whitening.none(layout)
-    if kind != "none":
-        sums = SUMS[kind](layout)
-        sums.add(rows_ND)
-        whitening = sums.whitening(DAMPING)
-    writer = IndexWriter(
-        path,
-        layout=layout,
-        passages=len(rows_ND),
-        whitening=whitening,
-        codecs=codecs,
-        meta={"corpus": corpus},
-        shard_rows=shard_rows,
-    )
-    writer.begin()
-    for number in writer.pending():
-        start, stop = writer.span(number)
-        writer.write(number, rows_ND[start:stop])
-    writer.finish([f"p{i}#0" for i in range(len(rows_ND))])
-    return open_index(path)
-
-
-def dense_curvature(part_Nd, span, kind):
-    """R_t + damping, [d, d], of unit rows' parts."""
-    if kind == "full":
-        r_t = part_Nd.T @ part_Nd / len(part_Nd)
-        return r_t + DAMPING * np.trace(r_t) / span.dims * np.eye(span.dims)
-    g_NOI = part_Nd.reshape(-1, span.k_out, span.k_in)
-    a_OO, b_II = (
-        np.einsum("noi,npi->op", g_NOI, g_NOI) / len(g_NOI),
-        np.einsum("noi,noj->ij", g_NOI, g_NOI) / len(g_NOI),
-    )
-    trace = np.trace(a_OO)
-    a_OO += DAMPING * trace / span.k_out * np.eye(span.k_out)
-    b_II += DAMPING * trace / span.k_in * np.eye(span.k_in)
-    return np.kron(a_OO, b_II) / trace
-
-
-def dense_scores(
-    rows_ND, queries_QD, *, kind="full", lambda_=LAMBDA, normalize=True, task_QD=None, layout=LAYOUT, scaled=True
-):
-    """G = R^{-1/2} g with R = (1 - lambda) (R_t + eps I) + lambda R_q / w per module; unit norm over all modules.
-
-    w = tr S^2 / tr S with S = (R_t + eps I)^{-1} R_q, or 1 for TrackStar's own formula.
-    """
-    raw = rows_ND.numpy().astype(np.float64)
-    queries = queries_QD.numpy().astype(np.float64)
-    task = queries if task_QD is None else task_QD.numpy().astype(np.float64)
-    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    task = task / np.linalg.norm(task, axis=1, keepdims=True)
-    white_rows, white_queries = np.empty_like(raw), np.empty_like(queries)
-    for span in layout:
-        r_t = dense_curvature(unit[:, span.slice], span, kind)
-        r_q = task[:, span.slice].T @ task[:, span.slice] / len(task)
-        if scaled:
-            s = np.linalg.solve(r_t, r_q)
-            r_q = r_q * np.trace(s) / np.trace(s @ s)
-        values, vectors = np.linalg.eigh((1 - lambda_) * r_t + lambda_ * r_q)
-        root = vectors @ np.diag(values**-0.5) @ vectors.T
-        white_rows[:, span.slice] = raw[:, span.slice] @ root
-        white_queries[:, span.slice] = queries[:, span.slice] @ root
-    if normalize:
-        white_rows /= np.linalg.norm(white_rows, axis=1, keepdims=True)
-        white_queries /= np.linalg.norm(white_queries, axis=1, keepdims=True)
-    return white_queries @ white_rows.T
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +42,6 @@ def sharded(tmp_path_factory, rows_ND, kind):
     return build(tmp_path_factory.mktemp("sharded"), rows_ND, shard_rows=47, kind=kind)
 
 
-def queries_of(count):
-    return make_rows(LAYOUT, count, rows_seed=99)
-
-
 @pytest.mark.parametrize("count", [1, 7, 500])
 def test_scan_is_the_dense_formula(index, sharded, rows_ND, count, kind):
     queries_QD = queries_of(count)
@@ -133,54 +56,6 @@ def test_scan_is_the_dense_formula(index, sharded, rows_ND, count, kind):
         assert np.abs(found - result.scores).max() < 1e-4
         assert result.complete
         assert result.scanned == N
-
-
-def test_the_task_matters_to_the_scores(index, rows_ND, kind):
-    """Negative control of the test above: without mixing, or with another lambda, the scores are others."""
-    queries_QD = queries_of(7)
-    mixed = dense_scores(rows_ND, queries_QD, kind=kind)
-    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0)).max() > 0.05
-    assert np.abs(mixed - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0.9)).max() > 0.05
-
-
-@pytest.mark.parametrize("lambda_", [0.0, 0.7, 0.99])
-def test_every_lambda(index, rows_ND, lambda_, kind):
-    queries_QD = queries_of(7)
-    options = ScanOptions(scoring=Scoring(task_weight=lambda_))
-    got = score_all([Source(index, queries_QD)], options)
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=lambda_)).max() < 1e-4
-
-
-def test_a_low_rank_of_s_is_exact_when_s_has_that_rank(index, rows_ND, kind):
-    """Three distinct directions among 40 queries: rank 3 loses nothing, rank 2 does."""
-    mix = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
-    queries_QD = mix @ queries_of(3)
-    expected = dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0.95)
-    errors = {}
-    for rank in (None, 3, 2, 0):
-        options = ScanOptions(scoring=Scoring(rank=rank, task_weight=0.95))
-        got = score_all([Source(index, queries_QD)], options)
-        errors[rank] = np.abs(got - expected).max()
-    assert errors[None] < 1e-4
-    assert errors[3] < 1e-4
-    assert errors[2] > 1e-3
-    assert errors[0] > errors[2]
-
-
-def test_full_rank_with_more_queries_than_dimensions(index, rows_ND, kind):
-    queries_QD = queries_of(500)
-    task = TaskCurvature.from_queries(index.whitening, queries_QD, LAMBDA)
-    assert [len(task.weights[span.name]) for span in LAYOUT] == [span.dims for span in LAYOUT]
-    got = score_all([Source(index, queries_QD)])
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind)).max() < 1e-4
-    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(rank=16, task_weight=0.25)))
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind, lambda_=0.25)).max() < 0.05
-
-
-def test_another_set_of_queries_may_stand_for_the_task(index, rows_ND, kind):
-    queries_QD, task_QD = queries_of(2), queries_of(60)
-    got = score_all([Source(index, queries_QD, task_queries=task_QD)])
-    assert np.abs(got - dense_scores(rows_ND, queries_QD, kind=kind, task_QD=task_QD)).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -308,43 +183,6 @@ def test_two_stages_rescore_the_candidates(tmp_path, rows_ND):
     )
     together = scan([Source(index, queries_QD)], ScanOptions(top_k=10, codec="int8", rescore="fp32", candidates=10))
     assert np.array_equal(alone.passages[0], together.passages[0])
-
-
-def test_the_papers_lambda_balances_the_spectra(index, rows_ND, kind):
-    queries_QD = queries_of(40)
-    lambda_ = paper_lambda(index.whitening, queries_QD)
-    unit = queries_QD.double().numpy()
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    pooled_q = np.sort(
-        np.concatenate([np.linalg.eigvalsh(unit[:, s.slice].T @ unit[:, s.slice] / 40) for s in LAYOUT])
-    )[::-1]
-    pooled_t = np.sort(np.concatenate([index.whitening.eigenvalues()[s.name].numpy() for s in LAYOUT]))[::-1]
-    k = round(LAYOUT.dims * 1000 / 65536)
-    assert lambda_ * pooled_q[k] == pytest.approx((1 - lambda_) * pooled_t[k], rel=1e-5)
-    result = scan([Source(index, queries_QD)], ScanOptions(scoring=Scoring(task_weight="paper")))
-    assert result.lambdas == [pytest.approx(lambda_)]
-    # The rule goes with the paper's S, which no module's width is taken out of.
-    got = score_all([Source(index, queries_QD)], ScanOptions(scoring=Scoring(task_weight="paper")))
-    exact, scaled = (
-        dense_scores(rows_ND, queries_QD, kind=kind, lambda_=lambda_, scaled=scaled) for scaled in (False, True)
-    )
-    assert np.abs(got - exact).max() < 1e-4
-    assert np.abs(got - scaled).max() > 1e-2
-
-
-def test_a_tasks_weight_means_the_same_in_modules_of_any_width(tmp_path):
-    """One eigenvalue of the task's curvature is lambda's in a module of 4 numbers as in one of 1,600."""
-    layout = RowLayout([("narrow", 2, 2), ("wide", 40, 40)])
-    index = build(tmp_path, make_rows(layout, N), kind="kronecker", layout=layout)
-    queries_QD = make_rows(layout, 12, rows_seed=99)
-    scaled, exact = (
-        TaskCurvature.from_queries(index.whitening, queries_QD, LAMBDA, scaled=scaled) for scaled in (True, False)
-    )
-    for name, s_r in scaled.eigenvalues.items():
-        assert float(s_r.square().sum() / s_r.sum()) == pytest.approx(1, rel=1e-9)
-        assert torch.allclose(s_r / s_r.sum(), exact.eigenvalues[name] / exact.eigenvalues[name].sum())
-    wide, narrow = (exact.eigenvalues[name] for name in ("wide", "narrow"))
-    assert wide.square().sum() / wide.sum() > 10 * narrow.square().sum() / narrow.sum()
 
 
 def test_bad_options_are_refused(index, sharded):

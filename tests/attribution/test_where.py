@@ -15,8 +15,8 @@ from headwater.attribution.search.scan import scan
 from headwater.attribution.search.where import Condition, Where
 from headwater.configs.errors import UserError
 
+from .dense_formula import LAYOUT, N, build
 from .synthetic_rows import make_rows
-from .test_search import LAYOUT, N, build
 
 generator = np.random.default_rng(5)
 VALUES: dict[str, list[Any]] = {
