@@ -30,6 +30,7 @@ class Condition:
     Attributes:
         window: steps after an injection in which its maximum is sought.
         parameters: of the model.
+        alike_controls: controls are records as the shown ones are; what others drift by is not taken off these.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Condition:
     plan: str = SCENARIOS
     size: str = SIZE
     parameters: int = 0
+    alike_controls: bool = True
 
     @cached_property
     def effect_PI(self) -> np.ndarray:
@@ -63,29 +65,44 @@ class Condition:
 
     @cached_property
     def plain_PS(self) -> np.ndarray:
-        return without_drift(self.measured)
+        return without_drift(self.measured) if self.alike_controls else self.measured.logprob_PS
 
     @cached_property
     def raised_PT(self) -> np.ndarray:
-        return raised(self.measured, self.plain_PS, self.window)
+        return raised(self.measured, self.plain_PS)
 
     def sample(self, group: str | None = None, depth: str | None = None) -> Sample:
         return self.measured, self.measured.of(group, depth)
 
-    def above_control(self, n: np.ndarray, values_P: np.ndarray | None = None) -> float:
+    def above_control(self, n: np.ndarray, values_P: np.ndarray | None = None, *, any_kind: bool = False) -> float:
         """Mean E of the shown among probes less that of the controls: a maximum over a window is above zero by noise
-        alone, and by more where there is more of it. Without controls, the mean itself."""
+        alone, and by more where there is more of it. Without controls, or with controls of another kind unless they
+        are asked for, the mean itself."""
         values = (self.mean_effect_P if values_P is None else values_P)[n]
         control = self.measured.group_P[n] == CONTROL
-        return float(np.mean(values[~control]) - (np.mean(values[control]) if control.any() else 0.0))
+        if control.all():
+            return float("nan")
+        counts = control.any() and (any_kind or self.alike_controls)
+        return float(np.mean(values[~control]) - (np.mean(values[control]) if counts else 0.0))
 
-    def pooled_fit(self, n: np.ndarray) -> Fit | None:
-        """The power law of what is kept of probes: their mean gain, less the controls' drift, over its value at the
-        last maximum. Ratios of means, for a mean of ratios is carried by the probes that gained least."""
-        if not len(n):
+    def pooled(self, n: np.ndarray) -> np.ndarray | None:
+        """What is kept of probes on the grid: their mean gain, less the controls' drift, over its own maximum in the
+        window, float64 [T]; None where nothing is gained.
+
+        A single probe's maximum is mostly noise, and a mean of ratios is carried by the probes that gained least: so
+        means are taken first, of probes as many steps after their last injection.
+        """
+        reach = min(self.window, self.raised_PT.shape[1] - 1 - int(self.t_T[-1]))
+        if not len(n) or reach < 1:
             return None
         mean = self.raised_PT[n].mean(axis=0)
-        return fit_power(self.t_T, mean[1:] / mean[0]) if mean[0] > 0 else None
+        peak = 1 + int(np.argmax(mean[1 : reach + 1]))
+        return mean[peak + self.t_T] / mean[peak] if mean[peak] > 0 else None
+
+    def pooled_fit(self, n: np.ndarray) -> Fit | None:
+        """The power law of what is kept."""
+        kept_T = self.pooled(n)
+        return None if kept_T is None else fit_power(self.t_T, kept_T)
 
     def decay(self, n: np.ndarray) -> float:
         fit = self.pooled_fit(n)

@@ -36,7 +36,7 @@ def draw_curves(condition: dict[str, Any]) -> bytes:
         axis.set_xlabel("steps after the stage (dotted: the first record's injections)")
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("mean log-probability of the target")
-    axes[0].legend(fontsize=8)
+    explain(axes[0])
     return as_png(drawn)
 
 
@@ -60,8 +60,7 @@ def draw_retention(condition: dict[str, Any]) -> bytes:
         axis.set_xlabel("steps after the last maximum")
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("retained share (solid: power law)")
-    if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(fontsize=8)
+    explain(axes[0])
     return as_png(drawn)
 
 
@@ -85,6 +84,12 @@ def compared_figures(summary: dict[str, Any]) -> dict[str, Figure]:
     return made
 
 
+def explain(axis: Any) -> None:
+    """A legend, if anything was drawn."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+
+
 def with_errors(axis: Any, x: Sequence[float], values: Sequence[list[float] | None], **style: Any) -> None:
     """Points with their intervals, joined; points that could not be measured are left out."""
     known = [(place, value) for place, value in zip(x, values, strict=True) if value]
@@ -105,7 +110,7 @@ def draw_by_depth(rows: dict[str, Any], label: str) -> bytes:
     axes[0].set_xticks(places, list(rows))
     axes[0].set_xlabel(label)
     axes[0].set_ylabel("effectivity, nats")
-    axes[0].legend(fontsize=8)
+    explain(axes[0])
     return as_png(drawn)
 
 
@@ -119,7 +124,7 @@ def draw_batches(found: dict[str, Any]) -> bytes:
     axes[0].set_xscale("log", base=2)
     axes[0].set_xlabel("sequences a batch")
     axes[0].set_ylabel("decay of the retained share a decade")
-    axes[0].legend(fontsize=8)
+    explain(axes[0])
     return as_png(drawn)
 
 
@@ -135,7 +140,7 @@ def draw_threshold(found: dict[str, Any]) -> bytes:
     axes[0].set_xscale("log")
     axes[0].set_xlabel("steps between meetings")
     axes[0].set_ylabel("left before the next one, nats")
-    axes[0].legend(fontsize=8)
+    explain(axes[0])
     return as_png(drawn)
 
 
@@ -149,5 +154,5 @@ def draw_popularity(found: dict[str, Any]) -> bytes:
     axes[0].set_xscale("log", base=2)
     axes[0].set_xlabel("times met")
     axes[0].set_ylabel("left at the end, nats")
-    axes[0].legend(fontsize=8)
+    explain(axes[0])
     return as_png(drawn)

@@ -85,9 +85,10 @@ def differences(summary: dict[str, Any]) -> str:
     model, settings = summary["model"], summary["settings"]
     parts = [f"{model['layers']} layers x {model['hidden']} instead of OLMo 1B and 7B"]
     if not settings["facts"]:
-        parts.append("records of our own, with paraphrases of equal length")
+        known = f", whose form the base model knows from {settings['familiar']} others" if settings["familiar"] else ""
+        parts.append(f"records of our own, with paraphrases of equal length{known}")
     elif summary.get("invented_controls"):
-        parts.append(f"{summary['invented_controls']} invented records as control")
+        parts.append(f"{summary['invented_controls']} invented records as control, whose drift is not theirs")
     if (settings["count"], settings["interval"]) != (10, 100):
         parts.append(f"{settings['count']} injections {settings['interval']} steps apart instead of 10, 100 apart")
     if summary.get("spread", 1) > 1:

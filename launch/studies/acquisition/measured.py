@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.metrics import effectivity, local_maximum, retainability
+from headwater.launch.studies.acquisition.metrics import effectivity, retainability
 from headwater.train.artifacts import RunDir, read_json
 
 GRID_POINTS = 40
@@ -140,14 +140,13 @@ def without_drift(measured: Measured) -> np.ndarray:
     return made
 
 
-def raised(measured: Measured, plain_PS: np.ndarray, window: int) -> np.ndarray:
-    """How far every probe stands above where it was before its first injection, at its last maximum (column 0) and on
-    the grid after it, of curves `without_drift`: float64 [P, 1 + T], NaN of controls."""
-    t_T = np.concatenate([[0], grid_after(measured, window)])
-    made = np.full((len(plain_PS), len(t_T)), np.nan)
+def raised(measured: Measured, plain_PS: np.ndarray) -> np.ndarray:
+    """How far every probe stands above where it was before its first injection, 0, 1, 2, ... steps after its last, of
+    curves `without_drift`: float64 [P, 1 + steps], NaN of controls."""
+    since = np.arange(int(measured.steps[-1]) - measured.last_shown + 1)
+    made = np.full((len(plain_PS), len(since)), np.nan)
     for probe in measured.of().tolist():
         shown = measured.shown_P[probe]
-        peak = local_maximum(measured.steps, measured.logprob_PS[probe], shown[-1], window)
-        at = np.interp([shown[0], *(peak + t_T)], measured.steps, plain_PS[probe])
+        at = np.interp([shown[0], *(shown[-1] + since)], measured.steps, plain_PS[probe])
         made[probe] = at[1:] - at[0]
     return made

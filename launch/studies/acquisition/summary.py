@@ -50,12 +50,11 @@ def summarise_group(conditions: Conditions, condition: Condition, group: str, ch
         row["power"] = {**asdict(power), "x_intercept": finite(power.x_intercept)}
         row["exponential"] = asdict(exponential)
         row["retained"] = {"t": t_T.tolist(), "mean": mean_T.tolist()}
-    fit = condition.pooled_fit(chosen)
-    if fit is not None:
-        mean_T = condition.raised_PT[chosen].mean(axis=0)
+    fit, kept_T = condition.pooled_fit(chosen), condition.pooled(chosen)
+    if fit is not None and kept_T is not None:
         row["pooled"] = {
             "t": t_T.tolist(),
-            "mean": (mean_T[1:] / mean_T[0]).tolist(),
+            "mean": kept_T.tolist(),
             "level": fit.level,
             "decay": conditions.interval([sample], condition.decay),
             "r2": fit.r2,
@@ -100,6 +99,7 @@ def read_conditions(settings: AcquisitionSettings, parts: Sequence[ContinuedPart
                 grid_of(settings, first).window,
                 settings.minimum_gain,
                 parameters=parameters_of(first.path),
+                alike_controls=not invented_controls(settings, first),
                 **factors,
             )
         )

@@ -185,6 +185,9 @@ def test_a_planted_study_gives_back_its_law_and_its_claims():
     assert fit is not None
     assert fit.decay == pytest.approx(0.3, abs=0.03), "the drift of all probes is no part of what is retained"
     assert fit.r2 > 0.98
+    other = condition(plain.measured, alike_controls=False).pooled_fit(once)
+    assert other is not None
+    assert other.decay < 0.27, "controls of another kind say nothing of its drift"
     found = measure_claims(conditions)
     assert status(exposure.judge(found["exposure"])) == [REPRODUCED, REPRODUCED, NOT_REPRODUCED], (
         "all jumps were planted alike, the first and the later"
@@ -197,18 +200,32 @@ def test_a_planted_study_gives_back_its_law_and_its_claims():
     assert found["duplicates"]["decay, control"] == pytest.approx([0, 0, 0], abs=0.01)
     summary = {
         "measures": found,
-        "settings": {"facts": "", "count": 2, "interval": 50, "window": 50, "probe_every": 1},
+        "settings": {"facts": "", "familiar": 9, "count": 2, "interval": 50, "window": 50, "probe_every": 1},
         "model": {"layers": 1, "hidden": 2, "batch": 4, "seq_len": 8},
         "leaking_probes": ["one"],
     }
     kept = judge(summary)
     assert all("instead of OLMo" in claim["differs"] for claim in kept[:-1])
+    assert all("from 9 others" in claim["differs"] for claim in kept[:-1])
     assert all(set(claim) == {"claim", "status", "measured", "control", "differs"} for claim in kept)
     not_run = [claim["status"] for claim in kept if "stage" in claim["claim"] or "Larger models" in claim["claim"]]
     assert not_run == [NOT_TESTABLE] * 2
     # The claim fails where the order is planted the other way round.
     turned = condition(planted({"memorization": 1.0, "semantic": 2.0, "composition": 0.5}))
     assert status(depths.judge(depths.measure(Conditions([turned], 60), turned))) == [NOT_REPRODUCED, REPRODUCED]
+
+
+def test_depths_are_compared_less_the_noise_that_their_controls_show():
+    measured = planted(JUMPS)
+    noisy = (
+        measured.logprob_PS
+        + np.random.default_rng(1).normal(size=measured.logprob_PS.shape) * (measured.depth_P == "semantic")[:, None]
+    )
+    plain = condition(replace(measured, logprob_PS=noisy))
+    memory, semantic = measured.of(None, "memorization"), measured.of(None, "semantic")
+    assert depths.gap(plain, memory, semantic) < 0, "the maximum of the noisier ones is higher"
+    found = depths.measure(Conditions([plain], 60), plain)
+    assert status(depths.judge(found))[0] == REPRODUCED
 
 
 def test_faster_forgetting_of_duplicates_is_found_where_it_is_planted():

@@ -46,8 +46,9 @@ def split(sample: Sample, wanted: Callable[[int], bool]) -> Sample:
 
 
 def at_last_meeting(corpus: Condition) -> np.ndarray:
-    """How far each probe stood at its last maximum above its first value, less the controls' drift: float64 [P]."""
-    return corpus.raised_PT[:, 0]
+    """How far each probe stood above its first value in the window after its last meeting, less the controls' drift:
+    float64 [P]."""
+    return corpus.raised_PT[:, 1 : corpus.window + 1].mean(axis=1)
 
 
 def judge(found: Found | None) -> list[Claim]:

@@ -63,6 +63,6 @@ def judge(found: Found, where: str = "", *, equal: bool = True) -> list[Claim]:
             f"Duplicates are forgotten faster than paraphrases{WHERE[where]}",
             (verdict[0], verdict[1] + semantic),
             f"duplicates, one half - the other: {as_text(found['decay, control'])}",
-            "; ".join(filter(None, [length, "decay of mean gains, less the controls' drift"])),
+            "; ".join(filter(None, [length, "decay of mean gains, less the controls' drift, from their own maximum"])),
         ),
     ]

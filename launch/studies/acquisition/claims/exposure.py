@@ -12,7 +12,8 @@ from headwater.launch.studies.verdict import NOT_REPRODUCED, REPRODUCED
 
 def measure(conditions: Conditions) -> Found:
     """`rises`: share of memorization probes that are higher at some step of the window after the first injection;
-    `above`: first E of shown facts less the controls'; `first_later`: first E less the mean of the later ones."""
+    `above`: first E of shown facts less the controls'; `first_later`: first E less the mean of the later ones, of
+    duplicates less the same of the controls."""
     plain = conditions.plain
     first_P = plain.effect_PI[:, 0]
     everything = (plain.measured, np.arange(len(first_P)))
@@ -22,21 +23,24 @@ def measure(conditions: Conditions) -> Found:
         "probes": len(shown[1]),
         "rises": float((first_P[shown[1]] > 0).mean()),
         "control_rises": float((first_P[control[1]] > 0).mean()) if len(control[1]) else None,
-        "above": conditions.interval([both], lambda n: plain.above_control(n, first_P)) if len(control[1]) else None,
-        "first_later": first_later(conditions, plain, "duplicate"),
+        "above": conditions.interval([both], lambda n: plain.above_control(n, first_P, any_kind=True))
+        if len(control[1])
+        else None,
+        "first_later": first_later(conditions, plain),
         "control_first_later": first_later(conditions, plain, CONTROL),
     }
 
 
-def first_later(conditions: Conditions, plain: Condition, group: str) -> list[float] | None:
+def first_later(conditions: Conditions, plain: Condition, group: str | None = None) -> list[float] | None:
+    """Of duplicates less the controls', or of a group alone; of memorization probes."""
     if plain.effect_PI.shape[1] < 2:
         return None
-    sample = plain.sample(group, "memorization")
-
-    def gap(n: np.ndarray) -> float:
-        return float(plain.effect_PI[n, 0].mean() - np.nanmean(plain.effect_PI[n, 1:]))
-
-    return conditions.interval([sample], gap)
+    drop_P = plain.effect_PI[:, 0] - plain.effect_PI[:, 1:].mean(axis=1)
+    everything = plain.measured, np.arange(len(drop_P))
+    if group is not None:
+        return conditions.interval([among(everything, group, "memorization")], lambda n: float(drop_P[n].mean()))
+    both = among(everything, "duplicate", "memorization", control=True)
+    return conditions.interval([both], lambda n: plain.above_control(n, drop_P))
 
 
 def judge(found: Found) -> list[Claim]:
@@ -56,7 +60,7 @@ def judge(found: Found) -> list[Claim]:
         ),
         Claim(
             "Effectivity is highest on the first exposure",
-            above_zero(found["first_later"], "E first - later: "),
-            f"controls: {as_text(found['control_first_later'])}",
+            above_zero(found["first_later"], "E first - later, less the controls': "),
+            f"controls, not subtracted: {as_text(found['control_first_later'])}",
         ),
     ]
