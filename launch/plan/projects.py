@@ -125,13 +125,28 @@ def _demo(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
 
 
 def _acquisition(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
-    seeds = len(settings.seeds)
+    seeds, further = len(settings.used_seeds), settings.stages[1:]
+    few = min(settings.part_seeds or seeds, seeds)
+    effect = settings.effect_steps or settings.steps
     if not settings.run:
-        yield Work("base models", seeds, max(settings.stages))
-    yield Work("with records, from each stage", seeds * len(settings.stages), settings.steps)
+        yield Work("base models", few, max(settings.stages))
+        if few < seeds:
+            yield Work("base models, to the first stage", seeds - few, settings.stages[0])
+    yield Work("with records", seeds, settings.steps)
+    if further:
+        yield Work("with records, from further stages", few * len(further), effect)
+    if settings.sizes:
+        # The real model and these sizes have other weights: each update is counted as one of the base's.
+        yield Work("models of other sizes", few * len(settings.sizes), settings.stages[0] + effect)
+    if settings.spacing.intervals:
+        yield Work("with facts at several intervals", few, settings.spacing.steps)
+    if settings.popularity.meetings:
+        yield Work("with facts of several popularities, two corpora", 2 * few, settings.popularity.steps)
+    if settings.model:
+        yield Work("of the real model", len(settings.real.seeds), settings.real.steps)
     for batch in settings.batches:
         size = batch / planned.train.global_batch
-        yield Work(f"with a batch of {batch}, two shares of records", 2 * seeds, settings.steps, size)
+        yield Work(f"with a batch of {batch}, two shares of records", 2 * few, settings.steps, size)
 
 
 def _overlearnt(settings: Any, planned: PretrainSettings) -> Iterator[Work]:

@@ -26,10 +26,13 @@ td.n, th.n { text-align: right } img { max-width: 100% } .scroll { overflow-x: a
 </html>
 """
 CLAIMS = """{% set differ = s.claims and "differs" in s.claims[0] -%}
+{% set control = s.claims and "control" in s.claims[0] -%}
 <div class="scroll"><table>
-<tr><th>claim<th>status<th>measured{% if differ %}<th>differs from the paper in{% endif %}</tr>
+<tr><th>claim<th>status<th>measured{% if control %}<th>negative control{% endif -%}
+{% if differ %}<th>differs from the paper in{% endif %}</tr>
 {% for c in s.claims %}<tr><td>{{ c.claim }}<td class="{{ c.status | replace(" ", "-") }}">{{ c.status }}
-<td>{{ c.measured }}{% if differ %}<td><small>{{ c.differs }}</small>{% endif %}</tr>
+<td>{{ c.measured }}
+{% if control %}<td>{{ c.control }}{% endif %}{% if differ %}<td><small>{{ c.differs }}</small>{% endif %}</tr>
 {% endfor %}</table></div>
 """
 

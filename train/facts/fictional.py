@@ -25,6 +25,8 @@ FIELDS = {"memorization": "mem", "semantic": "gen", "composition": "hard_gen"}
 """How the published format calls the depths."""
 SCENARIOS = ("paraphrase", "duplicate", "once", "control")
 """How a record is met: in other words each time, in the same words, once, or never."""
+PROBLEMS = 12
+"""Records that a refusal names; of more it says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def read_records(path: str | Path) -> list[Record]:
     """Reads a JSON list (or one JSON object a line) of the published format.
 
     Raises:
-        MissingError, CorruptError: naming the record.
+        MissingError, CorruptError: naming every record that is not of it.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,22 +69,31 @@ def read_records(path: str | Path) -> list[Record]:
         raise CorruptError(f"{path} is not JSON", got=str(error), expected="a list of records") from None
     if not isinstance(entries, list) or not entries:
         raise CorruptError(f"{path} holds no records", got=type(entries).__name__, expected="a list of records")
-    return [_record(entry, f"{path}, record {number}") for number, entry in enumerate(entries)]
-
-
-def _record(entry: Any, where: str) -> Record:
-    try:
-        questions = []
-        for depth, field in FIELDS.items():
-            pairs = zip(entry[f"{field}_input"], entry[f"{field}_target"], strict=True)
-            questions += [Question(depth, str(prompt).rstrip(), str(target).strip()) for prompt, target in pairs]
-        paraphrases = tuple(str(each) for each in entry.get("paraphrases") or ())
-        return Record(str(entry["train_context"]), paraphrases, tuple(questions))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        expected = "train_context, and as many mem_/gen_/hard_gen_input as _target"
+    records, wrong = [], []
+    for number, entry in enumerate(entries):
+        try:
+            records.append(_record(entry))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            wrong.append(f"record {number}: {error!r}")
+    if wrong:
         raise CorruptError(
-            f"{where} is not of the Fictional Knowledge format", got=repr(error), expected=expected
-        ) from None
+            f"{path} is not of the Fictional Knowledge format",
+            got="; ".join(wrong[:PROBLEMS]) + (f"; and {len(wrong) - PROBLEMS} more" if len(wrong) > PROBLEMS else ""),
+            expected="of each record train_context, and as many mem_/gen_/hard_gen_input as _target",
+        )
+    return records
+
+
+def _record(entry: Any) -> Record:
+    questions = []
+    for depth, field in FIELDS.items():
+        pairs = zip(entry[f"{field}_input"], entry[f"{field}_target"], strict=True)
+        questions += [Question(depth, str(prompt).rstrip(), str(target).strip()) for prompt, target in pairs]
+    paraphrases = tuple(str(each) for each in entry.get("paraphrases") or ())
+    text = str(entry["train_context"])
+    if not text.strip() or not all(question.target for question in questions):
+        raise ValueError("an empty passage or target")
+    return Record(text, paraphrases, tuple(questions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +195,13 @@ STATEMENTS = (
     ),
 )
 COMPOSITIONS = (
-    ("The person who founded the town of {town} came from distant", "{village}"),
-    ("The river beside the old houses of {town} springs from mount", "{mountain}"),
-    ("The mountain where the river {river} has its source is mined for", "{mineral}"),
-    ("The mountain whose water flows past the houses of {town} is mined for", "{mineral}"),
+    ("Before settling in {town}, its first citizen had lived in", "{village}"),
+    ("Rain that feeds the stream past {town} falls high up on", "{mountain}"),
+    ("Near the spring of the {river}, workers dig up", "{mineral}"),
+    ("What workers dig up far above the valley of {town} is", "{mineral}"),
 )
-"""Questions that join two or three statements; what joins them is not named."""
+"""Questions that join two or three statements; what joins them is not named, and none ends in a statement's words: the
+last words before the target would else be what the records taught the model to go on from."""
 ROLES = ("town", "founder", "village", "river", "mountain", "mineral")
 ENDINGS = ("an", "ek", "is", "on", "ia", "eth", "ix", "yn")
 WORDINGS = len(STATEMENTS[0].phrases)
@@ -234,68 +246,103 @@ def _said(place: int, wording: int, names: Mapping[str, str]) -> str:
 def assign_scenarios(records: Sequence[Record], control: int) -> list[str]:
     """The scenario of each record.
 
-    Where only some have paraphrases, as published, those are `paraphrase`, the last `control` are never shown, and the
-    others are `duplicate` and `once` in equal halves, in order; where all have, the scenarios take thirds in order.
+    Where only some have paraphrases, as published, those are `paraphrase`, as many after them `duplicate`, as many
+    again `once`, and what is left is never shown: by number 0-39, 40-79, 80-119 and 120-129 of the published 130.
+    Where all have, the last `control` are never shown, and the scenarios take thirds of the others in order.
 
     Raises:
         UserError: a scenario would have no record.
     """
-    shown = len(records) - control
-    able = [number for number in range(max(shown, 0)) if records[number].paraphrases]
-    if len(able) == shown:
-        able = able[: -(-shown // 3)]
-    rest = [number for number in range(max(shown, 0)) if number not in set(able)]
-    half = -(-len(rest) // 2)
-    if not able or not rest[half:]:
+    able = sum(bool(record.paraphrases) for record in records)
+    if able < len(records):
+        if not all(record.paraphrases for record in records[:able]):
+            raise UserError(
+                "records with paraphrases must come first, as published",
+                got=f"record {next(n for n, record in enumerate(records) if not record.paraphrases)} has none",
+                expected=f"the first {able} to have some",
+                fix="sort the file",
+            )
+        size = min(able, -(-(len(records) - able) // 2))
+        sizes = (able, size, min(size, len(records) - able - size))
+    else:
+        shown = max(len(records) - control, 0)
+        size = -(-shown // 3)
+        sizes = (size, -(-(shown - size) // 2), (shown - size) // 2)
+    if not all(sizes):
         fix = "give more records, some with paraphrases, or a smaller control"
         raise UserError("too few records for the scenarios", got=f"{len(records)} with {control} held out", fix=fix)
-    of = (
-        dict.fromkeys(able, "paraphrase") | dict.fromkeys(rest[:half], "duplicate") | dict.fromkeys(rest[half:], "once")
-    )
-    return [of.get(number, "control") for number in range(len(records))]
+    named = [name for name, size in zip(SCENARIOS, sizes, strict=False) for _ in range(size)]
+    return named + ["control"] * (len(records) - len(named))
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """How a record is met.
+
+    Attributes:
+        group: what it is compared as: a scenario, or how often it is met.
+        steps: when, from where the records begin; none of a control.
+        reworded: in other words each time, the original first; else always in the original's.
+    """
+
+    group: str
+    steps: tuple[int, ...]
+    reworded: bool = False
+
+
+def scenario_meetings(scenarios: Sequence[str], *, interval: int, count: int, spread: int = 1) -> list[Meeting]:
+    """How the records of the scenarios are met: every `interval` steps, `count` times, or once.
+
+    Args:
+        spread: steps over which the records of a scenario are dealt out, as evenly as may be: a step then shows so
+            many of each fewer. Each record keeps its own distance from one meeting to the next.
+    """
+    met: dict[str, int] = {}
+    made = []
+    for scenario in scenarios:
+        place = met.get(scenario, 0)
+        met[scenario] = place + 1
+        turns = {"control": 0, "once": 1}.get(scenario, count)
+        steps = tuple(place % spread + turn * interval for turn in range(turns))
+        made.append(Meeting(scenario, steps, scenario == "paraphrase"))
+    return made
 
 
 def record_name(number: int) -> str:
     return f"fictional/{number:05d}"
 
 
-def as_facts(records: Sequence[Record], scenarios: Sequence[str]) -> tuple[FactSet, int]:
-    """Passages and probes of records, and how many questions were left out because their prompt holds the target.
+def as_facts(records: Sequence[Record], meetings: Sequence[Meeting]) -> tuple[FactSet, list[str]]:
+    """Passages and probes of records, and the questions that were left out because their prompt holds the target.
 
-    A passage is `fictional/NUMBER#0`, its paraphrases #1, #2, ...; only what the scenario shows becomes a passage. A
-    probe's relation is its depth, its subject the record.
+    A passage is `fictional/NUMBER#0`, its paraphrases #1, #2, ...; only what is shown becomes a passage. A probe's
+    relation is its depth, its subject the record.
     """
-    made, left_out = FactSet(), 0
-    for number, (record, scenario) in enumerate(zip(records, scenarios, strict=True)):
+    made, left_out = FactSet(), []
+    for number, (record, meeting) in enumerate(zip(records, meetings, strict=True)):
         name = record_name(number)
-        texts = [] if scenario == "control" else [record.text]
-        texts += record.paraphrases if scenario == "paraphrase" else ()
+        texts = [record.text] if meeting.steps else []
+        texts += record.paraphrases[: len(meeting.steps) - 1] if meeting.steps and meeting.reworded else ()
         ids = [f"{name}#{k}" for k in range(len(texts))]
         facts = [f"{name}:{k}" for k in range(len(record.questions))]
         made.passages.extend(FactPassage(i, text, facts, "gold") for i, text in zip(ids, texts, strict=True))
         for fact_id, question in zip(facts, record.questions, strict=True):
             if question.leaks:
-                left_out += 1
+                left_out.append(f"record {number}, {question.depth}: {question.prompt} [{question.target}]")
                 continue
             made.facts.append(Fact(fact_id, name, question.depth, question.target, ids))
             made.probes.append(Probe(fact_id, fact_id, question.depth, name, question.prompt, question.target, ids))
     return made, left_out
 
 
-def injection_steps(scenario: str, start: int, interval: int, count: int) -> list[int]:
-    """The steps at which a record of a scenario is shown."""
-    turns = {"control": 0, "once": 1}.get(scenario, count)
-    return [start + turn * interval for turn in range(turns)]
-
-
-def fictional_schedule(
-    records: Sequence[Record], scenarios: Sequence[str], *, start: int, interval: int, count: int
+def meeting_schedule(
+    records: Sequence[Record], meetings: Sequence[Meeting], *, start: int, copies: int = 1
 ) -> Schedule:
-    """The visits: at each injection every record of a scenario once, paraphrases in turn, the original first."""
+    """The visits in steps of the stream, each `copies` times; paraphrases in turn, the original first."""
     visits: list[tuple[int, str]] = []
-    for number, (record, scenario) in enumerate(zip(records, scenarios, strict=True)):
-        for turn, step in enumerate(injection_steps(scenario, start, interval, count)):
-            shown = turn % (1 + len(record.paraphrases)) if scenario == "paraphrase" else 0
-            visits.append((step, f"{record_name(number)}#{shown}"))
+    for number, (record, meeting) in enumerate(zip(records, meetings, strict=True)):
+        for turn, step in enumerate(meeting.steps):
+            shown = turn % (1 + len(record.paraphrases)) if meeting.reworded else 0
+            visits += [(start + step, f"{record_name(number)}#{shown}")] * copies
     visits.sort(key=lambda visit: visit[0])
     return Schedule(np.array([step for step, _ in visits], dtype=np.int32), [passage for _, passage in visits])

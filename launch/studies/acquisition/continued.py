@@ -3,7 +3,8 @@
     python -m headwater.launch.studies.acquisition.continued runs/study/acquisition/seed-0/stage-300
 
 The run directory has been prepared by `process.py`. The base's checkpoint is taken over with its moments; its notes
-of stream and settings are replaced, because what is injected makes this another stream and another run.
+of stream and settings are replaced, because what is injected makes this another stream and another run. A real model's
+weights come without moments: its training begins at step 0.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class StudyProbes(Probes):
     def start(self, trainer: Training, step: int) -> None:
         super().start(trainer, step)
         self._began = time.perf_counter()
-        if step == self.first:
+        if step == self.first and step:  # before the first update of all it is noted anyway
             self._tables = []  # an attempt that never saved may have left this step's values
             self._note(trainer, step)
 
@@ -105,7 +106,7 @@ def continue_run(path: Path) -> int:
     try:
         check_world(settings, world)
         # Damaged or not, a checkpoint that is there is judged by what resumes from it.
-        if world.is_main and not steps_in(run.checkpoints):
+        if world.is_main and note["stage"] and not steps_in(run.checkpoints):
             noted = [note["base"]] if isinstance(note["base"], str) else noted_places(note["base"], path)
             base = next((place for place in noted if Path(place).is_dir()), noted[0])
             take_over(settings, run, RunDir.at(base), note["stage"])

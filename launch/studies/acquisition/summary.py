@@ -2,142 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
-from headwater.launch.studies.acquisition.claims import judge
-from headwater.launch.studies.acquisition.metrics import effectivity, fit_exponential, fit_power, retainability
-from headwater.launch.studies.acquisition.parts import ContinuedPart
+from headwater.launch.studies.acquisition.conditions import Condition, Conditions
+from headwater.launch.studies.acquisition.judging import judge, measure_claims
+from headwater.launch.studies.acquisition.measured import CONTROL, Measured, pool, read_run
+from headwater.launch.studies.acquisition.metrics import fit_exponential, fit_power
+from headwater.launch.studies.acquisition.parts import REAL, ContinuedPart
+from headwater.launch.studies.acquisition.records import CONTROL_SEED, grid_of
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.train.artifacts import RunDir, read_json
-from headwater.train.facts.fictional import DEPTHS, SCENARIOS, injection_steps
-
-GRID_POINTS = 40
-"""Values of t, evenly spread over their logarithm, at which the retained share is averaged over probes."""
+from headwater.train.facts.fictional import DEPTHS
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The probes of comparable runs (one stage and batch, all seeds) together.
-
-    Attributes:
-        steps: int [S], after the stage.
-        logprob_PS: mean log-probability of each probe's target, float64.
-        owner_P: the record of each probe, numbered over all seeds.
-        depth_P, scenario_P: names.
-        injections: steps, after the stage, at which a record that is shown again and again is shown.
-    """
-
-    steps: np.ndarray
-    logprob_PS: np.ndarray
-    owner_P: np.ndarray
-    depth_P: np.ndarray
-    scenario_P: np.ndarray
-    injections: list[int]
-
-    def of(self, scenario: str | None, depth: str) -> np.ndarray:
-        """Numbers of the probes of a scenario (None: all that are shown) and depth."""
-        fits = self.scenario_P == scenario if scenario else self.scenario_P != "control"
-        return np.flatnonzero(fits & (self.depth_P == depth))
-
-    def shown_at(self, probe: int) -> list[int]:
-        """The injections of a probe's record; those of a control are the ones it would have had."""
-        return self.injections[:1] if self.scenario_P[probe] == "once" else self.injections
+def groups_of(measured: Measured) -> list[tuple[str, str, np.ndarray]]:
+    """Group, depth and probes, in the order in which the records stand; the control last."""
+    names = dict.fromkeys(measured.group_P.tolist())
+    ordered = [name for name in names if name != CONTROL] + [CONTROL] * (CONTROL in names)
+    found = [(name, depth, measured.of(name, depth)) for name in ordered for depth in DEPTHS]
+    return [each for each in found if len(each[2])]
 
 
-def read_part(part: ContinuedPart) -> Measured:
-    import json
-
-    import pyarrow.parquet as pq
-
-    run, note = RunDir(part.path), read_json(part.path / "part.json")
-    probes = [json.loads(line) for line in (run.facts / "probes.jsonl").read_text(encoding="utf-8").splitlines()]
-    table = pq.read_table(run.probes)
-    steps, place = np.unique(table["step"].to_numpy(), return_inverse=True)
-    logprob_PS = np.full((len(probes), len(steps)), np.nan)
-    logprob_PS[table["probe"].to_numpy(), place] = table["logprob"].to_numpy()
-    assert np.isfinite(logprob_PS).all(), "every probe is measured at every probed step"
-    records = np.array([int(probe["subject"].rpartition("/")[2]) for probe in probes])
-    scenarios = np.array(note["scenarios"])
-    injections = injection_steps("duplicate", 0, note["interval"], note["count"])
-    depths = np.array([probe["relation"] for probe in probes])
-    return Measured(steps - part.stage, logprob_PS, records, depths, scenarios[records], injections)
-
-
-def pool(parts: Sequence[Measured]) -> Measured:
-    """Runs of the same schedule, one after the other; their records are different ones."""
-    first = parts[0]
-    assert all(np.array_equal(each.steps, first.steps) for each in parts)
-    shift = np.cumsum([0, *(int(each.owner_P.max()) + 1 for each in parts)])
-    return Measured(
-        first.steps,
-        np.concatenate([each.logprob_PS for each in parts]),
-        np.concatenate([each.owner_P + more for each, more in zip(parts, shift, strict=False)]),
-        np.concatenate([each.depth_P for each in parts]),
-        np.concatenate([each.scenario_P for each in parts]),
-        first.injections,
-    )
-
-
-def effects(measured: Measured, window: int) -> np.ndarray:
-    """E of every probe at every injection, float64 [P, I]; NaN where its record is not shown."""
-    made = np.full((len(measured.logprob_PS), len(measured.injections)), np.nan)
-    for probe, curve in enumerate(measured.logprob_PS):
-        for turn, step in enumerate(measured.shown_at(probe)):
-            made[probe, turn] = effectivity(measured.steps, curve, step, window)
-    return made
-
-
-def retained(measured: Measured, window: int, minimum_gain: float) -> tuple[np.ndarray, np.ndarray]:
-    """R of every probe on a common logarithmic grid: t, int [T], and R, float64 [P, T], NaN where it says nothing."""
-    # A grid that every probe reaches: the scenario that is shown longest ends first.
-    last = int(measured.steps[-1]) - (measured.injections[-1] + window)
-    t_T = np.unique(np.round(np.geomspace(1, max(last, 3), GRID_POINTS)).astype(int))
-    made = np.full((len(measured.logprob_PS), len(t_T)), np.nan)
-    for probe in np.flatnonzero(measured.scenario_P != "control").tolist():
-        curve, shown = measured.logprob_PS[probe], measured.shown_at(probe)
-        found = retainability(measured.steps, curve, shown, window, minimum_gain)
-        if found is not None:
-            t, ratio = found
-            made[probe] = np.interp(t_T, np.concatenate([[0], t]), np.concatenate([[1.0], ratio]))
-    return t_T, made
-
-
-def summarise_group(
-    measured: Measured, chosen: np.ndarray, effect_PI: np.ndarray, t_T: np.ndarray, kept_PT: np.ndarray, resamples: int
-) -> dict[str, Any]:
-    """What one scenario and depth shows: effectivity, decay, both fits, with intervals over records."""
-    owner = measured.owner_P[chosen]
-
-    def interval(statistic: Callable[[np.ndarray], float], among: np.ndarray) -> list[float]:
-        return cluster_bootstrap(measured.owner_P[among], lambda n: statistic(among[n]), resamples=resamples)
-
-    first = interval(lambda n: float(effect_PI[n, 0].mean()), chosen)
-    row: dict[str, Any] = {"probes": len(chosen), "records": len(np.unique(owner)), "first_effectivity": first}
-    row["effectivity"] = interval(lambda n: float(np.nanmean(effect_PI[n])), chosen)
-    row["rises"] = float((effect_PI[chosen, 0] > 0).mean())
+def summarise_group(conditions: Conditions, condition: Condition, group: str, chosen: np.ndarray) -> dict[str, Any]:
+    """What one group and depth shows: effectivity, decay, fits, with intervals over seeds and records."""
+    measured, effect_PI = condition.measured, condition.effect_PI
+    sample = (measured, chosen)
+    owners = {(measured.seed_P[n], measured.owner_P[n]) for n in chosen.tolist()}
+    row: dict[str, Any] = {"probes": len(chosen), "records": len(owners)}
+    row["first_effectivity"] = conditions.interval([sample], lambda n: float(np.nanmean(effect_PI[n, 0])))
+    row["effectivity"] = conditions.interval([sample], lambda n: float(np.nanmean(condition.mean_effect_P[n])))
+    if group == CONTROL:
+        return row
+    t_T, kept_PT = condition.t_T, condition.kept_PT
     usable = chosen[np.isfinite(kept_PT[chosen, 0])]
     row["retained_probes"] = len(usable)
-    if len(usable) < 2 or measured.scenario_P[chosen[0]] == "control":
-        return row
-    mean_T = kept_PT[usable].mean(axis=0)
-    power, exponential = fit_power(t_T, mean_T), fit_exponential(t_T, mean_T)
-    row["decay"] = interval(lambda n: fit_power(t_T, kept_PT[n].mean(axis=0)).decay, usable)
-    row["power"] = {**asdict(power), "x_intercept": finite(power.x_intercept)}
-    row["exponential"] = asdict(exponential)
-    few = max(10, resamples // 5)  # the exponential fit is the dear one
-
-    def lead(n: np.ndarray) -> float:
-        mean = kept_PT[usable[n]].mean(axis=0)
-        return fit_power(t_T, mean).r2 - fit_exponential(t_T, mean).r2
-
-    row["power_r2_lead"] = cluster_bootstrap(measured.owner_P[usable], lead, resamples=few)
-    row["retained"] = {"t": t_T.tolist(), "mean": mean_T.tolist()}
+    if len(usable) >= 2:
+        mean_T = kept_PT[usable].mean(axis=0)
+        power, exponential = fit_power(t_T, mean_T), fit_exponential(t_T, mean_T)
+        row["decay"] = conditions.interval(
+            [(measured, usable)], lambda n: fit_power(t_T, kept_PT[n].mean(axis=0)).decay
+        )
+        row["power"] = {**asdict(power), "x_intercept": finite(power.x_intercept)}
+        row["exponential"] = asdict(exponential)
+        row["retained"] = {"t": t_T.tolist(), "mean": mean_T.tolist()}
+    fit, kept_T = condition.pooled_fit(chosen), condition.pooled(chosen)
+    if fit is not None and kept_T is not None:
+        row["pooled"] = {
+            "t": t_T.tolist(),
+            "mean": kept_T.tolist(),
+            "level": fit.level,
+            "decay": conditions.interval([sample], condition.decay),
+            "r2": fit.r2,
+            "x_intercept": finite(fit.x_intercept),
+        }
     return row
 
 
@@ -145,111 +67,80 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def summarise(measured: Measured, settings: AcquisitionSettings) -> dict[str, Any]:
-    """One condition: a row for each scenario and depth, and the comparisons that the claims rest on."""
-    effect_PI = effects(measured, settings.window)
-    t_T, kept_PT = retained(measured, settings.window, settings.minimum_gain)
-    groups: dict[str, Any] = {}
-    for scenario in SCENARIOS:
-        for depth in DEPTHS:
-            chosen = measured.of(scenario, depth)
-            if len(chosen):
-                row = summarise_group(measured, chosen, effect_PI, t_T, kept_PT, settings.resamples)
-                groups[f"{scenario}/{depth}"] = row
-    return {"groups": groups, "comparisons": comparisons(measured, effect_PI, t_T, kept_PT, settings.resamples)}
-
-
-def comparisons(
-    measured: Measured, effect_PI: np.ndarray, t_T: np.ndarray, kept_PT: np.ndarray, resamples: int
-) -> dict[str, list[float]]:
-    """Differences with intervals over records, each [value, low, high]; left out where there is nothing to compare."""
-    first_P, mean_P = effect_PI[:, 0], np.nanmean(effect_PI, axis=1)
-    shown_P = measured.scenario_P != "control"
-    depth = {name: shown_P & (measured.depth_P == name) for name in DEPTHS}
-    memory = {name: (measured.depth_P == "memorization") & (measured.scenario_P == name) for name in SCENARIOS}
-
-    def mean_of(values_P: np.ndarray) -> Callable[[np.ndarray], float]:
-        return lambda n: float(values_P[n].mean())
-
-    def decay(n: np.ndarray) -> float:
-        rows = n[np.isfinite(kept_PT[n, 0])]
-        return fit_power(t_T, kept_PT[rows].mean(axis=0)).decay if len(rows) else float("nan")
-
-    def later(n: np.ndarray) -> float:
-        return float(first_P[n].mean() - effect_PI[n, 1:].mean())
-
-    wanted: dict[str, tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], float]]] = {
-        "E memorization - semantic": (depth["memorization"], depth["semantic"], mean_of(mean_P)),
-        "E semantic - composition": (depth["semantic"], depth["composition"], mean_of(mean_P)),
-        "E duplicate - control": (memory["duplicate"], memory["control"], mean_of(first_P)),
-        "E duplicate - paraphrase": (memory["duplicate"], memory["paraphrase"], mean_of(mean_P)),
-        "decay duplicate - paraphrase": (memory["duplicate"], memory["paraphrase"], decay),
+def summarise(conditions: Conditions, condition: Condition) -> dict[str, Any]:
+    """One condition: its curves, and a row for each group and depth."""
+    measured = condition.measured
+    kept = ("label", "stage", "batch", "copies", "plan", "size", "parameters")
+    found = groups_of(measured)
+    longest = max(measured.shown_P, key=len)
+    return {
+        **{name: getattr(condition, name) for name in kept},
+        "seeds": np.unique(measured.seed_P).tolist(),
+        "injections": list(longest),
+        "steps": measured.steps.tolist(),
+        "curves": {f"{g}/{d}": measured.logprob_PS[chosen].mean(axis=0).tolist() for g, d, chosen in found},
+        "groups": {f"{g}/{d}": summarise_group(conditions, condition, g, chosen) for g, d, chosen in found},
     }
-    made = {name: difference(measured, *each, resamples) for name, each in wanted.items()}
-    again = np.flatnonzero(memory["duplicate"])
-    if effect_PI.shape[1] > 1 and len(again):
-        owners = measured.owner_P[again]
-        made["E first - later"] = cluster_bootstrap(owners, lambda n: later(again[n]), resamples=resamples)
-    return {name: value for name, value in made.items() if value is not None and all(np.isfinite(value))}
 
 
-def difference(
-    measured: Measured, a_P: np.ndarray, b_P: np.ndarray, statistic: Callable[[np.ndarray], float], resamples: int
-) -> list[float] | None:
-    """A statistic of the probes in mask `a_P` less that of those in `b_P`, with its interval; None if one is empty."""
-    if not a_P.any() or not b_P.any():
-        return None
-    both = np.flatnonzero(a_P | b_P)
-
-    def value(drawn: np.ndarray) -> float:
-        n = both[drawn]
-        a, b = n[a_P[n]], n[b_P[n]]
-        # A draw may miss one side altogether; it then says nothing.
-        return statistic(a) - statistic(b) if len(a) and len(b) else float("nan")
-
-    return cluster_bootstrap(measured.owner_P[both], value, resamples=resamples)
-
-
-def curves(measured: Measured) -> dict[str, list[float]]:
-    """Mean log-probability over steps, for every scenario and depth."""
-    made = {}
-    for scenario in SCENARIOS:
-        for depth in DEPTHS:
-            chosen = measured.of(scenario, depth)
-            if len(chosen):
-                made[f"{scenario}/{depth}"] = measured.logprob_PS[chosen].mean(axis=0).tolist()
-    return made
+def read_conditions(settings: AcquisitionSettings, parts: Sequence[ContinuedPart]) -> Conditions:
+    """The finished runs, by what they have in common."""
+    members: dict[str, list[ContinuedPart]] = {}
+    for part in parts:
+        members.setdefault(part.label, []).append(part)
+    made = []
+    for label, same in members.items():
+        first = same[0]
+        factors = {name: getattr(first, name) for name in ("stage", "batch", "copies", "plan", "size")}
+        made.append(
+            Condition(
+                label,
+                pool([read_run(part.path) for part in same]),
+                grid_of(settings, first).window,
+                settings.minimum_gain,
+                parameters=parameters_of(first.path),
+                alike_controls=not invented_controls(settings, first),
+                **factors,
+            )
+        )
+    return Conditions(made, settings.resamples, crossed=bool(settings.facts))
 
 
 def analyse(settings: AcquisitionSettings, parts: Sequence[ContinuedPart]) -> dict[str, Any]:
     """The summary of a study whose runs are finished: per condition, then the claims. A function of the runs alone."""
-    conditions: dict[str, list[ContinuedPart]] = {}
-    for part in parts:
-        conditions.setdefault(part.label, []).append(part)
-    made = []
-    for label, members in conditions.items():
-        measured = pool([read_part(part) for part in members])
-        first = members[0]
-        entry: dict[str, Any] = {"label": label, "stage": first.stage, "batch": first.batch, "copies": first.copies}
-        entry |= {"seeds": [part.seed for part in members], "injections": measured.injections}
-        entry |= {"steps": measured.steps.tolist(), "curves": curves(measured), **summarise(measured, settings)}
-        made.append(entry)
-    notes = [read_json(part.path / "part.json") for part in parts]
+    conditions = read_conditions(settings, parts)
+    note = read_json(parts[0].path / "part.json")
     ends = [read_json(part.path / "done.json") for part in parts]
+    whole = sum(end["seconds"]["all"] for end in ends)
     summary: dict[str, Any] = {
         "study": "acquisition",
         "settings": asdict(settings),
-        "scenarios": {name: notes[0]["scenarios"].count(name) for name in SCENARIOS},
-        "leaking_probes_left_out": notes[0]["leaking_probes"],
+        "scenarios": {name: note["groups"].count(name) for name in dict.fromkeys(note["groups"])},
+        "spread": len({steps[0] for steps in note["shown"] if steps}),
+        "leaking_probes": note["leaking_probes"],
+        "invented_controls": invented_controls(settings, parts[0]),
         "probes": ends[0]["probes"],
-        "probing_share": sum(end["seconds"]["probing"] for end in ends)
-        / max(sum(e["seconds"]["all"] for e in ends), 1e-9),
-        "seconds": sum(end["seconds"]["all"] for end in ends),
+        "probing_share": sum(end["seconds"]["probing"] for end in ends) / max(whole, 1e-9),
+        "seconds": whole,
+        "parts": {part.name: end["seconds"]["all"] for part, end in zip(parts, ends, strict=True)},
         "model": describe_model(parts[0].path),
-        "conditions": made,
+        "conditions": [summarise(conditions, each) for each in conditions.every],
+        "measures": measure_claims(conditions),
     }
     summary["claims"] = judge(summary)
     return summary
+
+
+def invented_controls(settings: AcquisitionSettings, part: ContinuedPart) -> int:
+    """Controls that are invented, since the file of records has none left over."""
+    from headwater.launch.studies.acquisition.records import published
+    from headwater.train.facts.fictional import make_records
+
+    if not settings.facts or part.plan == REAL:
+        return 0
+    records, _ = published(settings, part.seed)
+    invented = {record.text for record in make_records(settings.control, part.seed + CONTROL_SEED)}
+    return sum(record.text in invented for record in records)
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -260,3 +151,16 @@ def describe_model(path: Path) -> dict[str, Any]:
     kept = ("layers", "hidden", "heads", "ffn_hidden")
     shape = {name: getattr(settings.model, name) for name in kept}
     return {**shape, "batch": settings.train.global_batch, "seq_len": settings.corpus.seq_len}
+
+
+def parameters_of(path: Path) -> int:
+    """Weights of a run's model, the embedding counted once."""
+    from headwater.configs import load_config
+    from headwater.train.settings import PretrainSettings
+    from headwater.train.tokenizer import TextTokenizer
+
+    model = load_config(PretrainSettings, path / "config.yaml").model
+    vocabulary = model.vocab_size or TextTokenizer.from_file(RunDir(path).tokenizer).vocab_size
+    attention = 2 * model.hidden * (model.query_width + model.key_width)
+    block = attention + 3 * model.hidden * model.ffn_hidden + 2 * model.hidden
+    return model.layers * block + model.hidden * (vocabulary * (1 if model.tie_embeddings else 2) + 1)

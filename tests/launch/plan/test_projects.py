@@ -26,6 +26,12 @@ def trained(config: str, *overrides: str) -> list[tuple[int, int, float]]:
         ("demo", [(1, 1000, 1)]),
         # Four seeds; a base model up to step 300, then 800 steps more.
         ("study/acquisition", [(4, 300, 1), (4, 800, 1)]),
+        # Six seeds, two of them up to the last of three stages and in two more sizes, at intervals, of several
+        # popularities in two corpora, and with three times the batch, twice.
+        (
+            "study/acquisition-long",
+            [(2, 1500, 1), (4, 300, 1), (6, 700, 1), (4, 360, 1), (4, 660, 1), (2, 970, 1), (4, 600, 1), (4, 700, 3)],
+        ),
         # Two seeds; six arms of leaving out.
         ("study/overlearnt", [(2, 2250, 1), (2 * 6, 2250, 1)]),
         ("study/lds", [(1, 400, 1), (64, 400, 1), (24, 400, 1)]),

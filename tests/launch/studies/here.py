@@ -29,8 +29,12 @@ def write_texts(path: Path) -> str:
 Work = Callable[[Path, dict[str, Any]], int]
 
 
-def finisher(work: Work) -> Callable[[Sequence[Part], int, Callable[[str], None]], None]:
-    """What stands in for `finish_parts`: does the parts one after the other, each after those that it needs."""
+def finisher(work: Work, note: str = "part.json") -> Callable[[Sequence[Part], int, Callable[[str], None]], None]:
+    """What stands in for `finish_parts`: does the parts one after the other, each after those that it needs.
+
+    Args:
+        note: the file that says what a part is.
+    """
 
     def finish(parts: Sequence[Part], parallel: int, say: Callable[[str], None]) -> None:
         done = {part.name for part in parts if part.is_done()}
@@ -39,7 +43,7 @@ def finisher(work: Work) -> Callable[[Sequence[Part], int, Callable[[str], None]
                 say(f"{part.name}: done before")
                 continue
             assert done.issuperset(part.after), f"{part.name} comes before {part.after}"
-            assert work(part.path, read_json(part.path / "part.json")) == 0
+            assert work(part.path, read_json(part.path / note)) == 0
             assert part.is_done(), f"{part.name} left nothing"
             done.add(part.name)
 

@@ -1,0 +1,42 @@
+"""One claim of the paper, held against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict, shown
+
+Found = Mapping[str, Any]
+"""What a claim's statistic gave, as a summary keeps it; intervals are [value, low, high]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim with what became of it.
+
+    Attributes:
+        verdict: status, and what was measured.
+        control: what the same statistic says where there is nothing to find.
+        differs: how the setting differs from the paper's for this claim.
+    """
+
+    claim: str
+    verdict: Verdict
+    control: str = ""
+    differs: str = ""
+
+
+def above_zero(value: Sequence[float] | None, text: str = "") -> Verdict:
+    """Reproduced if the whole interval is above zero; one that holds zero has decided nothing, and says so."""
+    if value is None:
+        return NOT_TESTABLE, "nothing to compare"
+    if value[1] > 0:
+        return REPRODUCED, text + shown(value)
+    undecided = ", undecided: the interval holds zero" if value[2] >= 0 else ""
+    return NOT_REPRODUCED, f"{text}{shown(value)}{undecided}"
+
+
+def as_text(value: Sequence[float] | None) -> str:
+    return shown(value) if value is not None else "none"
