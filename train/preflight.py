@@ -30,6 +30,9 @@ def check_world(settings: PretrainSettings, world: World) -> None:
             expected=f"a multiple of {rows}",
             fix="change train.global_batch, train.micro_batch or the number of ranks",
         )
+    absent = [rank for rank in settings.profile.ranks if rank >= world.size]
+    if settings.profile.steps and absent:
+        raise UserError("profile.ranks names ranks that are not there", got=absent, expected=f"below {world.size}")
 
 
 def check_inputs(settings: PretrainSettings, run: RunDir) -> None:

@@ -316,6 +316,10 @@ class PretrainSettings:
                 yield Problem("resume.allow", name, "a key of this configuration, such as optimizer.lr, or a section")
         if self.train.precision == "bf16" and self.zero.stage == 0:
             yield Problem("zero.stage", 0, "1, 2 or 3 with bf16, whose fp32 master weights ZeRO keeps")
+        if self.profile.steps and self.profile.steps[0] > self.train.steps:
+            yield Problem(
+                "profile.steps", self.profile.steps, f"steps of the training (train.steps = {self.train.steps})"
+            )
         if self.train.z_loss and self.callbacks.capture.enabled:
             fix = "captured rows are gradients of the loss that a trace takes, which has no such term"
             yield Problem("train.z_loss", self.train.z_loss, "0 with callbacks.capture.enabled", fix)

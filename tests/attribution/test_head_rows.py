@@ -19,8 +19,9 @@ from headwater.attribution.models.opening import open_model
 from headwater.attribution.rows.collector import GradientCollector, module_dims
 from headwater.attribution.rows.hooks import sign_parts
 from headwater.attribution.rows.layout import RowLayout
-from headwater.attribution.settings import ProjectionSettings, TracedModelSettings
-from headwater.configs.errors import UserError
+from headwater.attribution.settings import IndexSettings, ProjectionSettings, TracedModelSettings
+from headwater.configs import load_config
+from headwater.configs.errors import ConfigError, UserError
 from headwater.train import parallel
 
 from .families import make_family
@@ -169,3 +170,10 @@ def test_a_budget_gives_the_head_half_of_the_bytes():
 
 def test_a_head_is_named_alike_in_all_families(theirs: HuggingFaceModel):
     assert theirs.head_shape == (HEAD_NAME, (131, 24))
+
+
+def test_a_whole_curvature_of_a_wide_head_is_refused():
+    """`index/run` has 180 dimensions of the head, whose whole curvature would be a matrix of 8 GiB."""
+    load_config(IndexSettings, "index/run", ["curvature.kind=full", "projection.head=128"])
+    with pytest.raises(ConfigError, match=r"projection\.head=0"):
+        load_config(IndexSettings, "index/run", ["curvature.kind=full"])

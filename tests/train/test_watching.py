@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from headwater.configs import load_config
-from headwater.configs.errors import ConfigError, MissingError
+from headwater.configs.errors import ConfigError, MissingError, UserError
 from headwater.train import preflight
 from headwater.train.artifacts import RunDir, read_json
 from headwater.train.callbacks.garbage import Garbage
@@ -131,6 +131,11 @@ def test_what_cannot_be_watched_is_refused(config: Path, fresh: Callable[[], Pat
     for steps in ("[3]", "[5,4]", "[1,2,3]"):
         with pytest.raises(ConfigError, match="two steps"):
             load_config(PretrainSettings, config, [f"profile.steps={steps}"])
+    with pytest.raises(ConfigError, match="steps of the training"):
+        load_config(PretrainSettings, config, ["profile.steps=[100000,100002]"])
+    nobody = load_config(PretrainSettings, config, ["profile.steps=[1,2]", "profile.ranks=[0,1]", f"out={fresh()}"])
+    with pytest.raises(UserError, match="ranks that are not there"):
+        preflight.check_world(nobody, SimpleNamespace(size=1, data=1))
     settings = load_config(PretrainSettings, config, ["callbacks.metrics.wandb=some", f"out={fresh()}"])
     monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     with pytest.raises(MissingError, match="Weights & Biases is not installed"):
