@@ -61,7 +61,7 @@ def pretrain_base(study: Acquisition, part: BasePart) -> int:
         "callbacks.probes.every=0",
     ]
     settings = load_config(PretrainSettings, asked.preset, overrides)
-    if asked.familiar and not asked.facts:
+    if asked.used_familiar:
         overrides.append(familiar_source(study, part, settings))
         settings = load_config(PretrainSettings, asked.preset, overrides)
     if trained_steps(part.path) < last_step(settings):

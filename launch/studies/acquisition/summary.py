@@ -116,6 +116,7 @@ def analyse(settings: AcquisitionSettings, parts: Sequence[ContinuedPart]) -> di
         "study": "acquisition",
         "settings": asdict(settings),
         "scenarios": {name: note["groups"].count(name) for name in dict.fromkeys(note["groups"])},
+        "familiar": settings.used_familiar,
         "spread": len({steps[0] for steps in note["shown"] if steps}),
         "leaking_probes": note["leaking_probes"],
         "invented_controls": invented_controls(settings, parts[0]),

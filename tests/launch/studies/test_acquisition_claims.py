@@ -200,13 +200,15 @@ def test_a_planted_study_gives_back_its_law_and_its_claims():
     assert found["duplicates"]["decay, control"] == pytest.approx([0, 0, 0], abs=0.01)
     summary = {
         "measures": found,
-        "settings": {"facts": "", "familiar": 9, "count": 2, "interval": 50, "window": 50, "probe_every": 1},
+        "settings": {"facts": "", "count": 2, "interval": 50, "window": 50, "probe_every": 1},
         "model": {"layers": 1, "hidden": 2, "batch": 4, "seq_len": 8},
         "leaking_probes": ["one"],
+        "familiar": 9,
     }
     kept = judge(summary)
     assert all("instead of OLMo" in claim["differs"] for claim in kept[:-1])
     assert all("from 9 others" in claim["differs"] for claim in kept[:-1])
+    assert not any("others" in claim["differs"] for claim in judge({**summary, "familiar": 0}))
     assert all(set(claim) == {"claim", "status", "measured", "control", "differs"} for claim in kept)
     not_run = [claim["status"] for claim in kept if "stage" in claim["claim"] or "Larger models" in claim["claim"]]
     assert not_run == [NOT_TESTABLE] * 2
