@@ -284,6 +284,20 @@ def test_the_threshold_is_tested_on_both_sides_of_the_x_intercept(fall: float, e
     assert status(threshold.judge(found)) == [expected]
 
 
+def test_facts_that_were_never_gained_are_not_taken_for_facts_that_are_never_forgotten():
+    spaced = condition(planted(JUMPS, groups=SPACED), plan="spacing", window=4)
+    kept = condition(planted(JUMPS, decay=dict.fromkeys(("once", "duplicate", "paraphrase"), 0.0), noise=0))
+    once = kept.measured.of("once", "memorization")
+    assert threshold.intercept(kept, once) == pytest.approx(threshold.CEILING), "gained, and nothing falls"
+    lost = condition(planted({name: -1.0 for name in JUMPS}))
+    assert np.isnan(threshold.intercept(lost, once))
+    found = threshold.measure(Conditions([lost, spaced], 20))
+    assert found["x_intercept"] is None
+    (claim,) = threshold.judge(found)
+    assert claim.verdict[0] == NOT_TESTABLE
+    assert "gained nothing" in claim.verdict[1]
+
+
 def test_popularity_and_deduplication_say_what_was_planted():
     groups = {"met 1": (0,), "met 3": (0, 50, 100), "control": ()}
     fades = planted(JUMPS, groups=groups, decay={"met 1": 0.40, "met 3": 0.2}, drift=1.0)
