@@ -289,7 +289,7 @@ def test_facts_that_were_never_gained_are_not_taken_for_facts_that_are_never_for
     kept = condition(planted(JUMPS, decay=dict.fromkeys(("once", "duplicate", "paraphrase"), 0.0), noise=0))
     once = kept.measured.of("once", "memorization")
     assert threshold.intercept(kept, once) == pytest.approx(threshold.CEILING), "gained, and nothing falls"
-    lost = condition(planted({name: -1.0 for name in JUMPS}))
+    lost = condition(planted(dict.fromkeys(JUMPS, -1.0)))
     assert np.isnan(threshold.intercept(lost, once))
     found = threshold.measure(Conditions([lost, spaced], 20))
     assert found["x_intercept"] is None
