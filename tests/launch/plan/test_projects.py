@@ -66,7 +66,7 @@ def test_of_a_files_records_what_they_have_too_few_wordings_for_is_not_counted(t
     config = tmp_path / "published.yaml"
     config.write_text("base: study/acquisition-long\nfacts: facts.json\n")
     steps = [steps for _, steps, _ in trained("study/acquisition-long")]
-    # Facts at intervals (970 steps) and of several popularities (600) are not run; nor has any seed the first stage alone.
+    # Facts at intervals (970 steps) and of several popularities (600) are not run; no seed has the first stage alone.
     assert [each for each in steps if each not in (300, 970, 600)] == [each for _, each, _ in trained(str(config))]
 
 
