@@ -138,9 +138,10 @@ def _acquisition(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     if settings.sizes:
         # The real model and these sizes have other weights: each update is counted as one of the base's.
         yield Work("models of other sizes", few * len(settings.sizes), settings.stages[0] + effect)
-    if settings.spacing.intervals:
+    # A file's records have too few wordings for these.
+    if settings.spacing.intervals and not settings.facts:
         yield Work("with facts at several intervals", few, settings.spacing.steps)
-    if settings.popularity.meetings:
+    if settings.popularity.meetings and not settings.facts:
         yield Work("with facts of several popularities, two corpora", 2 * few, settings.popularity.steps)
     if settings.model:
         yield Work("of the real model", len(settings.real.seeds), settings.real.steps)

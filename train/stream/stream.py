@@ -16,6 +16,7 @@ import numpy as np
 from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir, fingerprint
 from headwater.train.facts.injection import Schedule, read_schedule
+from headwater.train.stream.dealing import deal
 from headwater.train.stream.leaving_out import LeftOut, read_exclusions
 from headwater.train.stream.order import SequenceOrder, hashed
 from headwater.train.stream.passages import PassageSet, open_passages
@@ -204,23 +205,16 @@ class TrainingStream:
         begins = np.flatnonzero(np.diff(schedule.steps, prepend=-1)).tolist()
         for begin, end in itertools.pairwise([*begins, len(numbers)]):
             step = int(schedule.steps[begin])
-            room = [self.seq_len] * self.global_batch
-            turn = int(hashed(self.seed, 0xDEA1, step)) % self.global_batch
-            for visit in range(begin, end):
-                for attempt in range(self.global_batch):
-                    index = (turn + attempt) % self.global_batch
-                    if room[index] >= lengths[visit]:
-                        break
-                else:
-                    raise UserError(
-                        f"the injections of step {step} do not fit into its sequences",
-                        got=f"{end - begin} passages",
-                        expected=f"at most what {self.global_batch} sequences of {self.seq_len} tokens hold",
-                        fix="raise train.global_batch or corpus.seq_len, or spread the schedule over more steps",
-                    )
-                indexes[visit] = index
-                room[index] -= lengths[visit]
-                turn = (index + 1) % self.global_batch
+            first = int(hashed(self.seed, 0xDEA1, step)) % self.global_batch
+            dealt = deal(lengths[begin:end], self.seq_len, self.global_batch, first)
+            if dealt is None:
+                raise UserError(
+                    f"the injections of step {step} do not fit into its sequences",
+                    got=f"{end - begin} passages",
+                    expected=f"at most what {self.global_batch} sequences of {self.seq_len} tokens hold",
+                    fix="raise train.global_batch or corpus.seq_len, or spread the schedule over more steps",
+                )
+            indexes[begin:end] = dealt
         order = np.lexsort((indexes, schedule.steps))
         return Dealt(schedule.steps[order], indexes[order], numbers[order])
 

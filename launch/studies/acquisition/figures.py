@@ -77,10 +77,11 @@ def compared_figures(summary: dict[str, Any]) -> dict[str, Figure]:
         made["by-batch"] = ("Decay of memorization a decade of steps, by batch size", draw_batches(found["batches"]))
     if found["threshold"]:
         alt = "What is left of a fact before it would be met again, by the interval of its meetings"
-        made["by-interval"] = (alt, draw_threshold(found["threshold"]))
+        image = draw_left(found["threshold"], "interval", "steps between meetings", "before the next one", 10)
+        made["by-interval"] = (alt, image)
     if found["popularity"]:
         alt = "What is left of a fact at the end, by how often it was met"
-        made["by-popularity"] = (alt, draw_popularity(found["popularity"]))
+        made["by-popularity"] = (alt, draw_left(found["popularity"], "meetings", "times met", "at the end", 2))
     return made
 
 
@@ -128,31 +129,19 @@ def draw_batches(found: dict[str, Any]) -> bytes:
     return as_png(drawn)
 
 
-def draw_threshold(found: dict[str, Any]) -> bytes:
+def draw_left(found: dict[str, Any], key: str, label: str, when: str, base: float) -> bytes:
+    """What is left by depth, over a number of each row on a log axis of this base; the x-intercept, if one is found."""
     drawn, axes = figure(1, 5.4, 3.6)
     rows = list(found["rows"].values())
     for depth in DEPTHS:
-        x = [row["interval"] for row in rows]
+        x = [row[key] for row in rows]
         with_errors(axes[0], x, [row[depth] for row in rows], color=COLOURS[depth], label=depth)
     axes[0].axhline(0, color="#555", linewidth=0.8)
-    if found["x_intercept"] and found["x_intercept"][0] < 6:
-        axes[0].axvline(10 ** found["x_intercept"][0], color="#999", linestyle=":", label="x-intercept")
-    axes[0].set_xscale("log")
-    axes[0].set_xlabel("steps between meetings")
-    axes[0].set_ylabel("left before the next one, nats")
-    explain(axes[0])
-    return as_png(drawn)
-
-
-def draw_popularity(found: dict[str, Any]) -> bytes:
-    drawn, axes = figure(1, 5.4, 3.6)
-    rows = list(found["rows"].values())
-    for depth in DEPTHS:
-        x = [row["meetings"] for row in rows]
-        with_errors(axes[0], x, [row[depth] for row in rows], color=COLOURS[depth], label=depth)
-    axes[0].axhline(0, color="#555", linewidth=0.8)
-    axes[0].set_xscale("log", base=2)
-    axes[0].set_xlabel("times met")
-    axes[0].set_ylabel("left at the end, nats")
+    intercept = found.get("x_intercept")
+    if intercept and intercept[0] < 6:
+        axes[0].axvline(10 ** intercept[0], color="#999", linestyle=":", label="x-intercept")
+    axes[0].set_xscale("log", base=base)
+    axes[0].set_xlabel(label)
+    axes[0].set_ylabel(f"left {when}, nats")
     explain(axes[0])
     return as_png(drawn)

@@ -35,6 +35,7 @@ def check_fit(
         UserError: naming all of them.
     """
     from headwater.train.corpus.encoding import encode_documents
+    from headwater.train.stream.dealing import deal
 
     encoded = encode_documents(tokenizer, [passage.text for passage in passages], end)
     length = {passage.id: len(tokens) + 1 for passage, tokens in zip(passages, encoded, strict=True)}
@@ -43,7 +44,7 @@ def check_fit(
         bounds = [*np.flatnonzero(np.diff(schedule.steps, prepend=-1)).tolist(), len(schedule)]
         for begin, after in itertools.pairwise(bounds):
             shown = [length[name] for name in schedule.passage_ids[begin:after]]
-            if not dealt(shown, seq_len, batch):
+            if deal(shown, seq_len, batch) is None:
                 wrong.append(f"step {schedule.steps[begin]}: {len(shown)} passages of {sum(shown)} tokens")
     if wrong:
         longest = max(length.values())
@@ -53,15 +54,3 @@ def check_fit(
             expected=f"passages of at most {seq_len} tokens, and of a step what {batch} sequences hold",
             fix=f"set corpus.seq_len={-(-longest // 64) * 64} or more, or a larger train.global_batch or spread",
         )
-
-
-def dealt(lengths: Sequence[int], seq_len: int, batch: int) -> bool:
-    """Whether passages find room where they are dealt to the sequences in turn."""
-    room, turn = [seq_len] * batch, 0
-    for length in lengths:
-        index = next((i % batch for i in range(turn, turn + batch) if room[i % batch] >= length), None)
-        if index is None:
-            return False
-        room[index] -= length
-        turn = (index + 1) % batch
-    return True

@@ -85,7 +85,7 @@ def differences(summary: dict[str, Any]) -> str:
     model, settings = summary["model"], summary["settings"]
     parts = [f"{model['layers']} layers x {model['hidden']} instead of OLMo 1B and 7B"]
     if not settings["facts"]:
-        known = f", whose form the base model knows from {settings['familiar']} others" if settings["familiar"] else ""
+        known = f", whose form the base model knows from {summary['familiar']} others" if summary["familiar"] else ""
         parts.append(f"records of our own, with paraphrases of equal length{known}")
     elif summary.get("invented_controls"):
         parts.append(f"{summary['invented_controls']} invented records as control, whose drift is not theirs")

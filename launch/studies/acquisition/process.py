@@ -18,7 +18,7 @@ from headwater.configs import load_config, save_config
 from headwater.launch.jobs.command import run_module
 from headwater.launch.parts.process import run_part
 from headwater.launch.parts.training import counting_seconds, last_step, link, pretrain_whole, trained_steps
-from headwater.launch.studies.acquisition.parts import REAL, TASK, BasePart, ContinuedPart, StartPart
+from headwater.launch.studies.acquisition.parts import REAL, SPACING, TASK, BasePart, ContinuedPart, StartPart
 from headwater.launch.studies.acquisition.records import familiar_texts, grid_of, records_of
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
 from headwater.launch.studies.acquisition.study import Acquisition, base_overrides
@@ -61,7 +61,7 @@ def pretrain_base(study: Acquisition, part: BasePart) -> int:
         "callbacks.probes.every=0",
     ]
     settings = load_config(PretrainSettings, asked.preset, overrides)
-    if asked.familiar and not asked.facts:
+    if asked.used_familiar:
         overrides.append(familiar_source(study, part, settings))
         settings = load_config(PretrainSettings, asked.preset, overrides)
     if trained_steps(part.path) < last_step(settings):
@@ -182,7 +182,7 @@ def run_settings(study: Acquisition, part: ContinuedPart, shown: list[list[int]]
 
 def further_steps(study: Acquisition, part: ContinuedPart, shown: list[list[int]]) -> set[int]:
     """Where a record that is met at intervals would have been met once more."""
-    if part.plan != "spacing":
+    if part.plan != SPACING:
         return set()
     return {2 * steps[-1] - steps[-2] for steps in shown if len(steps) > 1}
 

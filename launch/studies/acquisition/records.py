@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headwater.configs import UserError
-from headwater.launch.studies.acquisition.parts import COPIES, REAL, SPACING, ContinuedPart
-from headwater.launch.studies.acquisition.settings import AcquisitionSettings
+from headwater.launch.studies.acquisition.parts import COPIES, REAL, SCENARIOS, SPACING, ContinuedPart
+from headwater.launch.studies.acquisition.settings import SIZE, AcquisitionSettings
 
 if TYPE_CHECKING:
     from headwater.train.facts.fictional import Meeting, Record
@@ -45,10 +45,10 @@ def grid_of(settings: AcquisitionSettings, part: ContinuedPart) -> Grid:
         steps = settings.spacing.steps
     elif part.plan == REAL:
         steps = settings.real.steps
-    elif part.plan != "scenarios":
+    elif part.plan != SCENARIOS:
         steps = settings.popularity.steps
     else:
-        further = part.size != "base" or part.stage != settings.stages[0]
+        further = part.size != SIZE or part.stage != settings.stages[0]
         steps = (settings.effect_steps if further else 0) or settings.steps
     return Grid(**given, steps=steps)
 
@@ -65,7 +65,7 @@ def records_of(settings: AcquisitionSettings, part: ContinuedPart) -> tuple[list
     grid = grid_of(settings, part)
     if part.plan == SPACING:
         return spaced(settings, part.seed)
-    if part.plan not in ("scenarios", REAL):
+    if part.plan not in (SCENARIOS, REAL):
         return popular(settings, part)
     spread = grid.spread
     if settings.facts and part.plan != REAL:
@@ -95,7 +95,8 @@ def familiar_texts(settings: AcquisitionSettings, seed: int) -> list[str]:
 
 def published(settings: AcquisitionSettings, seed: int) -> tuple[list[Record], list[str]]:
     """The records of the file with their scenarios; without any left over as control, invented ones are."""
-    from headwater.train.facts.fictional import SCENARIOS, assign_scenarios, make_records, read_records
+    from headwater.train.facts import fictional
+    from headwater.train.facts.fictional import assign_scenarios, make_records, read_records
 
     records, wanted = read_records(settings.facts), settings.published.records
     if len(records) < wanted:
@@ -107,7 +108,7 @@ def published(settings: AcquisitionSettings, seed: int) -> tuple[list[Record], l
         )
     scenarios = assign_scenarios(records, settings.control)
     if wanted:
-        each = -(-wanted // len(SCENARIOS if "control" in scenarios else SCENARIOS[:-1]))
+        each = -(-wanted // len(fictional.SCENARIOS if "control" in scenarios else fictional.SCENARIOS[:-1]))
         kept = [n for n, name in enumerate(scenarios) if scenarios[:n].count(name) < each]
         records, scenarios = [records[n] for n in kept], [scenarios[n] for n in kept]
     if "control" not in scenarios:

@@ -108,7 +108,7 @@ class AcquisitionSettings:
     familiar: int = setting(
         0,
         "Further invented records, of other names, in the base model's corpus: it knows their form before it meets the "
-        "study's, so that what these teach is their facts.",
+        "study's, so that what these teach is their facts. Not with `run` or `facts`.",
         minimum=0,
     )
     published: PublishedSettings = section(PublishedSettings)
@@ -164,6 +164,12 @@ class AcquisitionSettings:
     def used_seeds(self) -> list[int]:
         """The seeds of the study: a file's, if they are others."""
         return (self.facts and self.published.seeds) or self.seeds
+
+    @property
+    def used_familiar(self) -> int:
+        """The further records that base models read: none where one is taken (`run`), so that those of other sizes know
+        no more than it, or where the records are a file's."""
+        return 0 if self.run or self.facts else self.familiar
 
     @property
     def last_injection(self) -> int:

@@ -116,6 +116,7 @@ def analyse(settings: AcquisitionSettings, parts: Sequence[ContinuedPart]) -> di
         "study": "acquisition",
         "settings": asdict(settings),
         "scenarios": {name: note["groups"].count(name) for name in dict.fromkeys(note["groups"])},
+        "familiar": settings.used_familiar,
         "spread": len({steps[0] for steps in note["shown"] if steps}),
         "leaking_probes": note["leaking_probes"],
         "invented_controls": invented_controls(settings, parts[0]),
@@ -154,13 +155,12 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 
 def parameters_of(path: Path) -> int:
-    """Weights of a run's model, the embedding counted once."""
+    """Weights of a run's model; an embedding that is the head too is counted once."""
     from headwater.configs import load_config
+    from headwater.launch.machines.estimates import count_parameters
     from headwater.train.settings import PretrainSettings
     from headwater.train.tokenizer import TextTokenizer
 
     model = load_config(PretrainSettings, path / "config.yaml").model
     vocabulary = model.vocab_size or TextTokenizer.from_file(RunDir(path).tokenizer).vocab_size
-    attention = 2 * model.hidden * (model.query_width + model.key_width)
-    block = attention + 3 * model.hidden * model.ffn_hidden + 2 * model.hidden
-    return model.layers * block + model.hidden * (vocabulary * (1 if model.tie_embeddings else 2) + 1)
+    return count_parameters(model, vocabulary).total

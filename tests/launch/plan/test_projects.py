@@ -62,6 +62,14 @@ def test_a_studys_own_settings_are_heard_and_a_plain_pretraining_has_no_more():
     assert project_of("pretrain/tiny") is None
 
 
+def test_of_a_files_records_what_they_have_too_few_wordings_for_is_not_counted(tmp_path: Path):
+    config = tmp_path / "published.yaml"
+    config.write_text("base: study/acquisition-long\nfacts: facts.json\n")
+    steps = [steps for _, steps, _ in trained("study/acquisition-long")]
+    # Facts at intervals (970 steps) and of several popularities (600) are not run; no seed has the first stage alone.
+    assert [each for each in steps if each not in (300, 970, 600)] == [each for _, each, _ in trained(str(config))]
+
+
 def test_days_are_counts_times_steps_times_the_steps_time(capsys: pytest.CaptureFixture[str]):
     run_plan("study/storage-1b", ["gpus=8"], as_json=True)
     printed = json.loads(capsys.readouterr().out)

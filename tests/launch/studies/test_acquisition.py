@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,9 @@ def test_familiar_records_have_no_name_of_the_studys():
     texts = familiar_texts(asked, seed=3)
     assert len(set(texts)) == 30
     read = {word.strip(".") for text in texts for word in text.split()}
+    assert asked.used_familiar == 30
+    # No base model is trained, or it meets records of another form: nothing is read of them, at any size.
+    assert replace(asked, run="runs/base").used_familiar == replace(asked, facts="facts.json").used_familiar == 0
     for count in (20, 2 * 12 + 8):
         targets = {question.target for record in make_records(count, 3) for question in record.questions}
         assert not targets & read

@@ -200,13 +200,15 @@ def test_a_planted_study_gives_back_its_law_and_its_claims():
     assert found["duplicates"]["decay, control"] == pytest.approx([0, 0, 0], abs=0.01)
     summary = {
         "measures": found,
-        "settings": {"facts": "", "familiar": 9, "count": 2, "interval": 50, "window": 50, "probe_every": 1},
+        "settings": {"facts": "", "count": 2, "interval": 50, "window": 50, "probe_every": 1},
         "model": {"layers": 1, "hidden": 2, "batch": 4, "seq_len": 8},
         "leaking_probes": ["one"],
+        "familiar": 9,
     }
     kept = judge(summary)
     assert all("instead of OLMo" in claim["differs"] for claim in kept[:-1])
     assert all("from 9 others" in claim["differs"] for claim in kept[:-1])
+    assert not any("others" in claim["differs"] for claim in judge({**summary, "familiar": 0}))
     assert all(set(claim) == {"claim", "status", "measured", "control", "differs"} for claim in kept)
     not_run = [claim["status"] for claim in kept if "stage" in claim["claim"] or "Larger models" in claim["claim"]]
     assert not_run == [NOT_TESTABLE] * 2
@@ -280,6 +282,20 @@ def test_the_threshold_is_tested_on_both_sides_of_the_x_intercept(fall: float, e
         assert 10 ** found["x_intercept"][0] == pytest.approx(27, rel=0.3)
         assert found["rows"]["every 90"]["memorization"][2] < 0.2
     assert status(threshold.judge(found)) == [expected]
+
+
+def test_facts_that_were_never_gained_are_not_taken_for_facts_that_are_never_forgotten():
+    spaced = condition(planted(JUMPS, groups=SPACED), plan="spacing", window=4)
+    kept = condition(planted(JUMPS, decay=dict.fromkeys(("once", "duplicate", "paraphrase"), 0.0), noise=0))
+    once = kept.measured.of("once", "memorization")
+    assert threshold.intercept(kept, once) == pytest.approx(threshold.CEILING), "gained, and nothing falls"
+    lost = condition(planted(dict.fromkeys(JUMPS, -1.0)))
+    assert np.isnan(threshold.intercept(lost, once))
+    found = threshold.measure(Conditions([lost, spaced], 20))
+    assert found["x_intercept"] is None
+    (claim,) = threshold.judge(found)
+    assert claim.verdict[0] == NOT_TESTABLE
+    assert "gained nothing" in claim.verdict[1]
 
 
 def test_popularity_and_deduplication_say_what_was_planted():

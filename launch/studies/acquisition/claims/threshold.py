@@ -49,8 +49,11 @@ def measure(conditions: Conditions) -> Found | None:
 
 
 def intercept(condition: Condition, n: np.ndarray) -> float:
+    """log10 of the x-intercept; NaN where nothing was gained, of which there is nothing to forget."""
     fit = condition.pooled_fit(n)
-    return min(fit.level / fit.decay, CEILING) if fit and fit.decay > 0 else CEILING
+    if fit is None:
+        return float("nan")
+    return min(fit.level / fit.decay, CEILING) if fit.decay > 0 else CEILING
 
 
 def left_before_next(condition: Condition) -> np.ndarray:
@@ -84,7 +87,7 @@ def judge(found: Found | None) -> list[Claim]:
 def verdict_of(log_x: list[float] | None, rows: list[Found]) -> Verdict:
     """An interval between the ends of the x-intercept's own interval is on neither side."""
     if log_x is None:
-        return NOT_TESTABLE, "facts shown once follow no law"
+        return NOT_TESTABLE, "facts shown once gained nothing whose forgetting could be fitted"
     text = f"x-intercept {in_steps(log_x[0])} steps [{in_steps(log_x[1])}, {in_steps(log_x[2])}]"
     below = [row for row in rows if np.log10(row["interval"]) < log_x[1] and row["memorization, more"]]
     above = [row for row in rows if np.log10(row["interval"]) > log_x[2] and row["memorization, more"]]
