@@ -5,7 +5,9 @@ S3_ENDPOINT_URL for a store that is not Amazon's, and AWS's own for credentials 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,9 @@ T = TypeVar("T")
 
 TIMEOUT_S = 60
 """Seconds without a byte after which a request is given up, and tried again as AWS_MAX_ATTEMPTS says."""
+
+STREAMS = 4
+"""Files under way at a time."""
 
 SCHEME = "s3://"
 
@@ -48,13 +53,20 @@ class Store:
             self._made = boto3.session.Session().client("s3", config=config, endpoint_url=endpoint)
         return self._made
 
-    def put(self, local: Path, name: str) -> None:
-        """Sends a file, checksums and all, and looks whether the store has as many bytes of it."""
+    def put(self, local: Path, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Sends a file, checksums and all, and looks whether the store has as many bytes of it as it had at first: one
+        that is added to meanwhile may be longer. Breaks off, as an error, once it is not `wanted` any longer."""
+
+        def look(_: int) -> None:
+            if not wanted():
+                raise InterruptedError("it is not wanted any longer")
+
         with self._asking(f"{name} cannot be sent to"):
-            self._client.upload_file(str(local), self.bucket, self._key(name), Config=self._one_after_the_other())
-            found = self._client.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"]
-            if found != local.stat().st_size:
-                raise OSError(f"{found:,} of {local.stat().st_size:,} bytes have arrived")
+            size, key, config = local.stat().st_size, self._key(name), self._one_after_the_other()
+            self._client.upload_file(str(local), self.bucket, key, Callback=look, Config=config)
+            found = self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+            if found < size:
+                raise OSError(f"{found:,} of {size:,} bytes have arrived")
 
     def get(self, name: str, local: Path) -> None:
         """Fetches an object into a file; there is none afterwards where this fails."""
@@ -110,3 +122,31 @@ def attempted(action: Callable[[], T], say: Callable[[str], None]) -> T | None:
     except StoreError as error:
         say(f"{error.what} ({error.got})")
         return None
+
+
+def do_each(action: Callable[[str], None], names: Iterable[str]) -> None:
+    """Does something with every name, `STREAMS` at a time; the first error ends it, and is raised.
+
+    The threads are not a pool's: a process that ends waits for those, however long a file takes.
+    """
+    left, errors = deque(names), list[BaseException]()
+
+    def work() -> None:
+        while left and not errors:
+            try:
+                action(left.popleft())
+            except IndexError:
+                return  # another has taken the last
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(STREAMS, len(left)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        left.clear()
+    if errors:
+        raise errors[0]

@@ -12,7 +12,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import atomic_path
 from headwater.train.checkpoint import Checkpoint, described, newest, open_checkpoint
 from headwater.train.compared import note_compared, state_of
-from headwater.train.remote import Store, StoreError, attempted
+from headwater.train.remote import Store, StoreError, attempted, do_each
 
 META = "checkpoint.json"
 _IN_STEP = re.compile(r"step-(\d{8,})/(.+)")
@@ -29,9 +28,7 @@ RECORDS = (
     *("provenance.json", "metrics.jsonl", "validation.jsonl", "stragglers.jsonl"),
     *("probes.parquet", "ledger/steps-*.parquet"),
 )
-"""What is sent beside the checkpoints, and fetched with one where the run lacks it; paths below the run."""
-STREAMS = 4
-"""Files under way at a time."""
+"""What is sent beside the checkpoints, and fetched with one; paths below the run."""
 PATIENCE_S = 60.0
 """Seconds that a run which was asked to stop waits for what is being sent."""
 
@@ -85,23 +82,24 @@ class RemoteCheckpoints:
                 if not (part / name).resolve().is_relative_to(part.resolve()):
                     raise CorruptError(f"{self.store.address}/{name_of(step)} names {name}, which lies outside of it")
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
-            with ThreadPoolExecutor(STREAMS) as streams:
-                list(streams.map(lambda name: self.store.get(f"{name_of(step)}/{name}", part / name), [*files, META]))
+            do_each(lambda name: self.store.get(f"{name_of(step)}/{name}", part / name), [*files, META])
             open_checkpoint(part).verify()
         note_compared(final, files)
         self._fetch_records(directory.parent)
         return open_checkpoint(final)
 
     def _fetch_records(self, run: Path) -> None:
+        """Those that are here end where an older checkpoint did; what they have beyond the fetched one is forgotten at
+        the start anyway."""
         for name in (each.removeprefix("records/") for each in self.store.names("records/")):
             known = any(fnmatch(name, pattern) for pattern in RECORDS) and ".." not in Path(name).parts
-            if known and not (run / name).exists():
+            if known and not (name == "provenance.json" and (run / name).exists()):
                 with atomic_path(run / name) as part:
                     self.store.get(f"records/{name}", part)
 
     def send(self, path: Path, wanted: Callable[[], bool] = lambda: True) -> None:
         """Sends a checkpoint of a run, unless just that is there already, and the run's records. Where it is not
-        `wanted` any longer, looked at before each file, it is left half sent: without checkpoint.json it is none."""
+        `wanted` any longer it is left half sent: without checkpoint.json it is none."""
         meta = (path / META).read_bytes()
         there = self.store.read(f"{path.name}/{META}")
         if there == meta:
@@ -111,10 +109,9 @@ class RemoteCheckpoints:
 
         def put(name: str) -> None:
             if wanted():
-                self.store.put(path / name, f"{path.name}/{name}")
+                self.store.put(path / name, f"{path.name}/{name}", wanted)
 
-        with ThreadPoolExecutor(STREAMS) as streams:
-            list(streams.map(put, json.loads(meta)["files"]))
+        do_each(put, json.loads(meta)["files"])
         self._send_records(path.parent.parent, wanted)
         put(META)
 
@@ -122,7 +119,7 @@ class RemoteCheckpoints:
         for file in (file for pattern in RECORDS for file in sorted(run.glob(pattern))):
             name, state = str(file.relative_to(run)), state_of(file)
             if self._sent.get(name) != state and wanted():
-                self.store.put(file, f"records/{name}")
+                self.store.put(file, f"records/{name}", wanted)
                 self._sent[name] = state
 
     def prune(self, keep: int, fixed: Iterable[int]) -> None:
@@ -198,7 +195,8 @@ class Uploads:
                 if error is not None:
                     self._waiting.add(step)
                     self._error, self._thread = error, None
-                    self.say(f"step {step} is not in {self.remote.store.address} yet: {error.what} ({error.got})")
+                    if not self._abandoned.is_set():
+                        self.say(f"step {step} is not in {self.remote.store.address} yet: {error.what} ({error.got})")
                     return
 
     def finish(self, *, patient: bool) -> None:
@@ -225,7 +223,7 @@ class Uploads:
             )
 
     def abandon(self) -> None:
-        """Sends nothing more: training has ended or broken off."""
+        """Sends nothing more, and breaks off what is under way: training has ended or broken off."""
         self._abandoned.set()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from headwater.configs import UserError, load_config
+from headwater.configs import ConfigError, Problem, UserError, load_config
 from headwater.launch.ablate.cells import Cell, expand, prepare
 from headwater.launch.ablate.settings import AblateSettings, SlurmSettings
 from headwater.launch.jobs.job import Cluster, Job, read_prologue
@@ -74,6 +74,10 @@ def launch_cells(settings: AblateSettings, job: Job, *, submit: bool, say: Calla
             expected="kind=pretrain, whose cells say how far they are",
             fix="leave out --chain, and submit it again",
         )
+    if job.chain and settings.slurm.at_once:
+        expected = "0 with --chain: a task that submits itself again is a job of its own, outside of the array's limit"
+        fix = "leave out one of them, or limit the jobs by a partition or a QOS (--sbatch qos=NAME)"
+        raise ConfigError([Problem("slurm.at_once", settings.slurm.at_once, expected, fix)], "the sweep")
     cells = expand(settings)
     waiting = [cell for cell in cells if not cell.is_done()]
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} finished before")

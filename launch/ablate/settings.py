@@ -18,7 +18,7 @@ class SlurmSettings:
 
     enabled: bool = setting(False, "Write the sbatch script of an array with a task for each cell; run nothing here.")
     submit: bool = setting(False, "Also submit it.")
-    at_once: int = setting(0, "Cells that run at once; 0: as many as the cluster gives.", minimum=0)
+    at_once: int = setting(0, "Cells that run at once; 0: as many as the cluster gives. Not with `chain`.", minimum=0)
     nodes: int = setting(1, "Machines of a `pretrain` cell; the other kinds take one.", minimum=1)
     gpus_per_node: int = setting(1, "GPUs of each machine.", minimum=1)
     gpu_request: str = setting("gpus", "How to ask for them; none: a CPU partition.", choices=GPU_REQUESTS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -239,6 +241,76 @@ def test_the_newest_whole_one_is_taken_wherever_it_is(server, store, run, tmp_pa
     assert found(there, here, said) == 6, "a store that is down keeps nobody from going on"
     with pytest.raises(StoreError):
         found(there, tmp_path / "empty", said)
+
+
+@pytest.mark.slow
+def test_what_the_run_had_noted_comes_with_a_newer_checkpoint(store, run, tmp_path) -> None:
+    """Here are a checkpoint and notes of an earlier step than the store's: steps between would be nobody's."""
+    there, mine, said = sent(store, run), RunDir.at(tmp_path / "run"), []
+    shutil.copytree(run.checkpoint(4), mine.checkpoint(4))
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    mine.metrics.write_text("".join(lines[:4]))
+    (mine.path / "provenance.json").write_text("its own")
+    assert found(there, mine.checkpoints, said) == 6
+    assert mine.metrics.read_text() == "".join(lines)
+    assert everything(mine.ledger) == everything(run.ledger)
+    assert (mine.path / "provenance.json").read_text() == "its own"
+
+
+def test_a_file_that_grows_while_it_is_sent_has_arrived(store, tmp_path, monkeypatch) -> None:
+    file, upload = tmp_path / "metrics.jsonl", store._client.upload_file
+    file.write_text("one\n")
+
+    def growing(*given: object, **more: object) -> None:
+        upload(*given, **more)
+        with open(file, "a") as added:
+            added.write("two\n")
+
+    monkeypatch.setattr(store._client, "upload_file", growing)
+    store.put(file, "metrics.jsonl")
+    assert store.read("metrics.jsonl") == b"one\n"
+    monkeypatch.setattr(store._client, "upload_file", lambda *_, **__: None)  # what is there is of before
+    with pytest.raises(StoreError, match="4 of 8 bytes have arrived"):
+        store.put(file, "metrics.jsonl")
+
+
+def test_what_is_not_wanted_any_longer_is_broken_off(store, tmp_path) -> None:
+    file, asked = tmp_path / "weight", []
+    file.write_bytes(bytes(20 << 20))  # in parts
+
+    def wanted() -> bool:
+        asked.append(None)
+        return len(asked) < 5
+
+    with pytest.raises(StoreError, match="not wanted any longer"):
+        store.put(file, "weight", wanted)
+    assert store.names() == []
+    assert len(asked) < 20
+
+
+ENDS = """
+import time
+from pathlib import Path
+from headwater.train import remote_checkpoints
+from headwater.train.remote import Store
+from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads
+
+remote_checkpoints.PATIENCE_S = 0.1
+Store.read = lambda *_: None
+Store.put = lambda *_: time.sleep(300)
+uploads = Uploads(RemoteCheckpoints(Store("s3://a/b")), Path(DIRECTORY), 1, set(), print)
+uploads.add(6)
+time.sleep(0.1)
+uploads.finish(patient=False)
+uploads.abandon()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_does_not_wait_for_what_is_being_sent(run) -> None:
+    text = ENDS.replace("DIRECTORY", repr(str(run.checkpoints)))
+    ended = subprocess.run([sys.executable, "-c", text], timeout=60, capture_output=True, text=True, check=True)
+    assert ended.stdout == "steps [6] are not in s3://a/b yet: the next start sends them\n"
 
 
 @pytest.mark.slow

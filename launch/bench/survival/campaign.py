@@ -17,7 +17,7 @@ from typing import Any
 
 from headwater.configs.errors import UserError
 from headwater.launch.bench.survival.activities import ACTIVITIES, Activity
-from headwater.launch.bench.survival.faults import FAULTS, available
+from headwater.launch.bench.survival.faults import FAULTS, available, unmount
 from headwater.launch.bench.survival.processes import POLL_S, Job, end_marked, has_written
 from headwater.launch.bench.survival.trials import WHOLE_S, Outcome, Trial, Unbroken
 from headwater.train.artifacts import read_json, remove, write_json
@@ -100,6 +100,7 @@ class Campaign:
         """One trial; its directory is removed unless something was lost."""
         activity, draw = ACTIVITIES[kind], random.Random(f"{self.seed}/{name}")
         self.unbroken(activity)
+        unmount(self.trial.place(name))
         remove(self.trial.place(name))
         remove(self.trial.log(name))
         if fault:

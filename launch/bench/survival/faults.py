@@ -1,7 +1,7 @@
 """What goes wrong around a process: disks, locks, clocks, memory. Each is made, comes at a moment, and is mended.
 
-A full disk is a small tmpfs and a killed rank a memory cgroup's, where this user may have them; what else the kernel
-would say is said by `fault.c`, which stands between the process and the C library.
+A full disk is a small tmpfs, where this user may mount one, and a rank is killed by a memory cgroup (version 1), where
+there are some; what else the kernel would say is said by `fault.c`, which stands between the process and the C library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from headwater.launch.bench.survival.processes import Harm, Job
+from headwater.configs.errors import UserError
+from headwater.launch.bench.survival.processes import Job, send
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 DISK_BYTES = 64 << 20
@@ -93,11 +94,9 @@ def set_up(fault: Fault, place: Path, home: Path, draw: random.Random) -> Iterat
     variables = dict(fault.variables or {})
     if "CLOCK" in variables:
         variables["CLOCK"] = str(draw.choice((-DAY_S, DAY_S)))
-    if fault.name == "full disk" and not can_mount():
+    disk = fault.name == "full disk" and can_mount() and mount("-o", f"size={DISK_BYTES}", str(place))
+    if fault.name == "full disk" and not disk:
         variables = {"ERRNO": str(fault.number)}
-    disk = fault.name == "full disk" and not variables
-    if disk:
-        mount("-o", f"size={DISK_BYTES}", str(place))
     try:
         if variables:
             told = {f"HEADWATER_FAULT_{name}": value for name, value in variables.items()}
@@ -113,7 +112,7 @@ def set_up(fault: Fault, place: Path, home: Path, draw: random.Random) -> Iterat
     finally:
         trigger.unlink(missing_ok=True)
         if disk:
-            subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
+            unmount(place)
 
 
 def bring_on(fault: Fault, setting: Setting, job: Job, draw: random.Random) -> None:
@@ -133,7 +132,13 @@ def mend(setting: Setting) -> None:
 
 
 def fill(file: Path) -> None:
-    """Takes all room of a file system, but for less than a block."""
+    """Takes all room of a file system, but for less than a block.
+
+    Raises:
+        UserError: it is not one of its own: the room is everybody's.
+    """
+    if not os.path.ismount(file.parent):
+        raise UserError(f"{file.parent} is no disk of its own", expected="a small tmpfs", fix="start the trial again")
     with suppress(OSError), open(file, "wb", buffering=0) as taken:
         for size in (1 << 20, 1 << 12):
             with suppress(OSError):
@@ -153,13 +158,12 @@ def use_up_memory(job: Job, draw: random.Random) -> None:
         (group / "cgroup.procs").write_text(str(one))
         (group / "memory.limit_in_bytes").write_text("65536")
     except OSError:
-        job.send(Harm(signal.SIGKILL, "one"), draw)
+        send(one, signal.SIGKILL)
     end = time.monotonic() + 10
     while one in job.ranks() and time.monotonic() < end:
         time.sleep(0.02)
     if one in job.ranks():  # it asks for no more memory
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
+        send(one, signal.SIGKILL)
     with suppress(OSError):
         group.rmdir()
 
@@ -167,6 +171,12 @@ def use_up_memory(job: Job, draw: random.Random) -> None:
 def mount(*arguments: str) -> bool:
     made = subprocess.run(["mount", "-t", "tmpfs", *arguments[:-1], "none", arguments[-1]], capture_output=True)
     return made.returncode == 0
+
+
+def unmount(place: Path) -> None:
+    """Takes a trial's disk away, if there is one: of a campaign that was itself killed it is left."""
+    if os.path.ismount(place):
+        subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
 
 
 @cache

@@ -164,6 +164,9 @@ def test_a_task_of_a_chain_submits_itself_alone(tmp_path: Path):
     assert not Path(lines[0]).exists()
     with pytest.raises(UserError, match=r"--chain of a sweep\n.*kind=trace"):
         run_ablation(sweep(tmp_path / "b", slurm=slurm, kind="trace", preset="demo", overrides=[]))
+    with pytest.raises(ConfigError, match=r"slurm\.at_once = 2: expected 0 with --chain"):
+        run_ablation(sweep(tmp_path / "b", slurm=SlurmSettings(enabled=True, chain=True, at_once=2)))
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_sweep_whose_cells_cannot_work_is_not_submitted(tmp_path: Path):

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,21 @@ import pytest
 from headwater.configs.errors import UserError
 from headwater.launch.bench import survive
 from headwater.launch.bench.parser import run_benchmark
-from headwater.launch.bench.survival import trials
+from headwater.launch.bench.survival import faults, trials
 from headwater.launch.bench.survival.activities import ACTIVITIES
 from headwater.launch.bench.survival.campaign import Campaign, as_markdown, line_of, table
 from headwater.launch.bench.survival.compare import file_differences, run_differences
-from headwater.launch.bench.survival.faults import FAULTS, available, bring_on, mend, set_up
+from headwater.launch.bench.survival.faults import (
+    FAULTS,
+    available,
+    bring_on,
+    can_mount,
+    fill,
+    mend,
+    mount,
+    set_up,
+    use_up_memory,
+)
 from headwater.launch.bench.survival.processes import Harm, Job, Work, end_marked, living
 from headwater.launch.bench.survival.trials import Outcome, Trial, ending_problems
 from headwater.train.artifacts import RunDir
@@ -222,3 +233,50 @@ def test_the_shim_fails_under_its_directory_alone_and_when_told(tmp_path: Path) 
             statuses.append(job.status())
     assert statuses == [0, 1, 0]
     assert "Disk quota exceeded" in log.read_text()
+
+
+def test_a_disk_that_cannot_be_mounted_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be filled is the user's own."""
+    monkeypatch.setattr(faults, "can_mount", lambda: True)
+    monkeypatch.setattr(faults, "mount", lambda *_: False)
+    monkeypatch.setattr(faults, "preloaded", lambda home: home / "fault.so")
+    disk, place, draw = FAULTS["full disk"], tmp_path / "place", random.Random(0)
+    with set_up(disk, place, tmp_path, draw) as setting:
+        assert setting.environment["HEADWATER_FAULT_ERRNO"] == str(disk.number)
+        bring_on(disk, setting, None, draw)  # type: ignore[arg-type]
+        assert setting.trigger.exists()
+        with pytest.raises(UserError, match="is no disk of its own"):
+            fill(place / "filler")
+    assert not list(place.iterdir())
+
+
+def test_a_disk_that_a_killed_campaign_has_left_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can_mount():
+        pytest.skip("needs the right to mount a file system")
+    whole = campaign(tmp_path)
+    place = whole.trial.place("left")
+    place.mkdir(parents=True)
+    assert mount("-o", "size=64k", str(place))
+    monkeypatch.setattr(whole, "unbroken", lambda _: None)
+    monkeypatch.setattr(Trial, "kill", lambda self, name, activity, draw: Outcome(name, activity.name, "killed"))
+    whole.make("left", "corpus", "")
+    assert not place.exists()
+
+
+def test_one_rank_alone_is_ended_for_want_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "CGROUPS", tmp_path / "none")
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+
+    class Ranks:
+        first = sleepers[0]
+
+        def ranks(self) -> list[int]:
+            return [each.pid for each in sleepers if each.poll() is None]
+
+    try:
+        use_up_memory(Ranks(), random.Random(0))  # type: ignore[arg-type]
+        assert sorted(str(each.poll()) for each in sleepers) == ["-9", "None", "None"]
+    finally:
+        for each in sleepers:
+            each.kill()
+            each.wait()
