@@ -107,9 +107,8 @@ def prepare_queries(index: Index, raw_QD: Tensor, scoring: Scoring, task_QD: Ten
         return PreparedQueries(scoring, unit_rows(white_QD) if scoring.normalize else white_QD)
     task_QD = raw_QD if task_QD is None else task_QD
     weight = scoring.task_weight
-    by_rule = isinstance(weight, str)
-    lambda_ = paper_lambda(whitening, task_QD) if by_rule else weight
-    task = TaskCurvature.from_queries(whitening, task_QD, lambda_, scaled=not by_rule)
+    lambda_ = paper_lambda(whitening, task_QD) if isinstance(weight, str) else weight
+    task = TaskCurvature.from_queries(whitening, task_QD, lambda_, scaled=not isinstance(weight, str))
     solved_QD = task.solve(white_QD)
     if scoring.normalize:
         square_Q1 = (solved_QD.double() * white_QD.double()).sum(dim=1, keepdim=True)
