@@ -118,7 +118,7 @@ def test_shipped_sweeps_can_be_configured(monkeypatch: pytest.MonkeyPatch):
     assert len({json.dumps(essence(cell.pretraining)) for cell in trackstar}) == 1, "one pretraining serves them all"
     budget = expand(load_config(AblateSettings, "ablation/budget"))
     assert {(cell.settings.index.budget, *cell.settings.index.codecs) for cell in budget} >= {
-        (512, "sign"),
+        (1024, "sign"),
         (8192, "int8"),
     }
     injection = expand(load_config(AblateSettings, "ablation/injection"))
