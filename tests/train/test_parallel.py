@@ -53,14 +53,14 @@ def imported(path: Path) -> Iterator[str]:
                     "deepspeed",
                     "safe_get_full_fp32_param",
                     "safe_get_full_optimizer_state",
-                    "safe_set_full_fp32_param",
-                    "safe_set_full_optimizer_state",
+                    "safe_set_local_fp32_param",
+                    "safe_set_local_optimizer_state",
                 }
             },
         ),
         (
             "streaming",
-            {"train/mosaic.py": {"streaming"}},
+            {"train/mosaic.py": {"streaming", "format"}},
         ),
     ],
 )

@@ -15,14 +15,13 @@ import pytest
 
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import MismatchError
-from headwater.launch.studies.acquisition.claims import NOT_REPRODUCED, NOT_TESTABLE
 from headwater.launch.studies.storage.claims import judge
 from headwater.launch.studies.storage.data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
 from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import GROUPS, KINDS, kinds_of, shares, summarise
 from headwater.launch.studies.storage.study import Storage
 from headwater.launch.studies.storage.summary import majority
-from headwater.launch.studies.verdict import REPRODUCED
+from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.biographies import ATTRIBUTES, VARIANTS
 from headwater.train.facts.settings import PopulationSettings
