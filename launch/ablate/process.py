@@ -73,7 +73,7 @@ def shared_pretraining(settings: PretrainSettings, shared: Path, run: str) -> Pa
 
     wanted = essence(settings)
     if run and (Path(run) / "config.yaml").exists() and is_trained(Path(run), settings):
-        if essence(load_config(PretrainSettings, Path(run) / "config.yaml")) == wanted:
+        if essence(as_asked(RunDir(Path(run)), settings)) == wanted:
             return Path(run)
         print(f"{run} was pretrained with other settings: this cell has a pretraining of its own", flush=True)
     path = shared / f"pretrain-{fingerprint(wanted)[:12]}"
@@ -84,6 +84,16 @@ def shared_pretraining(settings: PretrainSettings, shared: Path, run: str) -> Pa
             if pretrain(replace(settings, out=str(path))) or not is_trained(path, settings):
                 raise KeyboardInterrupt
     return path
+
+
+def as_asked(run: RunDir, settings: PretrainSettings) -> PretrainSettings:
+    """What a run was made with; its vocabulary is 0 as in `settings` where it is the tokenizer's that 0 stands for."""
+    from headwater.train.tokenizer import TextTokenizer
+
+    made = load_config(PretrainSettings, run.config)
+    if not settings.model.vocab_size and made.model.vocab_size == TextTokenizer.from_file(run.tokenizer).vocab_size:
+        made.model.vocab_size = 0
+    return made
 
 
 def essence(settings: PretrainSettings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,15 @@ import pytest
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import MismatchError
 from headwater.launch.ablate.cells import expand, prepare, short_names
-from headwater.launch.ablate.process import essence, shared_pretraining
+from headwater.launch.ablate.process import as_asked, essence, shared_pretraining
 from headwater.launch.ablate.report import conditions, describe
 from headwater.launch.ablate.run import run_ablation
 from headwater.launch.ablate.settings import AblateSettings, SlurmSettings
 from headwater.launch.parts.training import is_trained
-from headwater.train.artifacts import write_json
+from headwater.train.artifacts import RunDir, write_json
 from headwater.train.facts.biographies import VARIANTS
 from headwater.train.settings import PretrainSettings
+from headwater.train.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
@@ -174,6 +176,18 @@ def test_a_sweep_whose_cells_cannot_work_is_not_submitted(tmp_path: Path):
     with pytest.raises(ConfigError, match="a multiple of"):
         run_ablation(sweep(tmp_path / "a", slurm=slurm, overrides=["train.global_batch=4", "train.micro_batch=1"]))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_vocabulary_that_the_tokenizer_settled_makes_no_other_pretraining(tmp_path: Path, tiny_run: Path):
+    """A run writes down the size that `model.vocab_size=0` has become; a size that was asked for is another matter."""
+    run = RunDir.at(tiny_run)
+    made = load_config(PretrainSettings, run.config)
+    assert made.model.vocab_size == TextTokenizer.from_file(run.tokenizer).vocab_size
+    asked = replace(made, model=replace(made.model, vocab_size=0))
+    assert essence(as_asked(run, asked)) == essence(asked)
+    assert shared_pretraining(asked, tmp_path, str(tiny_run)) == tiny_run
+    padded = replace(made, model=replace(made.model, vocab_size=made.model.vocab_size + 64))
+    assert essence(as_asked(run, padded)) != essence(padded)
 
 
 def test_a_run_of_other_settings_is_not_taken_for_the_cells_pretraining(
