@@ -91,7 +91,8 @@ def as_asked(run: RunDir, settings: PretrainSettings) -> PretrainSettings:
     from headwater.train.tokenizer import TextTokenizer
 
     made = load_config(PretrainSettings, run.config)
-    if not settings.model.vocab_size and made.model.vocab_size == TextTokenizer.from_file(run.tokenizer).vocab_size:
+    settled = made.model.vocab_size if not settings.model.vocab_size else 0
+    if settled and settled == TextTokenizer.from_file(run.tokenizer).vocab_size:
         made.model.vocab_size = 0
     return made
 
