@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from torch import Tensor
 
-from headwater.attribution.curvature.whitening import Whitening
-from headwater.attribution.index.reader import Index, open_index
-from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.rows.layout import RowLayout
 from headwater.attribution.search.duplicates import Collapse, alike, scan_collapsed, shingles
 from headwater.attribution.search.full_ranking import score_all
@@ -18,22 +12,10 @@ from headwater.attribution.search.options import ScanOptions, Source
 from headwater.attribution.settings import TraceSettings
 from headwater.configs import ConfigError, load_config
 
+from .dense_formula import build
 from .synthetic_rows import make_rows
 
 LAYOUT = RowLayout([("a", 3, 5), ("b", 4, 4)])
-
-
-def build(path: Path, rows_ND: Tensor) -> Index:
-    whitening = Whitening.none(LAYOUT)
-    writer = IndexWriter(
-        path, layout=LAYOUT, passages=len(rows_ND), whitening=whitening, codecs=["fp32"], meta={}, shard_rows=256
-    )
-    writer.begin()
-    for number in writer.pending():
-        start, stop = writer.span(number)
-        writer.write(number, rows_ND[start:stop])
-    writer.finish([f"p{i}#0" for i in range(len(rows_ND))])
-    return open_index(path)
 
 
 TEXT = "The river rises in the north and flows through four valleys before it meets the sea at Lormont in a wide delta"
@@ -76,7 +58,7 @@ def test_a_list_keeps_the_best_and_names_what_it_stands_for():
 @pytest.mark.parametrize("copies", [1, 2, 7, 40])
 def test_what_is_found_is_the_whole_ranking_collapsed(tmp_path, copies):
     rows_ND, queries_QD = make_rows(LAYOUT, 83), make_rows(LAYOUT, 5, rows_seed=9)
-    index = build(tmp_path, rows_ND)
+    index = build(tmp_path, rows_ND, kind="none", layout=LAYOUT, shard_rows=256)
     group = np.random.default_rng(0).permutation(83) // copies
     collapse = Collapse(lambda passage: f"passage number {group[passage]} of the test", 0.8)
     source = Source(index, queries_QD)
@@ -102,7 +84,7 @@ def test_what_is_found_is_the_whole_ranking_collapsed(tmp_path, copies):
 
 
 def test_nothing_at_one_end_is_asked(tmp_path):
-    index = build(tmp_path, make_rows(LAYOUT, 20))
+    index = build(tmp_path, make_rows(LAYOUT, 20), kind="none", layout=LAYOUT, shard_rows=256)
     collapse = Collapse(str, 0.8)
     found, _, bottom = scan_collapsed([Source(index, make_rows(LAYOUT, 2))], ScanOptions(top_k=4), collapse)
     assert found.bottom_passages.shape == (2, 0)

@@ -66,9 +66,7 @@ def pretrain_base(study: Acquisition, part: BasePart) -> int:
         settings = load_config(PretrainSettings, asked.preset, overrides)
     if trained_steps(part.path) < last_step(settings):
         build_corpus(settings, lambda line: print(line, file=sys.stderr, flush=True))
-        for each in study.continued():
-            if each.base == part.path:
-                check_records(study, each, settings, RunDir(part.path))
+        check_records(study, settings, RunDir(part.path))
     if asked.ranks == 1:
         return pretrain_whole(part.path, settings)
     run_module("headwater.train", [asked.preset, *overrides], processes=asked.ranks)
@@ -85,8 +83,8 @@ def familiar_source(study: Acquisition, part: BasePart, base: PretrainSettings) 
     return f"corpus.sources={json.dumps([*map(asdict, base.corpus.sources), {'kind': 'jsonl', 'path': str(path)}])}"
 
 
-def check_records(study: Acquisition, part: ContinuedPart, base: PretrainSettings, run: RunDir) -> None:
-    """Refuses records that do not fit into a base model's sequences.
+def check_records(study: Acquisition, base: PretrainSettings, run: RunDir) -> None:
+    """Refuses records that do not fit into a base model's sequences, whichever training shows them.
 
     Raises:
         UserError: naming all that is wrong.
@@ -96,12 +94,13 @@ def check_records(study: Acquisition, part: ContinuedPart, base: PretrainSetting
     from headwater.train.facts.fictional import as_facts, meeting_schedule
     from headwater.train.tokenizer import TextTokenizer
 
-    records, meetings = records_of(study.settings, part)
-    made, _ = as_facts(records, meetings)
-    schedule = meeting_schedule(records, meetings, start=part.stage, copies=part.copies)
     tokenizer = TextTokenizer.from_file(run.tokenizer, base.corpus.tokenizer.bos)
     end = end_of(tokenizer, base.corpus)
-    check_fit(made.passages, schedule, tokenizer, seq_len=base.corpus.seq_len, batch=part.batch, end=end)
+    for part in (each for each in study.continued() if each.base == run.path):
+        records, meetings = records_of(study.settings, part)
+        made, _ = as_facts(records, meetings)
+        schedule = meeting_schedule(records, meetings, start=part.stage, copies=part.copies)
+        check_fit(made.passages, schedule, tokenizer, seq_len=base.corpus.seq_len, batch=part.batch, end=end)
 
 
 def start_real(study: Acquisition, part: StartPart) -> None:
@@ -120,9 +119,7 @@ def start_real(study: Acquisition, part: StartPart) -> None:
     overrides += [f"train.steps={asked.real.steps}", f"out={part.path}", f"seed={part.seed}"]
     settings = load_config(PretrainSettings, asked.real.preset, [*overrides, f"corpus.seed={part.seed}"])
     build_corpus(settings, lambda line: print(line, file=sys.stderr, flush=True))
-    for each in study.continued():
-        if each.base == part.path:
-            check_records(study, each, settings, RunDir(part.path))
+    check_records(study, settings, RunDir(part.path))
     save_config(settings, RunDir(part.path).config)
 
 

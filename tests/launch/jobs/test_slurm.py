@@ -102,14 +102,20 @@ def test_a_sweep_is_an_array_and_what_a_person_must_mend_is_not_tried_again(here
     assert not Path("sweep/cells/hard_stop-6/provenance.json").exists()
 
 
-def test_a_job_whose_machine_fails_goes_on_on_another(here: Path, slurm: Slurm, alone: Path, chained: object):
-    """SLURM puts it back into the queue, as after a preemption: the script begins again, and the run where it was."""
+def at_the_fourth_step(slurm: Slurm) -> tuple[int, str, Callable[[], str]]:
+    """A job that has come so far: its number, its machine, and what is to be told of it."""
     job = Job(config="config.yaml", overrides=RUN, gpus_per_node=1, slurm=True, cluster=ELSEWHERE)
     assert launch_job(job, submit=False) == 0
     number = slurm.submit(Path("run/launch.sbatch"))
     told = told_by(slurm, "run")
     wait_until(lambda: Path("at-4").exists(), 120, told)
     node = slurm("squeue", "--noheader", f"--job={number}", "--format=%N").strip()
+    return number, node, told
+
+
+def test_a_job_whose_machine_fails_goes_on_on_another(here: Path, slurm: Slurm, alone: Path, chained: object):
+    """SLURM puts it back into the queue, as after a preemption: the script begins again, and the run where it was."""
+    number, node, told = at_the_fourth_step(slurm)
     slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     wait_until(lambda: slurm.jobs().get(number) == "PENDING", 20, told)
     Path("go").touch()
@@ -120,12 +126,7 @@ def test_a_job_that_is_preempted_goes_on_when_the_urgent_one_is_done(
     here: Path, slurm: Slurm, alone: Path, chained: object
 ):
     """A partition of higher priority takes the node: SLURM tells the job to stop, and puts it back into the queue."""
-    job = Job(config="config.yaml", overrides=RUN, gpus_per_node=1, slurm=True, cluster=ELSEWHERE)
-    assert launch_job(job, submit=False) == 0
-    number = slurm.submit(Path("run/launch.sbatch"))
-    told = told_by(slurm, "run")
-    wait_until(lambda: Path("at-4").exists(), 120, told)
-    node = slurm("squeue", "--noheader", f"--job={number}", "--format=%N").strip()
+    number, node, told = at_the_fourth_step(slurm)
     Path("urgent.sh").write_text("#!/bin/sh\nsleep 2\n")
     urgent = slurm.submit(Path("urgent.sh"), "--partition=urgent", f"--nodelist={node}", "--output=/dev/null")
     wait_until(lambda: slurm.jobs().get(number) == "PENDING", 60, told)
