@@ -193,6 +193,8 @@ class PlaceSettings:
 
 CURVATURES = ("task", "train", "none")
 """Of scores: the queries' mixed into the corpus's, the corpus's alone, none."""
+DEVICES = ("auto", "cpu", "cuda")
+"""Of a scan."""
 ENOUGH_QUERIES = 10
 """A task: alone, a question suppresses its own direction."""
 WAYS = {
@@ -262,6 +264,9 @@ class TraceSettings:
     codec: str | None = setting(None, "The form that is scanned; the finest if not given.")
     rescore: str | None = setting(None, "The form in which the best candidates are scored again.")
     candidates: int = setting(10_000, "Candidates per query for `rescore`; all where there are fewer.", minimum=1)
+    device: str = setting(
+        "auto", "What multiplies rows and queries: auto takes the GPU where many are asked.", choices=DEVICES
+    )
     where: str = setting("", 'Search passages alone where this holds, such as `source == "wiki" and year >= 1990`.')
     scores: str = setting(
         "", "A file for every score of the form that is scanned: .npy [passages, queries] or .parquet."

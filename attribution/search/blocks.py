@@ -16,8 +16,8 @@ from headwater.attribution.index.encoding import directions_and_norms
 from headwater.attribution.index.reader import Index
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.search.distributed import rank_and_world
-from headwater.attribution.search.options import ScanOptions, Source, check_sources
-from headwater.attribution.search.reading import read_ahead
+from headwater.attribution.search.options import ScanOptions, Source, check_sources, device_of
+from headwater.attribution.search.reading import moved_ahead, read_ahead
 from headwater.attribution.search.scorer import BlockScorer, PreparedQueries, prepare_queries
 
 BLOCK_BYTES = 32 << 20
@@ -28,6 +28,7 @@ class Scan:
     """One pass over the sources' rows, as blocks of scores.
 
     Attributes:
+        device: where the blocks are multiplied.
         scanned: passages that this rank has compared.
         bytes_read: of their stored rows.
         prepare_seconds: what the queries took before the first block.
@@ -43,9 +44,10 @@ class Scan:
         self.prepared: list[PreparedQueries] = [
             prepare_queries(source.index, source.queries, options.scoring, source.task_queries) for source in sources
         ]
+        self.device = device_of(options, self.queries)
         self.codecs = [options.codec or source.index.codecs[0] for source in sources]
         self.scorers = [
-            BlockScorer(prepared, source.index.codec(codec))
+            BlockScorer(prepared, source.index.codec(codec), device=self.device)
             for prepared, source, codec in zip(self.prepared, self.sources, self.codecs, strict=True)
         ]
         self.scanned = self.bytes_read = 0
@@ -83,11 +85,14 @@ class Scan:
             place += count
 
     def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
-        """(start, stop, scores float32 [stop - start, Q]) of this rank's blocks, but for those that `where` has nothing
-        of."""
+        """(start, stop, scores float32 [stop - start, Q] on the device) of this rank's blocks, but for those that
+        `where` has nothing of."""
         went_by = 0
         sources = [(source.index, codec) for source, codec in zip(self.sources, self.codecs, strict=True)]
-        for start, stop, fields in read_ahead(sources, self._wanted()):
+        blocks = read_ahead(sources, self._wanted())
+        if self.device.type != "cpu":
+            blocks = moved_ahead(blocks, self.device)
+        for start, stop, fields in blocks:
             yield start, stop, self._scores(start, fields)
             went_by += stop - start
             if self.options.watch is not None:
@@ -121,9 +126,9 @@ class Scan:
         bound them: both float32 [n, Q]."""
         scores_NQ, bounds_NQ = (torch.zeros(len(passages), self.queries) for _ in range(2))
         for source, scorer, codec in zip(self.sources, self.scorers, self.codecs, strict=True):
-            fields = source.index.gather(codec, passages)
-            scores_NQ += source.weight * scorer.scores(fields)
-            bounds_NQ += abs(source.weight) * scorer.bounds(fields)
+            fields = self._there(source.index.gather(codec, passages))
+            scores_NQ += source.weight * scorer.scores(fields).cpu()
+            bounds_NQ += abs(source.weight) * scorer.bounds(fields).cpu()
         return scores_NQ, bounds_NQ
 
     def rescored(self, passages: np.ndarray, place_P: Tensor, query_P: Tensor) -> Tensor:
@@ -143,8 +148,13 @@ class Scan:
             else:
                 fields = source.index.gather(scorer.codec.name, passages)
             self.bytes_read += sum(value.nbytes for value in fields.values())
-            total_P += source.weight * scorer.pair_scores(fields, place_P, query_P)
+            pairs = place_P.to(self.device), query_P.to(self.device)
+            total_P += source.weight * scorer.pair_scores(self._there(fields), *pairs).cpu()
         return total_P
+
+    def _there(self, fields: Fields) -> Fields:
+        """Stored tensors on the device."""
+        return {name: value.to(self.device) for name, value in fields.items()}
 
     @cached_property
     def _second_stage(self) -> list[BlockScorer]:
@@ -155,6 +165,7 @@ class Scan:
                 prepared,
                 Float32Codec(source.index.layout) if name == "recompute" else source.index.codec(name),
                 integer=False,
+                device=self.device,
             )
             for source, prepared in zip(self.sources, self.prepared, strict=True)
         ]

@@ -31,7 +31,7 @@ def score_all(sources: Sequence[Source], options: ScanOptions | None = None) -> 
     scores_QN = torch.zeros(work.queries, work.passages)
     seen_N = torch.zeros(work.passages)
     for start, stop, scores_NQ in work.blocks():
-        scores_QN[:, start:stop] = scores_NQ.T
+        scores_QN[:, start:stop] = scores_NQ.T.cpu()
         seen_N[start:stop] = 1
     if distributed():
         torch.distributed.all_reduce(scores_QN)
@@ -72,7 +72,7 @@ def ranked(
             found = search(work, sinks=[places])
         else:
             for start, stop, scores_NQ in work.blocks():
-                places(start, stop, scores_NQ)
+                places(start, stop, scores_NQ.cpu())
         if (result := places.result()) is not None:
             return found, result
         rounding *= 32

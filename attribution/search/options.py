@@ -12,6 +12,7 @@ from torch import Tensor
 from headwater.attribution.index.reader import Index, require_same_passages
 from headwater.attribution.search.scorer import Scoring
 from headwater.attribution.search.where import Where
+from headwater.attribution.settings import DEVICES
 from headwater.configs.errors import UserError
 
 RecomputeRows = Callable[[np.ndarray], Tensor]
@@ -49,6 +50,7 @@ class ScanOptions:
         candidates: how many per query and end; all where there are fewer.
         where: looks at passages before they are compared: those for which it does not hold are not found.
         allow_incomplete: search what there is of an unfinished index; the result says so.
+        device: what multiplies: `cpu`, `cuda`, or `auto`: the GPU if there is one and many queries are asked.
         watch: told after each block how many passages this rank has compared, and how many there are; what it raises
             ends the scan.
     """
@@ -61,6 +63,7 @@ class ScanOptions:
     candidates: int = 10_000
     where: Where | None = field(default=None, compare=False)
     allow_incomplete: bool = False
+    device: str = "auto"
     watch: Callable[[int, int], None] | None = field(default=None, compare=False)
 
 
@@ -105,9 +108,32 @@ class Exclusion:
 
     def apply(self, scores_NQ: Tensor, start: int, stop: int) -> None:
         inside = self.passages[(self.passages >= start) & (self.passages < stop)]
-        scores_NQ[torch.from_numpy(inside - start)] = -torch.inf
+        if len(inside):
+            scores_NQ[torch.from_numpy(inside - start).to(scores_NQ.device)] = -torch.inf
         pairs = self.pairs[(self.pairs[:, 1] >= start) & (self.pairs[:, 1] < stop)]
-        scores_NQ[torch.from_numpy(pairs[:, 1] - start), torch.from_numpy(pairs[:, 0])] = -torch.inf
+        if len(pairs):
+            place_P, query_P = pairs[:, 1] - start, pairs[:, 0]
+            there = (torch.from_numpy(each).to(scores_NQ.device) for each in (place_P, query_P))
+            scores_NQ[tuple(there)] = -torch.inf
+
+
+GPU_QUERIES = 16
+"""Of fewer, a processor has scored a block before it is copied to a GPU. Computed, not measured."""
+
+
+def device_of(options: ScanOptions, queries: int) -> torch.device:
+    """Where a scan multiplies.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if options.device not in DEVICES:
+        raise UserError("no such device", got=options.device, expected=", ".join(DEVICES))
+    if options.device == "cuda" and not there:
+        raise UserError("there is no GPU to scan with", got="device=cuda", fix="device=cpu, or auto")
+    gpu = options.device == "cuda" or (options.device == "auto" and there and queries >= GPU_QUERIES)
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
 
 def check_sources(sources: Sequence[Source], options: ScanOptions) -> None:

@@ -1,4 +1,5 @@
-"""Inner products of a block of float32 rows with queries; rows of few bits have theirs in kernels/coded.py.
+"""Inner products of a block of float32 rows with queries, on a processor or a GPU; rows of few bits have theirs in
+kernels/coded.py.
 
 Legend: N rows, K vectors, D dims.
 """
@@ -16,6 +17,8 @@ def products(rows_ND: Tensor, vectors_KD: Tensor) -> Tensor:
 
     One or two vectors are bound by reading the rows; many by arithmetic, where oneDNN is faster than BLAS on the CPU.
     """
+    if rows_ND.is_cuda:
+        return torch.mm(rows_ND, vectors_KD.T)
     if len(vectors_KD) <= 2:
         out_NK = torch.empty(len(rows_ND), len(vectors_KD))
         for k, vector_D in enumerate(vectors_KD):

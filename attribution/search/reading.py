@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -72,3 +73,21 @@ def read_ahead(sources: Sequence[tuple[Index, str]], pieces: Iterator[tuple[int,
         yield start, stop, [each.fields(start, stop) for each in mapped]
         for each in mapped:
             each.let_go(start, stop)
+
+
+def moved_ahead(blocks: Iterator[Block], device: torch.device) -> Iterator[Block]:
+    """Blocks on their way to a GPU: a thread reads the next one into pinned memory and sends it while one is scored."""
+    moved = (
+        (start, stop, [{name: sent(each, device) for name, each in part.items()} for part in fields])
+        for start, stop, fields in blocks
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="to-the-gpu") as sender:
+        waiting = sender.submit(next, moved, None)
+        while (block := waiting.result()) is not None:
+            waiting = sender.submit(next, moved, None)
+            yield block
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU, copied; the host does not wait until it is there."""
+    return tensor.pin_memory().to(device, non_blocking=True)

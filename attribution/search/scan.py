@@ -26,7 +26,7 @@ from headwater.configs.errors import UserError
 
 Sink = Callable[[int, int, Tensor], None]
 """Told every block of a first stage on the rank that scores it: start, stop, scores float32 [stop - start, Q], -inf
-for what must not be found. It keeps no reference."""
+for what must not be found, on the CPU. It keeps no reference."""
 
 
 def scan(
@@ -58,15 +58,15 @@ def search(work: Scan, exclude: Exclusion | None = None, sinks: Sequence[Sink] =
     keep_top, keep_bottom = options.top_k, options.bottom_k
     if options.rescore is not None:
         keep_top, keep_bottom = (max(options.candidates, k) if k else 0 for k in (keep_top, keep_bottom))
-    top = TopK(work.queries, min(keep_top, work.passages))
-    bottom = TopK(work.queries, min(keep_bottom, work.passages))
+    top = TopK(work.queries, min(keep_top, work.passages), work.device)
+    bottom = TopK(work.queries, min(keep_bottom, work.passages), work.device)
     hidden = [each for each in (exclude, options.where) if each is not None]
     for start, stop, scores_NQ in work.blocks():
-        passages_N = torch.arange(start, stop)
+        passages_N = torch.arange(start, stop, device=work.device)
         for each in hidden:
             each.apply(scores_NQ, start, stop)
         for sink in sinks:
-            sink(start, stop, scores_NQ)
+            sink(start, stop, scores_NQ.cpu())
         top.add(scores_NQ, passages_N)
         if bottom.k:
             scores_NQ.neg_()

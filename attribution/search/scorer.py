@@ -24,6 +24,7 @@ from headwater.configs.errors import UserError
 from headwater.kernels.coded import COLUMNS, FEW, CodedParts, CodedVectors
 from headwater.kernels.cpu_products import LANES, pack, product
 
+CPU = torch.device("cpu")
 DENSE = 32
 """Pairs are multiplied one by one where fewer than one in so many is wanted: a matrix product is as much faster."""
 BASIS_BYTES = 1 << 22
@@ -124,18 +125,23 @@ class BlockScorer:
     Args:
         prepared: the queries.
         codec: what the blocks are stored in.
-        integer: multiply rows that are stored as integers as such, not as float32.
+        integer: multiply rows that are stored as integers as such, not as float32; on a processor alone.
+        device: where the blocks are, and their scores will be.
     """
 
-    def __init__(self, prepared: PreparedQueries, codec: Codec, *, integer: bool = True) -> None:
+    def __init__(
+        self, prepared: PreparedQueries, codec: Codec, *, integer: bool = True, device: torch.device = CPU
+    ) -> None:
         self.prepared, self.codec = prepared, codec
-        self._queries_QD = codec.rotate(prepared.queries_QD).contiguous()
-        self._directions = self._rotated(prepared.directions)
+        self._queries_QD = codec.rotate(prepared.queries_QD).contiguous().to(device)
+        self._directions = [part_rd.to(device) for part_rd in self._rotated(prepared.directions)]
         self._coded: CodedVectors | None = None
         self._coded_parts: CodedParts | None = None
         self._packed: list[Tensor | None] = []
-        coded = integer and codec.form is not None and codec.form.is_exact
         self._basis: Basis | None = None
+        if device.type != "cpu":
+            return  # the products of integers and of packed vectors are compiled for processors
+        coded = integer and codec.form is not None and codec.form.is_exact
         if len(self._queries_QD) > FEW and self._basis_is_less_work():
             self._basis = shared_basis(codec.layout, self._queries_QD, self._directions, COLUMNS if coded else LANES)
         if not coded:
@@ -218,7 +224,7 @@ class BlockScorer:
 
     def _along(self, rows_ND: Tensor) -> Tensor:
         """Squared length along the directions, float32 [n]."""
-        along_N = torch.zeros(len(rows_ND))
+        along_N = rows_ND.new_zeros(len(rows_ND))
         for span, part_rd in zip(self.codec.layout, self._directions, strict=True):
             if len(part_rd):
                 along_N += products(rows_ND[:, span.slice], part_rd).square_().sum(dim=1)

@@ -20,15 +20,16 @@ class TopK:
     Args:
         queries: Q.
         k: how many to keep.
+        device: where the scores come from; results go to the CPU.
     """
 
-    def __init__(self, queries: int, k: int) -> None:
+    def __init__(self, queries: int, k: int, device: torch.device | None = None) -> None:
         self.k = k
         # Room for what waits to be sorted in. A list of the blocks' own small tensors would lie scattered between the
         # blocks' large ones and keep the allocator from using their memory again.
         room = 2 * k + _SLACK
-        self._scores_QR = torch.full((queries, room), -torch.inf)
-        self._passages_QR = torch.full((queries, room), NOBODY, dtype=torch.int64)
+        self._scores_QR = torch.full((queries, room), -torch.inf, device=device)
+        self._passages_QR = torch.full((queries, room), NOBODY, dtype=torch.int64, device=device)
         self._used = k
         self._floor_Q1: Tensor | None = None
 
@@ -91,7 +92,7 @@ class TopK:
     def result(self) -> tuple[Tensor, Tensor]:
         """Scores float32 [Q, k] descending, and passages int64 [Q, k]; empty places last."""
         self._compact()
-        return self._scores_QR[:, : self.k].clone(), self._passages_QR[:, : self.k].clone()
+        return self._scores_QR[:, : self.k].to("cpu", copy=True), self._passages_QR[:, : self.k].to("cpu", copy=True)
 
     def merge_ranks(self) -> None:
         """Merges the lists of all ranks of torch.distributed, on every rank; does nothing without it."""

@@ -223,13 +223,15 @@ class Where:
 
     def passing(self, start: int, stop: int) -> np.ndarray:
         """For which of the passages [start, stop) it holds: bool [n]."""
-        if (start, stop) not in self._last:
+        passing_N = self._last.get((start, stop))
+        if passing_N is None:
             read = self._columns.read(self.condition.columns, start, stop)
-            self._last[start, stop] = self.condition.mask(read, stop - start)
+            passing_N = self._last[start, stop] = self.condition.mask(read, stop - start)
             if len(self._last) > HELD:
                 self._last.popitem(last=False)
-        return self._last[start, stop]
+        return passing_N
 
     def apply(self, scores_NQ: Tensor, start: int, stop: int) -> None:
         """-inf for the passages [start, stop) for which it does not hold."""
-        scores_NQ[torch.from_numpy(~self.passing(start, stop))] = -torch.inf
+        hidden_N = torch.from_numpy(~self.passing(start, stop)).to(scores_NQ.device)
+        scores_NQ.masked_fill_(hidden_N[:, None], -torch.inf)

@@ -313,4 +313,5 @@ def scan_options(settings: TraceSettings) -> ScanOptions:
         rescore=settings.rescore,
         candidates=settings.candidates,
         allow_incomplete=settings.allow_incomplete,
+        device=settings.device,
     )

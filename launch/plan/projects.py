@@ -25,6 +25,9 @@ SCHEMAS = {
 }
 
 
+RUN_KEYS = frozenset(field.name for field in fields(PretrainSettings))
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Trainings of one kind.
@@ -67,6 +70,14 @@ class Project:
     def keys(self) -> set[str]:
         return {field.name for field in fields(self.schema)}
 
+    def owns(self, key: str) -> bool:
+        """Whether an override's key is this configuration's own, not the pretraining's.
+
+        A name that both have is a section there: `facts=FILE` is the study's, `facts.people=20` the pretraining's.
+        """
+        top = key.strip().removesuffix("+").partition(".")[0]
+        return top in self.keys and (top not in RUN_KEYS or "." not in key)
+
     def pretraining(self) -> tuple[str, list[str]]:
         """The pretraining that it names, or is made with by default, and its overrides of it."""
         default = self.schema()
@@ -87,8 +98,7 @@ def project_of(config: str | None) -> Project | None:
     if config is None:
         return None
     tree = read_with_bases(find_config(config))
-    run = {field.name for field in fields(PretrainSettings)}
-    if set(tree) <= run:
+    if set(tree) <= RUN_KEYS:
         return None
     for kind in SCHEMAS:
         project = Project(kind, config, tree)
@@ -107,8 +117,7 @@ def whole_work(config: str | None, overrides: Iterable[str], planned: PretrainSe
     project = project_of(config)
     if project is None:
         return []
-    own = project.keys - {field.name for field in fields(PretrainSettings)}
-    chosen = [text for text in overrides if text.partition("=")[0].strip().removesuffix("+").partition(".")[0] in own]
+    chosen = [text for text in overrides if project.owns(text.partition("=")[0])]
     settings: Any = load_config(project.schema, project.config, _with_placeholders(project, chosen), cross_checks=False)
     return list(_COUNTED[project.kind](settings, planned))
 

@@ -31,7 +31,7 @@ from headwater.launch.machines.estimates import (
 )
 from headwater.launch.machines.indexing import Index, index_of
 from headwater.launch.machines.layouts import PlanSettings, gib, layout_problems, refuse, room, vocabulary
-from headwater.launch.plan.projects import Project, Work, project_of, whole_work
+from headwater.launch.plan.projects import RUN_KEYS, Project, Work, project_of, whole_work
 from headwater.train.settings import PretrainSettings
 
 LAYOUT_KEYS = ("parallel.", "zero.", "train.global_batch")
@@ -105,7 +105,6 @@ def load_plan(config: str | None, overrides: Iterable[str]) -> tuple[PretrainSet
 def sort_overrides(overrides: Iterable[str], project: Project | None) -> tuple[list[str], list[str], list[Problem]]:
     """Overrides of the machines, those of the pretraining, and what is neither nor one of the study's own."""
     machines = {field.name for field in fields(PlanSettings)}
-    run = {field.name for field in fields(PretrainSettings)}
     study = project.keys if project is not None else set()
     here, there, unknown = [], [], []
     for text in overrides:
@@ -115,10 +114,12 @@ def sort_overrides(overrides: Iterable[str], project: Project | None) -> tuple[l
             here.append(f"custom.{text.strip().removeprefix('gpu.')}")
         elif top in machines:
             here.append(text)
-        elif top in run or not equals:
+        elif project is not None and project.owns(key):
+            continue
+        elif top in RUN_KEYS or not equals:
             there.append(text)
-        elif top not in study:
-            near = get_close_matches(top, [*machines, *run, *study], n=1)
+        else:
+            near = get_close_matches(top, [*machines, *RUN_KEYS, *study], n=1)
             expected = f"a setting of the machines ({', '.join(sorted(machines))}) or of the run"
             unknown.append(Problem(key, value, expected, f"did you mean {near[0]}?" if near else None))
     return here, there, unknown

@@ -44,7 +44,7 @@ class Codec(ABC):
 
     @abstractmethod
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
-        """Rows of about unit norm in the codec's own coordinates, dtype [N, D]."""
+        """Rows of about unit norm in the codec's own coordinates, dtype [N, D], on the device of the stored tensors."""
 
     @property
     def form(self) -> Format | None:

@@ -51,12 +51,12 @@ class FactorsCodec(Codec):
         return {"code": torch.cat(codes, dim=1), "scale": torch.stack(scales, dim=1)}
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
-        out_ND = torch.empty(len(fields["code"]), self.layout.dims, dtype=dtype)
-        start = 0
+        out_ND = fields["code"].new_empty(len(fields["code"]), self.layout.dims, dtype=dtype)
+        places_8, start = torch.arange(7, -1, -1, dtype=torch.uint8, device=out_ND.device), 0
         for m, span in enumerate(self.layout):
             width, sides = self._bytes_of(span), span.k_out + span.k_in
             code_NcB = fields["code"][:, start : start + width].reshape(len(out_ND), self.terms, -1)
-            bits_Ncs = torch.from_numpy(np.unpackbits(code_NcB.numpy(), axis=2))[:, :, :sides]
+            bits_Ncs = (code_NcB[..., None] >> places_8 & 1).flatten(2)[:, :, :sides]
             signs_Ncs = bits_Ncs.float().mul_(2).sub_(1)
             scale_Nc = fields["scale"][:, m * self.terms : (m + 1) * self.terms].float()
             s_NcO, t_NcI = signs_Ncs.split([span.k_out, span.k_in], dim=2)

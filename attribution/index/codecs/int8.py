@@ -35,7 +35,7 @@ class Int8Codec(Codec):
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
         code_ND, scale_NM = fields["code"], fields["scale"].to(dtype)
-        out_ND = torch.empty(code_ND.shape, dtype=dtype)
+        out_ND = torch.empty_like(code_ND, dtype=dtype)
         for m, span in enumerate(self.layout):
             torch.mul(code_ND[:, span.slice], scale_NM[:, m : m + 1], out=out_ND[:, span.slice])
         return out_ND

@@ -96,7 +96,7 @@ class PackedCodec(Codec):
         """Codes of module m in the codec's own coordinates, int8 [N, d]."""
         byte_NB, span = fields["code"][:, self._places[m]], self.layout.spans[m]
         width = byte_NB.shape[1]
-        out_Nd = torch.empty(len(byte_NB), 8 // self.bits * width, dtype=torch.uint8)
+        out_Nd = byte_NB.new_empty(len(byte_NB), 8 // self.bits * width)
         for place in range(8 // self.bits):
             part = out_Nd[:, place * width : (place + 1) * width]
             torch.bitwise_right_shift(byte_NB, place * self.bits, out=part)
@@ -104,7 +104,7 @@ class PackedCodec(Codec):
         return out_Nd.view(torch.int8)[:, : span.dims]
 
     def block(self, fields: Fields, dtype: torch.dtype) -> Tensor:
-        out_ND = torch.empty(len(fields["code"]), self.layout.dims, dtype=dtype)
+        out_ND = fields["code"].new_empty(len(fields["code"]), self.layout.dims, dtype=dtype)
         for m, span in enumerate(self.layout):
             scale_N1 = fields["scale"][:, m : m + 1].float()
             out_ND[:, span.slice] = self.codes(fields, m).float().mul_(2).sub_(self.top).mul_(scale_N1)
