@@ -12,12 +12,11 @@ from pathlib import Path
 from threading import RLock
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from headwater.configs.errors import CorruptError, UserError
+from headwater.configs.errors import UserError
 from headwater.train.artifacts import RunDir
-from headwater.train.callbacks.ledger import read_file
+from headwater.train.callbacks.ledger_files import read_file
+from headwater.train.callbacks.ledger_lookup import seen_steps
 from headwater.train.stream.passages import PassageSet, open_passages
 
 KEPT = 20_000
@@ -105,24 +104,14 @@ class Library:
         with self._lock:
             left = [number for number in wanted if number not in self._steps]
             if left and self.ledger is not None:
-                found: dict[int, set[int]] = {number: set() for number in left}
-                for file in sorted(self.ledger.glob("steps-*.parquet")):
-                    for number, step in self._noted(file, left):
-                        found[number].add(step)
-                for number, steps in found.items():
-                    self._steps[number] = sorted(steps)
+                passages, steps = seen_steps(self.ledger, np.array(left))
+                for number in left:
+                    start, stop = np.searchsorted(passages, [number, number + 1])
+                    self._steps[number] = steps[start:stop].tolist()
             result = {number: self._steps.get(number, []) for number in wanted}
             while len(self._steps) > KEPT:
                 self._steps.popitem(last=False)
         return result
-
-    @staticmethod
-    def _noted(file: Path, numbers: list[int]) -> list[tuple[int, int]]:
-        try:
-            table = pq.read_table(file, columns=["passage", "step"], filters=[("passage", "in", numbers)])
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptError(f"{file} cannot be read", got=str(error)[:200], fix="restore it") from None
-        return list(zip(table["passage"].to_pylist(), table["step"].to_pylist(), strict=True))
 
     @cached_property
     def last_step(self) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
 
 from headwater.attribution.tracing.opened import Opened
-from headwater.train.callbacks.ledger import read_ledger
+from headwater.train.callbacks.ledger_lookup import seen_steps
 
 
 @dataclass(slots=True)
@@ -23,12 +22,10 @@ class SeenSteps:
         """Those of the passages, int64 [n]; None for a model that has no ledger."""
         if opened.run is None:
             return None
-        table = read_ledger(opened.run.ledger, np.unique(passages))
-        table = table.filter(pc.less_equal(table["step"], opened.index.manifest["model"]["step"]))
-        passages, steps = np.asarray(table["passage"]), np.asarray(table["step"])
-        order = np.lexsort((steps, passages))
-        return cls(passages[order], steps[order])
+        passages, steps = seen_steps(opened.run.ledger, passages)
+        before = steps <= opened.index.manifest["model"]["step"]
+        return cls(passages[before], steps[before])
 
     def steps(self, passage: int) -> list[int]:
         start, stop = np.searchsorted(self.passages, [passage, passage + 1])
-        return sorted(set(self.step_of[start:stop].tolist()))
+        return self.step_of[start:stop].tolist()

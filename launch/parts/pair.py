@@ -8,7 +8,8 @@ import numpy as np
 
 from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import RunDir
-from headwater.train.callbacks.ledger import COMPARED, ledger_difference, read_ledger
+from headwater.train.callbacks.ledger_files import COMPARED, ledger_difference
+from headwater.train.callbacks.ledger_lookup import seen_steps
 from headwater.train.stream.leaving_out import LeftOut, read_exclusions
 from headwater.train.stream.passages import open_passages
 
@@ -33,8 +34,8 @@ def compare_ledgers(whole: RunDir, run: RunDir, exclude: Path) -> dict[str, int]
     left_out = LeftOut.of(given, numbers)
     gone, new = ledger_difference(whole.ledger, run.ledger)
     wrong = ~meant(left_out, gone[:, STEP], gone[:, PASSAGE])
-    met = read_ledger(run.ledger, np.unique(numbers))
-    made = meant(left_out, np.asarray(met["step"]), np.asarray(met["passage"]))
+    met, at = seen_steps(run.ledger, numbers)
+    made = meant(left_out, at, met)
     if len(new) or wrong.any() or made.any():
         raise MismatchError(
             f"{run.path} differs from {whole.path} in more than what it leaves out",

@@ -30,7 +30,7 @@ from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.bench.survival.compare import file_differences, index_differences
 from headwater.train import parallel
 from headwater.train.artifacts import RunDir
-from headwater.train.callbacks.ledger import read_ledger
+from headwater.train.callbacks.ledger_files import read_ledger
 from headwater.train.run import load_callback, pretrain_run
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.passages import open_passages

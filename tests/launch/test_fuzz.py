@@ -109,7 +109,7 @@ def read_checkpoint(here: Path) -> None:
 
 
 def read_the_ledger(here: Path) -> None:
-    from headwater.train.callbacks.ledger import read_ledger
+    from headwater.train.callbacks.ledger_files import read_ledger
 
     table = read_ledger(RunDir.at(here / "run").ledger)
     np.asarray(table["passage"])

@@ -11,7 +11,7 @@ import pytest
 
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.pair import make_pair
-from headwater.train.callbacks.ledger import COMPARED, ledger_difference
+from headwater.train.callbacks.ledger_files import COMPARED, ledger_difference
 
 from .whole import headwater
 
@@ -59,7 +59,7 @@ def test_a_run_that_is_none_is_refused(tmp_path: Path):
 
 
 def test_ledgers_differ_by_visits_whatever_their_place_in_a_sequence(tmp_path: Path):
-    from headwater.train.callbacks.ledger import SCHEMA
+    from headwater.train.callbacks.ledger_files import SCHEMA
 
     def write(name: str, file: int, visits: list[tuple[int, int, int]]) -> None:
         import pyarrow as pa

@@ -16,7 +16,8 @@ import pytest
 from headwater.configs import ConfigError, load_config
 from headwater.train.artifacts import RunDir
 from headwater.train.callbacks import ledger
-from headwater.train.callbacks.ledger import Ledger, read_ledger
+from headwater.train.callbacks.ledger import Ledger
+from headwater.train.callbacks.ledger_files import read_ledger
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, newest
 from headwater.train.facts.injection import read_schedule
@@ -100,11 +101,12 @@ def test_ledger_files_hold_a_fixed_number_of_steps(run, fresh, config, monkeypat
             callback._pending = [entries[(entries[:, 0] > begin) & (entries[:, 0] <= end)]]
             callback.flush(Trainer, end)
             begin = end
-        return {file.name: file.read_bytes() for file in sorted(directory.iterdir())}
+        return {str(file.relative_to(directory)): file.read_bytes() for file in sorted(directory.rglob("*.parquet"))}
 
     base = fresh()
     once = write(base / "a", [])
-    assert list(once) == ["steps-00000001.parquet", "steps-00000005.parquet", "steps-00000009.parquet"]
+    whole = ["steps-00000001.parquet", "steps-00000005.parquet"]
+    assert list(once) == [*(f"by-passage/{name}" for name in whole), *whole, "steps-00000009.parquet"]
     assert write(base / "b", [3, 4, 7]) == once
     assert write(base / "c", [6, 9], resume_at=3) == once
     assert write(base / "d", [5], resume_at=0) == once

@@ -13,7 +13,7 @@ import pytest
 from headwater.configs import load_config
 from headwater.configs.errors import ConfigError, MismatchError
 from headwater.train.artifacts import RunDir, read_json, write_json
-from headwater.train.callbacks.ledger import read_ledger
+from headwater.train.callbacks.ledger_files import read_ledger
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import KINDS, Checkpoint, newest, open_checkpoint
 from headwater.train.resume import check_same_run, compared

@@ -1,8 +1,4 @@
-"""The ledger: which passage was in which sequence at which step.
-
-Files hold a fixed number of steps each, so that a run that was interrupted ends with the same files as one that was
-not.
-"""
+"""The ledger: which passage was in which sequence at which step."""
 
 from __future__ import annotations
 
@@ -13,73 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch.distributed as dist
 
-from headwater.configs.errors import CorruptError
 from headwater.train import parallel
 from headwater.train.artifacts import atomic_path, remove
 from headwater.train.callbacks.base import Callback, Training
+from headwater.train.callbacks.ledger_files import SCHEMA, STEPS_PER_FILE, read_file
+from headwater.train.callbacks.ledger_lookup import forget_companion, write_companion
 from headwater.train.engine import StepResult
 from headwater.train.stream.stream import TrainingSequence
-from headwater.train.tables import read_table, write_table
-
-STEPS_PER_FILE = 1000
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("batch_index", pa.int32()),
-        ("sequence", pa.int64()),
-        ("passage", pa.int64()),
-        ("offset", pa.int32()),
-        ("length", pa.int32()),
-        ("injected", pa.bool_()),
-    ]
-)
-
-
-def read_ledger(directory: Path, passages: np.ndarray | None = None) -> pa.Table:
-    """The ledger of a run, in order of step, batch index and offset.
-
-    Args:
-        passages: keep the visits of these alone, int64 [n]; one file at a time is in memory, and what is kept.
-    """
-    wanted = pa.array(passages, pa.int64()) if passages is not None else None
-
-    def kept(file: Path) -> pa.Table:
-        table = read_file(file)
-        return table if wanted is None else table.filter(pc.is_in(table["passage"], value_set=wanted))
-
-    files = sorted(directory.glob("steps-*.parquet"))
-    return pa.concat_tables(map(kept, files)) if files else SCHEMA.empty_table()
-
-
-COMPARED = ("step", "batch_index", "sequence", "passage", "length", "injected")
-"""What a visit is; where it stands in its sequence no token can see."""
-
-
-def ledger_difference(one: Path, other: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Visits that are in one ledger alone, and those in the other alone: int64 [n, 6] each, columns as of COMPARED, in
-    order. One file of each is in memory at a time.
-    """
-    names = sorted({file.name for directory in (one, other) for file in directory.glob("steps-*.parquet")})
-    only: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for name in names:
-        tables = [read_file(path / name) if (path / name).exists() else SCHEMA.empty_table() for path in (one, other)]
-        rows = [np.stack([np.asarray(table[key]).astype(np.int64) for key in COMPARED], axis=1) for table in tables]
-        visits, place_n = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
-        balance = np.zeros(len(visits), dtype=np.int64)
-        np.add.at(balance, place_n.reshape(-1), np.repeat([1, -1], [len(rows[0]), len(rows[1])]))
-        only[0].append(visits[balance > 0])
-        only[1].append(visits[balance < 0])
-    empty = [np.empty((0, len(COMPARED)), dtype=np.int64)]
-    return np.concatenate(empty + only[0]), np.concatenate(empty + only[1])
-
-
-def read_file(file: Path) -> pa.Table:
-    """One file of a ledger; an older one calls the batch index `row`."""
-    table = read_table(file, fix="restore it; without it nothing says what was seen in these steps")
-    names = {"batch_index" if name == "row" else name for name in table.column_names}
-    if not names.issuperset(SCHEMA.names):
-        raise CorruptError(f"{file} is no ledger", got=table.column_names, expected=SCHEMA.names, fix="restore it")
-    return table.rename_columns(["batch_index" if name == "row" else name for name in table.column_names])
+from headwater.train.tables import write_table
 
 
 class Ledger(Callback):
@@ -96,8 +33,10 @@ class Ledger(Callback):
         for file in sorted(self.directory.glob("steps-*.parquet")):
             first = int(file.stem.split("-")[1])
             if first > step:
+                forget_companion(file)
                 remove(file)
             elif first + STEPS_PER_FILE > step + 1:
+                forget_companion(file)
                 table = read_file(file)
                 self._write(file, table.filter(pc.less_equal(table["step"], step)))
 
@@ -130,6 +69,8 @@ class Ledger(Callback):
             first = int(chunk) * STEPS_PER_FILE + 1
             file = self.directory / f"steps-{first:08d}.parquet"
             self._write(file, pa.concat_tables([read_file(file), table]) if file.exists() else table)
+            if first + STEPS_PER_FILE - 1 <= step:
+                write_companion(file)
 
     def _write(self, file: Path, table: pa.Table) -> None:
         with atomic_path(file) as part:
