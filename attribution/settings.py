@@ -44,7 +44,11 @@ class TracedModelSettings:
         choices=("saved", "fit"),
     )
     moments_sample: int = setting(512, "Passages that the moments are fitted on, drawn by curvature.seed.", minimum=1)
-    precision: str = setting("fp32", "Number format of forward and backward pass.", choices=("fp32", "bf16"))
+    precision: str = setting(
+        "fp32",
+        "Number format of forward and backward pass; auto: the one in which this machine is faster.",
+        choices=("fp32", "bf16", "auto"),
+    )
     base: str = setting("", "If `path` is a LoRA adapter: the directory of its base model; empty: the one it names.")
     rows_of: str = setting("adapter", "Of a LoRA adapter: whose layers have rows.", choices=("adapter", "base"))
 

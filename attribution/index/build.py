@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from headwater.attribution.curvature.files import load_whitening
 from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
+from headwater.attribution.index.precision import quicker_precision
 from headwater.attribution.index.windows import Windows
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.models.base import EPS, Example, TracedModel
@@ -59,10 +60,13 @@ def build_index(settings: IndexSettings) -> Path:
     world = parallel.start(tensor=settings.parallel.tensor, pipeline=settings.parallel.pipeline)
     try:
         keep_freed_memory()
+        out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
+        if settings.model.precision == "auto":
+            precision = quicker_precision(settings, out, world)
+            settings = replace(settings, model=replace(settings.model, precision=precision))
         if settings.model.precision == "fp32":
             use_onednn()
         model = open_model(settings.model, world)
-        out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
         with sole_writer(out, "build", lambda action: on_main(world, action)):
             builder = Builder(settings, model, out, world)  # first: a model whose rows are not its gradients is refused
             builder.run(passages_of(settings, model, out, world))

@@ -72,7 +72,16 @@ def require_index_directory(path: Path) -> None:
     if (isinstance(begun, dict) and "format" in begun) or (path / "corpus" / "origin.json").exists():
         return
     require_directory(path)
-    ours = ("curvature.safetensors", "moments.safetensors", "*.part", ".tmp*", "*.lock", "*.lock.held", "corpus")
+    ours = (
+        "curvature.safetensors",
+        "moments.safetensors",
+        "precision.json",
+        "*.part",
+        ".tmp*",
+        "*.lock",
+        "*.lock.held",
+        "corpus",
+    )
     found = [] if not path.is_dir() else [each for each in path.iterdir() if not any(map(each.match, ours))]
     if found:
         raise UserError(
