@@ -29,6 +29,7 @@ from headwater.attribution.index.ids import PassageIds
 from headwater.attribution.index.manifest import NORMS, read_manifest
 from headwater.attribution.index.records import recorded_starts
 from headwater.attribution.index.shards import ShardFile, shard_name
+from headwater.attribution.index.store import RemoteShards
 from headwater.attribution.rows.layout import RowLayout
 from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import require_match
@@ -61,6 +62,7 @@ class Index:
         self._whitening: Whitening | None = None
         self._ids: PassageIds | None = None
         self._norms: dict[str, np.ndarray] = {}
+        self._remote = RemoteShards.of(self.path)
 
     @property
     def codecs(self) -> list[str]:
@@ -215,8 +217,17 @@ class Index:
         return held[1].fields(low, high)
 
     def shard(self, codec: str, number: int) -> ShardFile:
-        """A shard, opened anew and checked for its shape; for who reads its bytes."""
-        return self._open_shard(codec, number)
+        """A shard, opened anew and checked for its shape; for who reads its bytes, and then the next one's."""
+        opened = self._open_shard(codec, number)
+        if self._remote is not None and (number + 1) * self.shard_rows < self.passages:
+            self._remote.ahead(shard_name(number + 1, codec))
+        return opened
+
+    def file(self, name: str) -> Path:
+        """Where a shard's file lies; fetched, if it lies in an object store."""
+        if self._remote is not None:
+            self._remote.need(name)
+        return self.path / name
 
     def _open_shard(self, codec: str, number: int) -> ShardFile:
         held = {name: (width,) for name, (_, width) in self.codec(codec).fields.items()} | dict.fromkeys(NORMS, ())
@@ -226,7 +237,7 @@ class Index:
             raise MissingShardError(
                 f"shard {self.path / name} has not been built", fix="run `headwater index` again to finish it"
             )
-        shard = ShardFile(self.path / name)
+        shard = ShardFile(self.file(name))
         rows = min(self.shard_rows, self.passages - start)
         if shard.rows != rows:
             raise TruncatedShardError(

@@ -57,7 +57,7 @@ def verify(path: str | os.PathLike[str]) -> Verified:
 
 def check_shard(index: Index, record: ShardRecord) -> int:
     """Checks one shard file; returns its bytes."""
-    path = index.path / record.file
+    path = index.file(record.file)
     with ShardFile(path) as shard:
         expected = record.stop - record.start
         if shard.rows != expected:

@@ -123,6 +123,27 @@ def index_verify(directory: Annotated[Path, typer.Argument(help="An index direct
     typer.echo(f"{directory} is whole: {found.passages:,} passages, {found.shards} shards, {found.bytes:,} bytes")
 
 
+@index_app.command("send")
+def index_send(
+    directory: Annotated[Path, typer.Argument(help="A finished index.")],
+    address: Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX")],
+) -> None:
+    """Put an index into an object store, from where it can be searched."""
+    count = load("headwater.attribution.index.store:send")(directory, address)
+    typer.echo(f"{address}: {count} files")
+
+
+@index_app.command("fetch")
+def index_fetch(
+    address: Annotated[str, typer.Argument(help="s3://BUCKET/PREFIX")],
+    directory: Annotated[Path, typer.Argument(help="A new directory.")],
+    cache_bytes: Annotated[str, typer.Option(help="What rows may take of the disk, 200GB for example.")] = "",
+) -> None:
+    """Search an index in an object store: its rows are fetched as a scan comes to them."""
+    load("headwater.attribution.index.store:fetch")(address, directory, cache_bytes)
+    typer.echo(f"{directory} can be searched; its rows come from {address} as they are asked for")
+
+
 def queries(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
     """Make the gradient rows of a file of queries once, so that `trace rows=FILE` needs no model."""
     settings = read_settings(

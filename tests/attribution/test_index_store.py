@@ -1,0 +1,152 @@
+"""An index in an object store, over a real S3 protocol server on loopback: what is found is what is found beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.attribution.index import store as stored
+from headwater.attribution.index.errors import ChangedBytesError
+from headwater.attribution.index.reader import Index, open_index
+from headwater.attribution.index.store import fetch, send
+from headwater.attribution.index.verify import verify
+from headwater.attribution.index.writer import IndexWriter
+from headwater.attribution.search.options import ScanOptions, ScanResult, Source
+from headwater.attribution.search.scan import scan
+from headwater.configs.errors import MissingError, UserError
+from headwater.train.remote import Store, StoreError
+
+from ..train.object_store import FaultyStore
+from .dense_formula import LAYOUT, N, build, queries_of
+from .synthetic_rows import make_rows
+
+pytest.importorskip("moto.server", reason="needs moto (extra: dev)")
+
+ADDRESS = "s3://indexes/small"
+SHARDS = -(-N // 31)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultyStore]:
+    server = FaultyStore()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        Store(ADDRESS)._client.create_bucket(Bucket="indexes")
+        yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("index")
+    return build(folder, make_rows(LAYOUT, N), kind="kronecker", codecs=["fp32", "sign"], shard_rows=31)
+
+
+@pytest.fixture
+def sent(server: FaultyStore, index: Index, monkeypatch: pytest.MonkeyPatch) -> FaultyStore:
+    server.fault = lambda *_: None
+    monkeypatch.setattr("headwater.train.remote.TIMEOUT_S", 1)
+    send(index.path, ADDRESS)
+    server.asked.clear()
+    return server
+
+
+def found(path: Path, queries: int = 3, **options: object) -> ScanResult:
+    given = ScanOptions(codec="sign", **{"top_k": 4, "bottom_k": 2} | options)  # type: ignore[arg-type]
+    return scan([Source(open_index(path), queries_of(queries))], given)
+
+
+def fetched(server: FaultyStore) -> list[str]:
+    """Names of the rows' files that were asked for."""
+    return [path.rpartition("/")[2] for method, path in server.asked if method == "GET" and "/rows-" in path]
+
+
+def test_what_is_found_is_what_is_found_beside_it_and_rows_come_as_they_are_needed(
+    sent: FaultyStore, index: Index, tmp_path: Path
+):
+    fetch(ADDRESS, tmp_path / "far")
+    assert not fetched(sent)
+    assert not list((tmp_path / "far").glob("rows-*"))
+    expected, got = found(index.path), found(tmp_path / "far")
+    np.testing.assert_array_equal(got.passages, expected.passages)
+    np.testing.assert_array_equal(got.scores, expected.scores)
+    assert sorted(fetched(sent)) == [f"rows-{number:05d}.sign.safetensors" for number in range(SHARDS)]
+    found(tmp_path / "far")
+    assert len(fetched(sent)) == SHARDS, "what is there is not fetched again"
+
+    # Of the finer form, shards with a candidate alone.
+    two, far = (found(path, 1, rescore="fp32", candidates=4, bottom_k=0) for path in (index.path, tmp_path / "far"))
+    np.testing.assert_array_equal(far.scores, two.scores)
+    fine = {name for name in fetched(sent) if "fp32" in name}
+    assert 0 < len(fine) < SHARDS
+    assert verify(tmp_path / "far").shards == 2 * SHARDS
+
+
+def test_rows_keep_to_their_limit(sent: FaultyStore, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    size = (index.path / "rows-00000.sign.safetensors").stat().st_size
+    fetch(ADDRESS, tmp_path / "far", f"{2 * size / 1000}kB")
+    most, plain = [], Store.get
+
+    def counted(self: Store, name: str, local: Path) -> None:
+        plain(self, name, local)
+        most.append(len(list((tmp_path / "far").glob("rows-*.safetensors"))))
+
+    monkeypatch.setattr(Store, "get", counted)
+    for _ in range(2):
+        np.testing.assert_array_equal(found(tmp_path / "far").passages, found(index.path).passages)
+    assert max(most) <= stored.KEPT + 1 < SHARDS
+    assert len(fetched(sent)) > SHARDS
+
+
+def test_what_the_store_does_wrong_is_said_and_leaves_nothing_behind(sent: FaultyStore, tmp_path: Path):
+    sent.fault = lambda method, path: "500" if "ids.parquet" in path else None
+    with pytest.raises(StoreError, match=r"ids\.parquet"):
+        fetch(ADDRESS, tmp_path / "far")
+    assert not list(tmp_path.iterdir())
+    sent.fault = lambda *_: None
+    fetch(ADDRESS, tmp_path / "far")
+    sent.fault = lambda method, path: "500" if "rows-00003" in path else None
+    with pytest.raises(StoreError, match="rows-00003"):
+        found(tmp_path / "far")
+    sent.fault = lambda *_: None
+    store = Store(ADDRESS)
+    damaged = bytearray(store.read("rows-00003.sign.safetensors") or b"")
+    damaged[-3] ^= 1
+    store._client.put_object(Bucket="indexes", Key="small/rows-00003.sign.safetensors", Body=bytes(damaged))
+    with pytest.raises(ChangedBytesError, match="rows-00003"):
+        found(tmp_path / "far")
+    assert not (tmp_path / "far/rows-00003.sign.safetensors").exists()
+
+
+def test_what_is_no_index_is_refused(sent: FaultyStore, index: Index, tmp_path: Path):
+    half = IndexWriter(
+        tmp_path / "half", layout=LAYOUT, passages=N, whitening=index.whitening, codecs=["sign"], meta={"corpus": "c"}
+    )
+    half.begin()
+    with pytest.raises(UserError, match="incomplete"):
+        send(tmp_path / "half", ADDRESS)
+    with pytest.raises(UserError, match="no address"):
+        send(index.path, "/mnt/elsewhere")
+    with pytest.raises(MissingError, match="no index"):
+        fetch("s3://indexes/nothing", tmp_path / "far")
+    with pytest.raises(UserError, match="no size"):
+        fetch(ADDRESS, tmp_path / "far", "much")
+    with pytest.raises(UserError, match="there already"):
+        fetch(ADDRESS, tmp_path / "half")
+    # Killed while it was sent: without index.json it is none.
+    sent.fault = lambda method, path: "500" if method == "PUT" and "rows-00005" in path else None
+    with pytest.raises(StoreError):
+        send(index.path, ADDRESS)
+    sent.fault = lambda *_: None
+    with pytest.raises(MissingError, match="no index"):
+        fetch(ADDRESS, tmp_path / "far")
+    # A name that leads out of the directory is refused.
+    send(index.path, ADDRESS)
+    Store("s3://indexes")._client.put_object(Bucket="indexes", Key="small/../../evil", Body=json.dumps({}).encode())
+    with pytest.raises(UserError, match="outside"):
+        fetch(ADDRESS, tmp_path / "far")
