@@ -17,10 +17,10 @@ from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import fingerprint
 from headwater.train.corpus.columns import kept_values
 from headwater.train.corpus.conversations import Spans, messages_of, read_template, spans_of
-from headwater.train.corpus.factbook import factbook_texts, factbook_version
 from headwater.train.corpus.files import FileRange, is_unicode, sampled, source_files, whole_files
 from headwater.train.corpus.settings import SourceSettings
 from headwater.train.corpus.wordnet import read_synsets
+from headwater.train.factbook import factbook_texts, factbook_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ def describe_source(source: SourceSettings) -> dict[str, Any]:
     if source.kind == "factbook":
         described["version"] = factbook_version()
     else:
-        described["files"] = [[path.relative_to(source.root).as_posix(), *sampled(path)] for path in source_files(source)]
+        root = source.root
+        described["files"] = [[path.relative_to(root).as_posix(), *sampled(path)] for path in source_files(source)]
     return described
 
 

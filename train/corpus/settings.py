@@ -45,7 +45,7 @@ class SourceSettings:
         [], "Further fields or columns that are kept with each passage: what a search can be narrowed by (`where`)."
     )
     lexicographer_files: list[str] = setting(
-        [], "Of `wordnet`: read these of its files, such as noun.location; empty reads all.", choices=LEXICOGRAPHER_FILES
+        [], "Of `wordnet`: read these files of it, such as noun.location; empty: all.", choices=LEXICOGRAPHER_FILES
     )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
     share: float = setting(

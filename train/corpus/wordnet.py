@@ -1,7 +1,7 @@
-"""WordNet 3 as documents, "lemmas: gloss", read at run time from the files that Debian's package `wordnet-base` installs.
+"""WordNet 3 as documents, "lemmas: gloss", read at run time from what Debian's package `wordnet-base` installs.
 
-A line of a data file is a synset (wndb(5)): `offset file type count(hex) word id ... | gloss`. The licence stands at the
-head of each file, on lines that begin with two blanks.
+A line of a data file is a synset (wndb(5)): `offset file type count(hex) word id ... | gloss`. The licence stands at
+the head of each file, on lines that begin with two blanks.
 """
 
 from __future__ import annotations
