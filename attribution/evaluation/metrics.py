@@ -64,15 +64,23 @@ def with_gold(rankings: Sequence[Ranking]) -> list[Ranking]:
 def retrieval(rankings: Sequence[Ranking], k: int = 10) -> dict[str, np.ndarray]:
     """All retrieval metrics of one method: {"mrr", "recall@k", "hit@k", "precision@k"}, each float64 [Q].
 
-    Q counts the queries with gold passages, in the order of `rankings`.
+    Q counts the queries with gold passages, in the order of `rankings`. Where the corpus's own text states some facts
+    there are "own_mrr" and "own_hit@k" too, over the queries whose facts it states.
 
     Raises:
         UserError: if no query has gold passages.
     """
     ranks = [each.gold_ranks for each in with_gold(rankings)]
+    own = [beyond_gold(each) for each in rankings if each.own_ranks]
     return {
         "mrr": reciprocal_rank(ranks),
         f"recall@{k}": recall(ranks, k),
         f"hit@{k}": hit(ranks, k),
         f"precision@{k}": precision(ranks, k),
+        **({"own_mrr": reciprocal_rank(own), f"own_hit@{k}": hit(own, k)} if own else {}),
     }
+
+
+def beyond_gold(ranking: Ranking) -> list[int]:
+    """The ranks of the corpus's own passages as if the gold ones, which state the same, were not in the corpus."""
+    return [rank - sum(gold < rank for gold in ranking.gold_ranks) for rank in ranking.own_ranks]
