@@ -15,7 +15,6 @@ from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import write_json
 
 if TYPE_CHECKING:
-    from rich.console import Group
     from rich.table import Table
 
 METHODS = (
@@ -154,23 +153,27 @@ def format_value(metric: str, value: float) -> str:
     return (text.replace("0.", ".", 1) if abs(value) < 1 else text).replace("-", "−")
 
 
-def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[str, str] = LABELS) -> Table | Group:
-    """The table for a terminal of `width` columns: below 150, each interval stands under its mean. Where the corpus's
-    own text states some of the facts, a second one stands below it."""
-    from rich.console import Group
+def console_tables(table: Mapping[str, Any], width: int = 160) -> list[Table]:
+    """The table for a terminal and, where the corpus's own text states some of the facts, one about that."""
+    own = max((row.get("own_queries", 0) for row in table["methods"].values()), default=0)
+    caption = f"passages that were not planted and state the fact too (neither counts against the other); {interval_over(table, own)}"
+    main = console_table(table, width)
+    about = (table, width, LABELS, "The corpus's own text", OWN_COLUMNS, caption, "own_queries")
+    return [main, one_table(*about)] if own else [main]
 
+
+def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[str, str] = LABELS) -> Table:
+    """The table for a terminal of `width` columns: below 150, each interval stands under its mean."""
     rows = table["methods"].values()
-    about = table.get("interval", {})
-    over = f"mean and {about.get('level', 0.95):.0%} bootstrap interval over"
-    caption = f"{over} {max((row['queries'] for row in rows), default=0):,} queries"
+    caption = interval_over(table, max((row["queries"] for row in rows), default=0))
     if any("tail_patch" in row for row in rows):
         caption += "; tail-patch: mean rise of the target's probability"
-    main = one_table(table, width, labels, "Methods", COLUMNS, caption, "queries")
-    own = max((row.get("own_queries", 0) for row in rows), default=0)
-    if not own:
-        return main
-    caption = f"passages that were not planted and state the fact too, planted ones taken out; {over} {own:,} queries"
-    return Group(main, one_table(table, width, labels, "The corpus's own text", OWN_COLUMNS, caption, "own_queries"))
+    return one_table(table, width, labels, "Methods", COLUMNS, caption, "queries")
+
+
+def interval_over(table: Mapping[str, Any], queries: int) -> str:
+    level = table.get("interval", {}).get("level", 0.95)
+    return f"mean and {level:.0%} bootstrap interval over {queries:,} queries"
 
 
 def one_table(

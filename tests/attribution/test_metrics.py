@@ -13,7 +13,7 @@ from rich.console import Console
 from headwater.attribution.evaluation import metrics
 from headwater.attribution.evaluation.bootstrap import interval, paired, resampled_means
 from headwater.attribution.evaluation.ranking import Ranking, read_rankings, write_rankings
-from headwater.attribution.evaluation.table import build_table, console_table, format_interval, ordered, write_table
+from headwater.attribution.evaluation.table import build_table, console_tables, format_interval, ordered, write_table
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 
 RANKS = [[0, 4, 11], [3], [250, 10], [9, 8, 7, 6]]
@@ -48,7 +48,7 @@ def test_queries_without_gold_are_left_out_and_none_at_all_is_an_error() -> None
         metrics.retrieval(rankings[1:])
 
 
-def test_the_corpuss_own_passages_are_ranked_as_if_the_planted_ones_were_not_there() -> None:
+def test_planted_and_own_passages_are_ranked_as_if_the_others_were_not_there() -> None:
     rankings = [
         Ranking("a", ("x",), (0, 1, 5), (3, 20)),  # after two planted passages: the second place, 1 / 2
         Ranking("b", ("x",), (2,), ()),  # the corpus's own text does not state it
@@ -58,7 +58,9 @@ def test_the_corpuss_own_passages_are_ranked_as_if_the_planted_ones_were_not_the
     values = metrics.retrieval(rankings)
     np.testing.assert_allclose(values["own_mrr"], [1 / 2, 1 / 11, 1])
     np.testing.assert_allclose(values["own_hit@10"], [1, 0, 1])
-    np.testing.assert_allclose(values["mrr"], [1, 1 / 3, 1, 1 / 10])
+    np.testing.assert_allclose(values["mrr"], [1, 1 / 3, 1, 1 / 9])
+    np.testing.assert_allclose(values["hit@10"], 1)
+    assert [each.gold_ranks for each in rankings] == [(0, 1, 5), (2,), (0, 1, 2, 3, 4, 5), (9,)]
 
 
 def test_interval_of_a_coin_agrees_with_the_binomial() -> None:
@@ -168,7 +170,7 @@ def test_table_has_order_intervals_counts_and_comparisons(tmp_path) -> None:
 
 def printed(table: dict, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(console_table(table, console.width))
+    console.print(*console_tables(table, console.width))
     return console.export_text()
 
 
