@@ -156,7 +156,8 @@ def format_value(metric: str, value: float) -> str:
 def console_tables(table: Mapping[str, Any], width: int = 160) -> list[Table]:
     """The table for a terminal and, where the corpus's own text states some of the facts, one about that."""
     own = max((row.get("own_queries", 0) for row in table["methods"].values()), default=0)
-    caption = f"passages that were not planted and state the fact too (neither counts against the other); {interval_over(table, own)}"
+    caption = "passages that were not planted and state the fact too (neither counts against the other); "
+    caption += interval_over(table, own)
     main = console_table(table, width)
     about = (table, width, LABELS, "The corpus's own text", OWN_COLUMNS, caption, "own_queries")
     return [main, one_table(*about)] if own else [main]
