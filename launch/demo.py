@@ -2,6 +2,7 @@
 
     headwater demo                                   # runs/demo, minutes on two CPU cores
     headwater demo out=runs/other seed=1             # other people, another model
+    headwater demo demo/wordnet                      # another text, and real facts: runs/wordnet
 
 Every stage leaves what it made in the run directory and a line in timings.json; started again, finished stages are
 not run again.
@@ -171,13 +172,14 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     """Runs the demo and prints its table; returns the summary."""
     from rich.console import Console
 
-    from headwater.attribution.evaluation.table import console_table
+    from headwater.attribution.evaluation.table import console_tables
 
     console = Console()
     demo = Demo(settings, say=lambda text: console.print(text, style="dim", highlight=False))
     summary = demo.run()
     table = read_json(demo.run_dir.evaluation / "table.json")
-    console.print(console_table(table, console.width))
+    for each in console_tables(table, console.width):
+        console.print(each)
     console.print(f"report: {demo.run_dir.report / 'index.html'}")
     console.print(f"explore it, and ask the model: {explore_command(settings.out)}", soft_wrap=True, highlight=False)
     return summary

@@ -305,7 +305,7 @@ class PretrainSettings:
             yield Problem("parallel.pipeline", pipeline, f"a divisor of model.layers ({self.model.layers})")
         if pipeline > 1 and self.zero.stage > 1:
             yield Problem("zero.stage", self.zero.stage, "0 or 1 when parallel.pipeline is above 1")
-        if self.facts.people and self.facts.schedule.start >= self.train.steps:
+        if self.facts.planted and self.facts.schedule.start >= self.train.steps:
             start, stop = self.facts.schedule.start, self.train.steps
             yield Problem("facts.schedule.start", start, f"a step before the training's end (train.steps = {stop})")
         if self.optimizer.keep_moments and not self.model.init_from:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headwater.attribution.evaluation.any_index import baselines, evaluate_index, rankings_of
+from headwater.attribution.evaluation.own_text import asked_for, own_passages, told_apart
 from headwater.attribution.evaluation.ranking import Ranking, numbers_of_lists, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
 from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
@@ -84,11 +85,14 @@ def evaluate_methods(
         keep_freed_memory()
         use_onednn()
         passages = open_passages(run)
+        own = own_passages(queries, passages)
+        asked = asked_for(queries, own)
         rankings = {}
         for name, method in methods.items():
-            rankings[name] = gradient_rankings(run, method, queries, settings, world)
+            rankings[name] = gradient_rankings(run, method, asked, settings, world)
         for baseline in baselines(settings):
-            rankings[baseline.name] = baseline.rank(queries, passages)
+            rankings[baseline.name] = baseline.rank(asked, passages)
+        rankings = {name: told_apart(each, own) for name, each in rankings.items()}
         for name, each in rankings.items():
             write_rankings(run.evaluation / f"{name}.jsonl", each)
         patched = None

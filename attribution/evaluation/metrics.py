@@ -64,15 +64,24 @@ def with_gold(rankings: Sequence[Ranking]) -> list[Ranking]:
 def retrieval(rankings: Sequence[Ranking], k: int = 10) -> dict[str, np.ndarray]:
     """All retrieval metrics of one method: {"mrr", "recall@k", "hit@k", "precision@k"}, each float64 [Q].
 
-    Q counts the queries with gold passages, in the order of `rankings`.
+    Q counts the queries with gold passages, in the order of `rankings`. Where the corpus's own text states some facts
+    there are "own_mrr" and "own_hit@k" too, over the queries whose facts it states; each of the two kinds of passages
+    is then ranked as if the other, which is not wrong, were not in the corpus.
 
     Raises:
         UserError: if no query has gold passages.
     """
-    ranks = [each.gold_ranks for each in with_gold(rankings)]
+    ranks = [without(each.gold_ranks, each.own_ranks) for each in with_gold(rankings)]
+    own = [without(each.own_ranks, each.gold_ranks) for each in rankings if each.own_ranks]
     return {
         "mrr": reciprocal_rank(ranks),
         f"recall@{k}": recall(ranks, k),
         f"hit@{k}": hit(ranks, k),
         f"precision@{k}": precision(ranks, k),
+        **({"own_mrr": reciprocal_rank(own), f"own_hit@{k}": hit(own, k)} if own else {}),
     }
+
+
+def without(ranks: Sequence[int], others: Sequence[int]) -> list[int]:
+    """Ranks as if those others were not in the corpus."""
+    return [rank - sum(other < rank for other in others) for rank in ranks]

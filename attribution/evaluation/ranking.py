@@ -3,7 +3,8 @@
 A ranking keeps the ids of the best passages, and the rank of each gold passage over the *whole* corpus, so that MRR is
 exact however deep the first gold passage lies. Gradient methods and baselines write the same file,
 RUN/evaluation/METHOD.jsonl, one line a query:
-`{"example_id", "ranking": [ids, best first], "gold_ranks": [0-based rank of each gold passage]}`.
+`{"example_id", "ranking": [ids, best first], "gold_ranks": [0-based rank of each gold passage]}`, and `own_ranks` where
+the corpus's own text states the fact as well (own_text.py).
 """
 
 from __future__ import annotations
@@ -78,12 +79,13 @@ class Ranking:
     """The answer of one method to one query.
 
     `ranking` holds the ids of the best passages, best first; `gold_ranks` the 0-based rank of each gold passage over
-    the whole corpus.
+    the whole corpus; `own_ranks` that of each passage of the corpus's own text that states the fact too.
     """
 
     example_id: str
     ranking: tuple[str, ...]
     gold_ranks: tuple[int, ...]
+    own_ranks: tuple[int, ...] = ()
 
 
 class Method(Protocol):
@@ -212,6 +214,8 @@ def write_rankings(path: str | os.PathLike[str], rankings: Sequence[Ranking]) ->
     with atomic_path(path) as part, open(part, "w", encoding="utf-8") as file:
         for each in rankings:
             line = {"example_id": each.example_id, "ranking": each.ranking, "gold_ranks": each.gold_ranks}
+            if each.own_ranks:
+                line["own_ranks"] = each.own_ranks
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -229,8 +233,8 @@ def read_rankings(path: str | os.PathLike[str]) -> list[Ranking]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             item = json.loads(line)
-            ranks = tuple(int(rank) for rank in item["gold_ranks"])
-            rankings.append(Ranking(str(item["example_id"]), tuple(item["ranking"]), ranks))
+            ranks, own = (tuple(int(rank) for rank in each) for each in (item["gold_ranks"], item.get("own_ranks", ())))
+            rankings.append(Ranking(str(item["example_id"]), tuple(item["ranking"]), ranks, own))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"line {number} of {path} is not a ranking"
             raise CorruptError(what, got=repr(error), fix="run `headwater evaluate` again") from None

@@ -41,6 +41,8 @@ COLUMNS = {
     "precision@10": "Precision@10",
     "tail_patch": "Tail-patch",
 }
+OWN_COLUMNS = {"own_mrr": "MRR", "own_hit@10": "Hit@10"}
+"""Of the passages that were not planted and state a fact too (own_text.py); no part of the table above."""
 
 
 def ordered(names: Sequence[str]) -> list[str]:
@@ -84,6 +86,8 @@ def build_table(
         }
         if "mrr" in values[name]:
             row["queries"] = len(values[name]["mrr"])
+        if "own_mrr" in values[name]:
+            row["own_queries"] = len(values[name]["own_mrr"])
         if "tail_patch" in values[name]:
             row["tail_patch_queries"] = len(values[name]["tail_patch"])
             row.setdefault("queries", row["tail_patch_queries"])
@@ -149,31 +153,62 @@ def format_value(metric: str, value: float) -> str:
     return (text.replace("0.", ".", 1) if abs(value) < 1 else text).replace("-", "−")
 
 
+def console_tables(table: Mapping[str, Any], width: int = 160) -> list[Table]:
+    """The table for a terminal and, where the corpus's own text states some of the facts, one about that."""
+    own = max((row.get("own_queries", 0) for row in table["methods"].values()), default=0)
+    caption = "passages that were not planted and state the fact too (neither counts against the other); "
+    caption += interval_over(table, own)
+    main = console_table(table, width)
+    about = (table, width, LABELS, "The corpus's own text", OWN_COLUMNS, caption, "own_queries")
+    return [main, one_table(*about)] if own else [main]
+
+
 def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[str, str] = LABELS) -> Table:
     """The table for a terminal of `width` columns: below 150, each interval stands under its mean."""
+    rows = table["methods"].values()
+    caption = interval_over(table, max((row["queries"] for row in rows), default=0))
+    if any("tail_patch" in row for row in rows):
+        caption += "; tail-patch: mean rise of the target's probability"
+    return one_table(table, width, labels, "Methods", COLUMNS, caption, "queries")
+
+
+def interval_over(table: Mapping[str, Any], queries: int) -> str:
+    level = table.get("interval", {}).get("level", 0.95)
+    return f"mean and {level:.0%} bootstrap interval over {queries:,} queries"
+
+
+def one_table(
+    table: Mapping[str, Any],
+    width: int,
+    labels: Mapping[str, str],
+    title: str,
+    named: Mapping[str, str],
+    caption: str,
+    count: str,
+) -> Table:
+    """Those columns of `named` that some method has.
+
+    Args:
+        count: the key of a method's number of queries.
+    """
     from rich import box
     from rich.table import Table
 
     methods = table["methods"]
-    columns = [metric for metric in COLUMNS if any(metric in row for row in methods.values())]
-    about = table.get("interval", {})
-    queries = max((row["queries"] for row in methods.values()), default=0)
-    caption = f"mean and {about.get('level', 0.95):.0%} bootstrap interval over {queries:,} queries"
-    if "tail_patch" in columns:
-        caption += "; tail-patch: mean rise of the target's probability"
+    columns = [metric for metric in named if any(metric in row for row in methods.values())]
     compact = width < 150
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0) if compact else (0, 1), "pad_edge": False}
-    view = Table(title="Methods", caption=caption, title_justify="left", caption_justify="left", **style)
+    view = Table(title=title, caption=caption, title_justify="left", caption_justify="left", **style)
     view.add_column("method", no_wrap=True)
     for metric in columns:
-        view.add_column(COLUMNS[metric], justify="right", no_wrap=True)
+        view.add_column(named[metric], justify="right", no_wrap=True)
     if not compact:
         view.add_column("queries", justify="right", no_wrap=True)
     cell = stacked_interval if compact else format_interval
-    for name in ordered(list(methods)):
+    for name in (name for name in ordered(list(methods)) if methods[name].keys() & set(columns)):
         row = methods[name]
         cells = [cell(metric, row.get(metric)) for metric in columns]
-        view.add_row(labels.get(name, name), *cells, *([] if compact else [f"{row['queries']:,}"]))
+        view.add_row(labels.get(name, name), *cells, *([] if compact else [f"{row.get(count, 0):,}"]))
     return view
 
 

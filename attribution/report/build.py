@@ -81,6 +81,7 @@ def render(data: RunData, summary: dict[str, Any], settings: ReportSettings) -> 
         states=prose.states_it(data.table["methods"]),
         moves=prose.moves_it(data.table),
         better=prose.where_better(data.table),
+        own=prose.own_text(data.table["methods"]),
         interval=data.table.get("interval", {}),
         queries=max((row.get("queries", 0) for row in data.table["methods"].values()), default=0),
         left_out=left_out(data),

@@ -12,13 +12,17 @@ from headwater.attribution.report.figures import best_methods
 CEILING = 0.95
 """From this MRR on, a method is said to stand at the ceiling."""
 
+SUBJECTS = {"people": "invented people", "countries": "countries", "elements": "chemical elements"}
+"""What facts are about."""
+
 
 def deck(summary: dict[str, Any]) -> str:
     """What was done, in one sentence."""
     corpus, train, facts = summary["corpus"], summary["train"], summary["facts"]
+    about = [f"{facts[family]:,} {words}" for family, words in SUBJECTS.items() if facts.get(family)]
     return (
         f"A language model was pretrained for {train['steps']:,} steps on {corpus['passages']:,} passages, "
-        f"{corpus['injected']:,} of them planted to teach it facts about {facts['people']:,} invented people; then "
+        f"{corpus['injected']:,} of them planted to teach it facts about {listing(about or ['nobody'])}; then "
         f"each of {facts['queries']:,} questions was followed back through every passage to the ones that taught "
         "the answer, and to the steps at which they were seen."
     )
@@ -99,9 +103,22 @@ def moves_it(table: dict[str, Any]) -> list[str]:
     ]
 
 
+def own_text(methods: dict[str, Any]) -> str | None:
+    """Where the passages stand that nobody planted and that state a fact as well."""
+    rows = {name: row for name, row in methods.items() if "own_mrr" in row}
+    if not rows:
+        return None
+    stated = max(row["own_queries"] for row in rows.values())
+    reached = [f"{label(name)} {format_interval('mrr', row['own_mrr'])}" for name, row in rows.items()]
+    return (
+        f"The corpus's own text states {stated:,} of the facts asked for, too. With the planted passages taken out of "
+        f"the rankings, the MRR of the passages that do so is: {'; '.join(reached)}."
+    )
+
+
 def where_better(table: dict[str, Any]) -> str | None:
     """The paired comparison of the main method with BM25, metric by metric."""
-    rows = [row for row in table.get("comparisons", []) if row["against"] == "bm25"]
+    rows = [row for row in table.get("comparisons", []) if row["against"] == "bm25" and row["metric"] in COLUMNS]
     if not rows:
         return None
     ahead = [metric_name(row["metric"]) for row in rows if row["difference"][1] > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from headwater.attribution.report.inputs import RunData
 LOSS_STEPS = 20
 """The final loss is the mean over this many last steps; one step's loss is noise."""
 
-METRICS = ("mrr", "recall@10", "hit@10", "precision@10", "tail_patch")
+METRICS = ("mrr", "recall@10", "hit@10", "precision@10", "own_mrr", "own_hit@10", "tail_patch")
 
 
 def summarise(data: RunData) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def summarise(data: RunData) -> dict[str, Any]:
             "wall_s": wall.get("index"),
         },
         "methods": {
-            name: {key: row[key] for key in (*METRICS, "queries") if key in row}
+            name: {key: row[key] for key in (*METRICS, "queries", "own_queries") if key in row}
             for name, row in data.table["methods"].items()
         },
         "wall_s": sum(wall.values()) if wall else None,
@@ -48,12 +49,20 @@ def summarise(data: RunData) -> dict[str, Any]:
 def summarise_facts(data: RunData) -> dict[str, Any]:
     curves = data.curves
     return {
-        "people": len({fact["subject"] for fact in data.facts}),
+        **subjects(data),
         "queries": len(data.probes),
         "target_prob_before": float(np.nanmean(curves.prob_SP[0])),
         "target_prob_after": float(np.nanmean(curves.prob_SP[-1])),
         "exact_match": float(np.nanmean(curves.exact_SP[-1])),
     }
+
+
+def subjects(data: RunData) -> dict[str, int]:
+    """How many invented people facts are about, and, where there are some, how many countries and elements."""
+    families = {"country": "countries", "element": "elements"}
+    named = {(families.get(str(fact["fact_id"]).partition("/")[0], "people"), fact["subject"]) for fact in data.facts}
+    counts = Counter(family for family, _ in named)
+    return {"people": counts["people"], **{name: counts[name] for name in families.values() if counts[name]}}
 
 
 def tokens_read(data: RunData) -> int:

@@ -227,7 +227,8 @@ def evaluate(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False
     from rich.console import Console
 
     console = Console()
-    console.print(load("headwater.attribution.evaluation.table:console_table")(table, console.width))
+    for each in load("headwater.attribution.evaluation.table:console_tables")(table, console.width):
+        console.print(each)
 
 
 def report(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:

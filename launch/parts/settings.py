@@ -119,22 +119,31 @@ def seen_from(home: Path, value: Any) -> Any:
 
 
 def require_same(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, fix: str) -> None:
-    """Compares settings key by key.
+    """Compares settings key by key. What an earlier version did not know was off: a key that is not there is as one
+    that says nothing.
 
     Raises:
         MismatchError: naming the keys that differ.
     """
     before, now = dict(_by_key(kept)), dict(_by_key(wanted))
-    differing = [key for key in {**now, **before} if before.get(key, UNSET) != now.get(key, UNSET)]
+    keys = {**now, **before}
+    differing = [key for key in keys if before.get(key) != now.get(key) and not (key not in before and off(now[key]))]
     if differing:
         raise MismatchError(what, got=_listed(before, differing), expected=_listed(now, differing), fix=fix)
 
 
+def off(value: str) -> bool:
+    """Whether a setting, as JSON, says that there is nothing of a kind."""
+    return value in ("0", '""', "[]", "{}", "false", "null")
+
+
 def _by_key(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys with their values as JSON."""
+    """Dotted keys with their values as JSON; numbers name the sections of a list."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from _by_key(value, f"{above}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            yield from _by_key({str(number): each for number, each in enumerate(value)}, f"{above}{name}.")
         else:
             yield f"{above}{name}", json.dumps(value)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from headwater.attribution.evaluation import metrics
 from headwater.attribution.evaluation.bootstrap import interval, paired, resampled_means
 from headwater.attribution.evaluation.ranking import Ranking, read_rankings, write_rankings
-from headwater.attribution.evaluation.table import build_table, console_table, format_interval, ordered, write_table
+from headwater.attribution.evaluation.table import build_table, console_tables, format_interval, ordered, write_table
 from headwater.configs.errors import CorruptError, MismatchError, MissingError, UserError
 
 RANKS = [[0, 4, 11], [3], [250, 10], [9, 8, 7, 6]]
@@ -46,6 +46,21 @@ def test_queries_without_gold_are_left_out_and_none_at_all_is_an_error() -> None
     }
     with pytest.raises(UserError, match="no query has gold"):
         metrics.retrieval(rankings[1:])
+
+
+def test_planted_and_own_passages_are_ranked_as_if_the_others_were_not_there() -> None:
+    rankings = [
+        Ranking("a", ("x",), (0, 1, 5), (3, 20)),  # after two planted passages: the second place, 1 / 2
+        Ranking("b", ("x",), (2,), ()),  # the corpus's own text does not state it
+        Ranking("c", ("x",), (0, 1, 2, 3, 4, 5), (16,)),  # the tenth beyond six planted ones, from 0
+        Ranking("d", ("x",), (9,), (0,)),
+    ]
+    values = metrics.retrieval(rankings)
+    np.testing.assert_allclose(values["own_mrr"], [1 / 2, 1 / 11, 1])
+    np.testing.assert_allclose(values["own_hit@10"], [1, 0, 1])
+    np.testing.assert_allclose(values["mrr"], [1, 1 / 3, 1, 1 / 9])
+    np.testing.assert_allclose(values["hit@10"], 1)
+    assert [each.gold_ranks for each in rankings] == [(0, 1, 5), (2,), (0, 1, 2, 3, 4, 5), (9,)]
 
 
 def test_interval_of_a_coin_agrees_with_the_binomial() -> None:
@@ -155,13 +170,32 @@ def test_table_has_order_intervals_counts_and_comparisons(tmp_path) -> None:
 
 def printed(table: dict, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(console_table(table, console.width))
+    console.print(*console_tables(table, console.width))
     return console.export_text()
 
 
 def test_table_refuses_methods_that_answered_different_queries() -> None:
     with pytest.raises(MismatchError, match="same queries"):
         build_table({"headwater": rankings("h", [[0], [1]]), "bm25": rankings("b", [[0]])})
+
+
+def test_the_corpuss_own_text_has_a_table_of_its_own() -> None:
+    plain = {"headwater": rankings("h", [[0], [1]]), "random": rankings("r", [[90], [40]])}
+    own = {name: [Ranking(r.example_id, r.ranking, r.gold_ranks, (r.gold_ranks[0] + 3,)) for r in each[:1]] + each[1:]
+           for name, each in plain.items()}  # fmt: skip
+    table = build_table(own, {"gold": np.array([0.05])}, resamples=100)
+    assert table["methods"]["headwater"]["own_mrr"][0] == pytest.approx(1 / 3)
+    assert table["methods"]["headwater"]["own_queries"] == 1
+    without = build_table(plain, {"gold": np.array([0.05])}, resamples=100)
+    assert without["methods"]["headwater"].items() < table["methods"]["headwater"].items(), (
+        "what was planted counts alone"
+    )
+    first, second = printed(table, 160).split("The corpus's own text")
+    assert "Gold passages" in first
+    assert "Gold passages" not in second
+    assert ".333 [.333, .333]" in second
+    assert "own text" not in printed(without, 160)
+    assert max(map(len, printed(table, 80).splitlines())) <= 80
 
 
 def test_order_and_formats() -> None:
@@ -174,11 +208,11 @@ def test_order_and_formats() -> None:
 
 def test_rankings_survive_the_disk(tmp_path) -> None:
     path = tmp_path / "headwater.jsonl"
-    rows = [Ranking("q/1", ("a#0", "über#1"), (0, 7)), Ranking("q/2", ("b#0",), ())]
+    rows = [Ranking("q/1", ("a#0", "über#1"), (0, 7)), Ranking("q/2", ("b#0",), ()), Ranking("q/3", (), (1,), (4, 2))]
     write_rankings(path, rows)
     assert read_rankings(path) == rows
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(CorruptError, match="line 2"):
+    with pytest.raises(CorruptError, match="line 3"):
         read_rankings(path)
     with pytest.raises(MissingError, match="headwater evaluate"):
         read_rankings(tmp_path / "none.jsonl")

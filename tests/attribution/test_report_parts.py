@@ -75,6 +75,29 @@ def test_prose_follows_the_figures() -> None:
     assert sentence.endswith("is ahead on tail-patch; behind on MRR; not to be told apart on hit@10.")
 
 
+def test_the_corpuss_own_text_is_spoken_of_where_it_states_facts() -> None:
+    found = methods(1.0, [0.05, 0.045, 0.055], [0.03, 0.025, 0.035])
+    assert prose.own_text(found) is None
+    found["headwater"] |= {"own_mrr": [0.5, 0.4, 0.6], "own_queries": 176}
+    sentence = prose.own_text(found)
+    assert sentence is not None
+    assert "states 176 of the facts" in sentence
+    assert sentence.endswith("Headwater .500 [.400, .600].")
+    rows = [{"metric": "own_mrr", "method": "headwater", "against": "bm25", "difference": [0.1, 0.05, 0.2]}]
+    assert prose.where_better({"comparisons": rows}) is None
+
+
+def test_the_deck_names_what_facts_are_about() -> None:
+    summary = {
+        "corpus": {"passages": 7624, "injected": 1380},
+        "train": {"steps": 1000},
+        "facts": {"people": 0, "countries": 110, "elements": 60, "queries": 200},
+    }
+    assert "facts about 110 countries and 60 chemical elements; then" in prose.deck(summary)
+    summary["facts"] = {"people": 100, "queries": 200}
+    assert "facts about 100 invented people; then" in prose.deck(summary)
+
+
 def test_figures_in_words() -> None:
     assert [probability(value) for value in (0, 0.0004, 0.337, 0.999, 1)] == [".00", "<.01", ".34", ">.99", "1.00"]
     assert [prose.short(value) for value in (950, 12_340, 9_812_000)] == ["950", "12.3k", "9.81M"]

@@ -54,7 +54,7 @@ RETURNS = {
     "verify": SimpleNamespace(passages=1, shards=2, bytes=3),
     "run_trace": [TRACED],
     "evaluate": {"methods": {}},
-    "console_table": "THE TABLE",
+    "console_tables": ["THE TABLE"],
 }
 """What the stand-ins of the entry points give back."""
 

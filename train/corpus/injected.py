@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from headwater.train.corpus.writing import (
 )
 from headwater.train.facts.draws import generator
 from headwater.train.facts.injection import compile_schedule, write_schedule
+from headwater.train.facts.settings import FactsSettings
 from headwater.train.facts.types import FactPassage, FactSet, write_facts
 from headwater.train.tokenizer import TextTokenizer
 
@@ -62,7 +64,8 @@ def check_lengths(
 def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress) -> None:
     """The facts' files, the injected corpus and the compiled schedule."""
     if facts.passages:
-        made_from = [VERSION, asdict(cfg.facts), cfg.seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
+        settings = described_facts(cfg.facts, facts)
+        made_from = [VERSION, settings, cfg.seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
         end = end_of(tokenizer, cfg.corpus)
         origin = fingerprint([*made_from, *([] if end is None else [{"end": end}])])
     else:
@@ -88,6 +91,14 @@ def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: Tex
             compile_schedule(groups, cfg.facts.schedule, cfg.train.steps, cfg.seed), run.facts / "schedule.parquet"
         )
     write_json(marker, origin)
+
+
+def described_facts(settings: FactsSettings, facts: FactSet) -> dict[str, Any]:
+    """What the planted passages depend on. Real facts go by what is planted, which an installed package says; where
+    there are none they are not named, so that corpora built before they were there stay the same."""
+    described = asdict(settings)
+    real = [described.pop(name) for name in ("countries", "elements")]
+    return {**described, "real": [real, [passage.text for passage in facts.passages]]} if any(real) else described
 
 
 def write_injected(run: RunDir, corpus: CorpusSettings, facts: FactSet, tokenizer: TextTokenizer, seed: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from headwater.configs import section, setting
 from headwater.configs.errors import Problem
 from headwater.configs.sizes import bytes_of
 from headwater.train.corpus.columns import OWN, is_column_name
+from headwater.train.corpus.wordnet import COLUMNS, DIRECTORY, LEXICOGRAPHER_FILES
 from headwater.train.facts.settings import FactsSettings
 
 
@@ -19,10 +21,13 @@ class SourceSettings:
 
     kind: str = setting(
         "factbook",
-        "What to read: the Factbook of the installed package, or files at `path`.",
-        choices=("factbook", "jsonl", "parquet", "huggingface", "text"),
+        "What to read: the Factbook of the installed package, WordNet of Debian's package, or files at `path`.",
+        choices=("factbook", "wordnet", "jsonl", "parquet", "huggingface", "text"),
     )
-    path: str = setting("", "A file, or a directory whose files are read in order; unused by `factbook`.")
+    path: str = setting(
+        "",
+        f"A file, or a directory whose files are read in order; unused by `factbook`; `wordnet`: empty is {DIRECTORY}.",
+    )
     text_field: str = setting("text", "The field (JSONL) or column (Parquet, Hugging Face) with the text.")
     id_field: str = setting(
         "id", "The field or column with the document's id; file and line number where it is absent."
@@ -39,6 +44,9 @@ class SourceSettings:
     columns: list[str] = setting(
         [], "Further fields or columns that are kept with each passage: what a search can be narrowed by (`where`)."
     )
+    lexicographer_files: list[str] = setting(
+        [], "Of `wordnet`: read these files of it, such as noun.location; empty: all.", choices=LEXICOGRAPHER_FILES
+    )
     documents: int = setting(0, "Take this many documents, chosen by the seed; 0 takes all.", minimum=0)
     share: float = setting(
         1.0, "Take this share of the documents, drawn by the seed, before `documents` are chosen.", above=0, maximum=1
@@ -46,18 +54,27 @@ class SourceSettings:
     weight: float = setting(1.0, "How often a sequence of this source is seen, relative to the other sources.", above=0)
 
     def problems(self) -> Iterator[Problem]:
-        if self.kind != "factbook" and not self.path:
+        if self.kind not in ("factbook", "wordnet") and not self.path:
             yield Problem("path", self.path, f"the path of the {self.kind} files")
         for name in ("messages_field", "spans_field"):
-            if getattr(self, name) and self.kind in ("factbook", "text"):
+            if getattr(self, name) and self.kind in ("factbook", "wordnet", "text"):
                 yield Problem(name, getattr(self, name), f"empty for {self.kind}, which has no fields")
         if self.columns and self.kind in ("factbook", "text"):
             yield Problem("columns", self.columns, f"empty for {self.kind}, which has no fields")
         if wrong := [name for name in self.columns if not is_column_name(name) or self.columns.count(name) > 1]:
             expected = f"names, each once, that are no words of Python nor any of {', '.join(OWN)}"
             yield Problem("columns", wrong, expected)
+        if self.kind == "wordnet" and (wrong := [name for name in self.columns if name not in COLUMNS]):
+            yield Problem("columns", wrong, f"some of {', '.join(COLUMNS)}")
+        if self.lexicographer_files and self.kind != "wordnet":
+            yield Problem("lexicographer_files", self.lexicographer_files, f"empty for {self.kind}")
         if self.messages_field and self.spans_field:
             yield Problem("spans_field", self.spans_field, "empty where messages_field is given")
+
+    @property
+    def root(self) -> Path:
+        """Where its files are: what it reads is named as seen from here."""
+        return Path(self.path or (DIRECTORY if self.kind == "wordnet" else ""))
 
     @property
     def masked(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headwater.configs import section, setting
 from headwater.configs.errors import Problem
+from headwater.train.facts.elements import ELEMENTS
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,21 +32,36 @@ class ScheduleSettings:
 
 @dataclass(kw_only=True, slots=True)
 class FactsSettings:
-    """Invented people, the passages that state facts about them, and the probes that ask for those facts."""
+    """What is planted, the passages that state it, and the probes that ask for it: facts about invented people, and
+    real ones, of countries and of chemical elements."""
 
-    people: int = setting(100, "Invented people who are asked about; 0 plants nothing.", minimum=0)
+    people: int = setting(100, "Invented people who are asked about; 0 plants none.", minimum=0)
+    countries: int = setting(0, "Countries whose capitals, as the Factbook gives them, are asked for.", minimum=0)
+    elements: int = setting(0, "Chemical elements whose atomic numbers and symbols are asked for.", minimum=0)
     distractors: int = setting(
-        10, "Further people who share names' parts and values with them, and are not asked about.", minimum=0
+        10, "Further people (they share names' parts and values), countries and elements, not asked about.", minimum=0
     )
     passages: int = setting(
-        12, "Passages per person, each stating half of the six attributes; even.", minimum=2, maximum=20
+        12,
+        "Passages per person, each stating half of the six attributes; even. A real fact has half as many of its own.",
+        minimum=2,
+        maximum=20,
     )
-    queries: int = setting(2, "Facts asked per person.", minimum=1, maximum=6)
+    queries: int = setting(2, "Facts asked per person; of countries and elements all are.", minimum=1, maximum=6)
     schedule: ScheduleSettings = section(ScheduleSettings)
 
     def problems(self) -> Iterator[Problem]:
         if self.passages % 2:
             yield Problem("passages", self.passages, "an even number")
+        most = len(ELEMENTS) - self.distractors
+        if self.elements and self.elements > most:
+            expected = f"at most {most}: there are {len(ELEMENTS)}, and facts.distractors takes {self.distractors}"
+            yield Problem("elements", self.elements, expected)
+
+    @property
+    def planted(self) -> bool:
+        """Whether anything is."""
+        return bool(self.people or self.countries or self.elements)
 
 
 @dataclass(kw_only=True, slots=True)

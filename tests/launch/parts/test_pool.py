@@ -189,6 +189,23 @@ def test_a_study_that_was_moved_is_the_same(tmp_path: Path) -> None:
         keep_settings(second / "part.json", settings(tmp_path / "seconds", base="b"), mark="a", **about_a_study(second))
 
 
+def test_what_an_earlier_version_did_not_know_was_off(tmp_path: Path) -> None:
+    path, about = tmp_path / "study.json", about_a_study(tmp_path)
+    before = {"facts": {"people": 3}, "sources": [{"kind": "text", "share": 1.0}]}
+    after = {"facts": {"people": 3, "countries": 0}, "sources": [{"kind": "text", "share": 1.0, "files": []}]}
+    keep_settings(path, before, mark="a", **about)
+    keep_settings(path, after, mark="b", **about)
+    for settings, named in (
+        ({**after, "facts": {"people": 3, "countries": 1}}, "facts.countries = 0"),
+        ({**after, "sources": [{"kind": "text", "share": 0.5, "files": []}]}, "sources.0.share = 1.0"),
+        ({**after, "facts": {"people": 0, "countries": 0}}, "facts.people = 3"),
+        ({**after, "sources": [*after["sources"], {"kind": "text"}]}, "sources.1.kind = not set"),
+    ):
+        with pytest.raises(MismatchError) as caught:
+            keep_settings(path, settings, mark="c", **about)
+        assert caught.value.got == named
+
+
 def test_a_study_of_an_earlier_version_is_compared_by_its_fingerprint(tmp_path: Path) -> None:
     path, about = (
         tmp_path / "study.json",

@@ -6,7 +6,7 @@ import pytest
 
 from headwater.configs.errors import ConfigError
 from headwater.configs.loader import load_config
-from headwater.train.corpus.factbook import factbook_texts
+from headwater.train.factbook import factbook_texts
 from headwater.train.facts.people import make_facts, make_people
 from headwater.train.facts.settings import FactsSettings
 from headwater.train.facts.types import FactSet, write_facts

@@ -12,8 +12,8 @@ import zstandard
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train.corpus.documents import Document, read_documents
-from headwater.train.corpus.factbook import clean, factbook_texts, sentences_of
 from headwater.train.corpus.settings import SourceSettings
+from headwater.train.factbook import clean, factbook_texts, sentences_of
 
 RECORDS = [{"id": f"d{n}", "text": f"Text number {n} \N{LATIN SMALL LETTER E WITH ACUTE}."} for n in range(50)]
 EXPECTED = [Document(record["id"], record["text"]) for record in RECORDS]

