@@ -302,7 +302,7 @@ class TailPatchSettings:
     lr: float | None = setting(None, "Learning rate of the step; the run's last if not given.")
 
 
-BASELINES = ("bm25", "tfidf", "encoder", "random")
+BASELINES = ("bm25", "tfidf", "ngram", "encoder", "random")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.encoder import Encoder
+from headwater.attribution.evaluation.baselines.ngram import NGram
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
 from headwater.attribution.evaluation.golds import with_gold_ids
@@ -61,7 +62,12 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
 
 def baselines(settings: EvaluateSettings) -> list[Method]:
     """The methods that read texts alone, or nothing."""
-    made: dict[str, Method] = {"bm25": BM25(), "tfidf": TfIdf(), "random": RandomRanking(settings.seed)}
+    made: dict[str, Method] = {
+        "bm25": BM25(),
+        "tfidf": TfIdf(),
+        "ngram": NGram(),
+        "random": RandomRanking(settings.seed),
+    }
     if "encoder" in settings.baselines:
         made["encoder"] = Encoder(settings.encoder)
     return [made[name] for name in settings.baselines]

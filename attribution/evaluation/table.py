@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METHODS = (
-    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot", "bm25", "tfidf", "encoder", "random", "gold",
+    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot",
+    "bm25", "tfidf", "ngram", "encoder", "random", "gold",
 )  # fmt: skip
 """The order of the rows; others follow in the order in which they are given. `gold` has a tail-patch only."""
 
@@ -30,6 +31,7 @@ LABELS = {
     "gradient_dot": "Gradient dot",
     "bm25": "BM25",
     "tfidf": "TF-IDF",
+    "ngram": "N-gram match",
     "encoder": "Sentence encoder",
     "random": "Random",
     "gold": "Gold passages",

@@ -1,6 +1,6 @@
-"""Our metrics give what the classes of quanda and dattri give, on the same scores.
+"""Our metrics give what the classes of quanda and dattri give, on the same scores; our counts are infini-gram's.
 
-Both are installed without their dependencies (tests/peers.txt), so that of each only the files of its metrics are read.
+They are installed without their dependencies (tests/peers.txt), so that of each only the files it needs are read.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import sys
 import types
 from importlib.metadata import distribution
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from headwater.attribution.evaluation.baselines.ngram import CorpusWords
 from headwater.attribution.evaluation.lds import linear_datamodeling_scores
 from headwater.attribution.evaluation.metrics import hit, reciprocal_rank
+
+from .written import WrittenPassages
 
 
 def file_of(package: str, module: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -86,3 +90,33 @@ def test_linear_datamodeling_scores_are_dattris(monkeypatch: pytest.MonkeyPatch)
     ours_Q = linear_datamodeling_scores(scores_QN, inside_MN, outputs_MQ)
     np.testing.assert_allclose(ours_Q, theirs.numpy(), atol=1e-6)
     assert 0.1 < ours_Q.mean() < 0.9
+
+
+def test_runs_of_words_are_counted_as_infini_gram_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """Its suffix array over our numbers of words. What is no run of ours is in a longer one with as many places."""
+    engine = pytest.importorskip("infini_gram.engine", reason="it has no wheel for this machine")
+    indexing = importlib.import_module("infini_gram.indexing")
+    draw = np.random.default_rng(1)
+    texts = [" ".join(f"w{n}" for n in draw.integers(0, 9, size)) for size in draw.integers(0, 30, 61)]
+    words = CorpusWords(WrittenPassages([f"d{n}#0" for n in range(61)], texts))
+    passages = np.split(words.words_T, words.starts_N[1:])
+    # Its documents have their mark in front, ours END behind.
+    documents = [b"\xff\xff" + passage[:-1].astype("<u2").tobytes() for passage in passages]
+    (tmp_path / "tokenized.0").write_bytes(b"".join(documents))
+    sizes = np.array([len(each) for each in documents], dtype=np.uint64)
+    (np.cumsum(sizes, dtype=np.uint64) - sizes).tofile(tmp_path / "offset.0")
+    monkeypatch.chdir(tmp_path)  # it changes to a directory of its own
+    where = {"save_dir": str(tmp_path), "temp_dir": str(tmp_path)}
+    indexing.build_sa(SimpleNamespace(worker_id=0, shards=1, workers=1, cpus=1, mem=1, token_width=2, **where))
+    theirs = engine.InfiniGramEngine(index_dir=str(tmp_path), eos_token_id=65534, vocab_size=65535)
+    asked_M = words.numbered(f"{texts[8]} {texts[3]} {texts[30]}")
+    runs = {(run.start, run.stop): len(places) for run, places in words.runs(asked_M)}
+    for first in range(len(asked_M)):
+        for stop in range(first + 1, len(asked_M) + 1):
+            count = theirs.find(input_ids=asked_M[first:stop].tolist())["cnt"]
+            around = [n for (a, b), n in runs.items() if a <= first and stop <= b]
+            assert count == max(around, default=0)
+            assert runs.get((first, stop), count) == count
+    assert len(runs) > 50
