@@ -86,15 +86,18 @@ def scores_by_trak(path: Path, asked: Sequence[Query]) -> np.ndarray:
 
 
 def baseline_scores(queries: Sequence[Query], passages: PassageSet, seed: int) -> dict[str, np.ndarray]:
-    """1 for the passages that state the answer, words in common, and chance: [queries, passages] each."""
+    """1 for the passages that state the answer, words and runs of words in common, and chance: [queries, passages]
+    each."""
     from headwater.attribution.evaluation.baselines.bm25 import BM25
+    from headwater.attribution.evaluation.baselines.ngram import NGram
     from headwater.attribution.evaluation.ranking import numbers_of
 
     gold_QN = np.zeros((len(queries), len(passages)))
     for place, query in enumerate(queries):
         gold_QN[place, numbers_of(query.gold, passages)] = 1
     random_QN = np.random.default_rng([seed, 0xBA5E]).standard_normal((len(queries), len(passages)))
-    return {"gold": gold_QN, "bm25": BM25().scores(queries, passages), "random": random_QN}
+    words = {method.name: method.scores(queries, passages) for method in (BM25(), NGram())}
+    return {"gold": gold_QN, **words, "random": random_QN}
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
