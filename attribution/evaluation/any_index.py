@@ -17,7 +17,8 @@ from headwater.attribution.evaluation.baselines.encoder import Encoder
 from headwater.attribution.evaluation.baselines.ngram import NGram
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
-from headwater.attribution.evaluation.golds import with_gold_ids
+from headwater.attribution.evaluation.golds import with_gold_columns, with_gold_ids
+from headwater.attribution.evaluation.metrics import METRICS
 from headwater.attribution.evaluation.outside import outside_rankings
 from headwater.attribution.evaluation.ranking import DEPTH, Method, Ranking, numbers_of_lists, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
@@ -27,6 +28,7 @@ from headwater.attribution.search.topk import NOBODY
 from headwater.attribution.settings import WAYS, EvaluateSettings, curvature_used
 from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import Query, read_queries
+from headwater.train.stream.columns import PassageColumns
 
 
 def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
@@ -43,7 +45,10 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
     )
     with Attributor.open(settings.index) as attributor:
         passages = attributor.passages
-        queries = with_gold_ids(queries, passages)
+        if settings.gold_columns:
+            queries = with_gold_columns(queries, passages, PassageColumns(passages), settings.gold_columns)
+        else:
+            queries = with_gold_ids(queries, passages)
         rankings: dict[str, list[Ranking]] = {}
         for name, path in settings.results.items():  # first: they may be refused
             rankings[name] = outside_rankings(path, queries, passages)
@@ -55,7 +60,7 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
             rankings[method.name] = method.rank(queries, passages)
     for name, each in rankings.items():
         write_rankings(out / f"{name}.jsonl", each)
-    table = build_table(rankings, reference="headwater", seed=settings.seed)
+    table = build_table(rankings, metrics=(*METRICS, *settings.more_metrics), seed=settings.seed)
     write_table(out / "table.json", table)
     return table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, paired
-from headwater.attribution.evaluation.metrics import retrieval, with_gold
+from headwater.attribution.evaluation.metrics import METRICS, retrieval, with_gold
 from headwater.attribution.evaluation.ranking import Ranking
 from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import write_json
@@ -53,7 +53,9 @@ def ordered(names: Sequence[str]) -> list[str]:
 def build_table(
     rankings: Mapping[str, Sequence[Ranking]],
     tail_patch: Mapping[str, np.ndarray] | None = None,
+    log_tail_patch: Mapping[str, np.ndarray] | None = None,
     *,
+    metrics: Sequence[str] = METRICS,
     reference: str = "headwater",
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -64,6 +66,8 @@ def build_table(
         rankings: method -> one ranking per query, the same queries in the same order for all methods.
         tail_patch: method -> float [Q'], mean rise of the target's probability per query. It may have methods without a
             ranking, such as `gold`, and fewer queries than the rankings, but the same ones for all methods.
+        log_tail_patch: the same of the probability's logarithm, in nats.
+        metrics: of retrieval, as `metrics.retrieval` knows them.
         reference: the method that the others are compared with, pair by pair.
 
     Returns:
@@ -76,9 +80,11 @@ def build_table(
         MismatchError: if two methods answered different queries.
     """
     require_same_queries(rankings)
-    values: dict[str, dict[str, np.ndarray]] = {name: retrieval(each) for name, each in rankings.items()}
+    values: dict[str, dict[str, np.ndarray]] = {name: retrieval(each, metrics) for name, each in rankings.items()}
     for name, each in (tail_patch or {}).items():
         values.setdefault(name, {})["tail_patch"] = np.asarray(each, dtype=np.float64)
+    for name, each in (log_tail_patch or {}).items():
+        values.setdefault(name, {})["log_tail_patch"] = np.asarray(each, dtype=np.float64)
     methods: dict[str, Any] = {}
     for name in ordered(list(values)):
         row: dict[str, Any] = {
@@ -157,7 +163,9 @@ def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[st
     from rich.table import Table
 
     methods = table["methods"]
-    columns = [metric for metric in COLUMNS if any(metric in row for row in methods.values())]
+    measured = dict.fromkeys(metric for row in methods.values() for metric in row)
+    further = [metric for metric in measured if "@" in metric and metric not in COLUMNS]
+    columns = [*(metric for metric in COLUMNS if metric in measured), *further]
     about = table.get("interval", {})
     queries = max((row["queries"] for row in methods.values()), default=0)
     caption = f"mean and {about.get('level', 0.95):.0%} bootstrap interval over {queries:,} queries"
@@ -168,7 +176,7 @@ def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[st
     view = Table(title="Methods", caption=caption, title_justify="left", caption_justify="left", **style)
     view.add_column("method", no_wrap=True)
     for metric in columns:
-        view.add_column(COLUMNS[metric], justify="right", no_wrap=True)
+        view.add_column(COLUMNS.get(metric, metric.capitalize()), justify="right", no_wrap=True)
     if not compact:
         view.add_column("queries", justify="right", no_wrap=True)
     cell = stacked_interval if compact else format_interval

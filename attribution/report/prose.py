@@ -101,7 +101,7 @@ def moves_it(table: dict[str, Any]) -> list[str]:
 
 def where_better(table: dict[str, Any]) -> str | None:
     """The paired comparison of the main method with BM25, metric by metric."""
-    rows = [row for row in table.get("comparisons", []) if row["against"] == "bm25"]
+    rows = [row for row in table.get("comparisons", []) if row["against"] == "bm25" and row["metric"] in COLUMNS]
     if not rows:
         return None
     ahead = [metric_name(row["metric"]) for row in rows if row["difference"][1] > 0]

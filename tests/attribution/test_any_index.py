@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from headwater.attribution.evaluation import golds
 from headwater.attribution.evaluation.baselines.encoder import Encoder
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
-from headwater.attribution.evaluation.golds import with_gold_ids
+from headwater.attribution.evaluation.golds import with_gold_columns, with_gold_ids
+from headwater.attribution.evaluation.metrics import retrieval
 from headwater.attribution.evaluation.outside import outside_rankings
+from headwater.attribution.evaluation.ranking import rank_by_scores
 from headwater.attribution.settings import EvaluateSettings
 from headwater.attribution.tracing.queries import Query
 from headwater.configs import load_config
@@ -43,6 +48,41 @@ def test_gold_is_an_id_a_document_or_a_text() -> None:
     with pytest.raises(MismatchError, match="1 gold passage") as caught:
         with_gold_ids([Query("a", "p", "t", ("doc9#0",))], PASSAGES)
     assert "doc0#0" in str(caught.value)
+
+
+def test_facts_with_counterfactual_entities_are_judged_as_date_lm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gold by both entities, recall at 50 and the mean reciprocal rank, against their definition over all passages."""
+    rng = np.random.default_rng(4)
+    columns = {
+        "true_entity": [["Oslo", "Paris", None][n] for n in rng.integers(0, 3, 211)],
+        "counterfactual_entity": [["Orvik", "Lund"][n] for n in rng.integers(0, 2, 211)],
+    }
+    written = SimpleNamespace(
+        names=[*columns, "other"],
+        read=lambda names, start, stop: {name: pa.array(columns[name][start:stop]) for name in names},
+    )
+    passages = WrittenPassages([f"d{n}#0" for n in range(211)])
+    asked = [("Oslo", "Lund"), ("Paris", "Orvik"), ("Paris", "Lund"), ("Oslo", "Orvik")]
+    queries = [Query(str(n), "p", "t", record=dict(zip(columns, each, strict=True))) for n, each in enumerate(asked)]
+    monkeypatch.setattr(golds, "AT_ONCE", 50)
+    found = with_gold_columns(queries, passages, written, list(columns))
+    scores_QN = rng.normal(size=(4, 211))
+    values = retrieval(
+        [rank_by_scores(query, scores_N, passages) for query, scores_N in zip(found, scores_QN, strict=True)],
+        ["recall@50", "mrr"],
+    )
+    pairs = list(zip(*columns.values(), strict=True))
+    for row, (fact, scores_N) in enumerate(zip(asked, scores_QN, strict=True)):
+        places = [place for place, number in enumerate(np.argsort(-scores_N)) if pairs[number] == fact]
+        assert values["recall@50"][row] == np.mean(np.array(places) < 50) != values["recall@50"][row - 1]
+        assert values["mrr"][row] == 1 / (1 + places[0])
+    (alone,) = with_gold_columns(queries[:1], passages, written, ["true_entity"])
+    assert len(alone.gold) == columns["true_entity"].count("Oslo") > len(found[0].gold), "both entities count"
+    with pytest.raises(MismatchError, match="no column that gold is told by") as caught:
+        with_gold_columns(queries, passages, written, ["entity"])
+    assert "other" in str(caught.value)
+    with pytest.raises(MismatchError, match="query 0 does not say"):
+        with_gold_columns(queries, passages, written, ["other"])
 
 
 def lines(path: Path, *records: dict) -> Path:
@@ -99,6 +139,9 @@ def test_settings_say_what_they_lack() -> None:
         (["index=x"], "queries"),
         (["queries=q.jsonl"], "queries"),
         (["baselines=[encoder]"], "encoder"),
+        (["gold_columns=[year]"], "gold_columns"),
+        (["more_metrics=[recall@0]"], "more_metrics"),
+        (["more_metrics=[mrr]"], "more_metrics"),
         (["index=x", "queries=q", "results.bm25=r.jsonl"], "results"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -20,6 +20,16 @@ import torch
 from headwater.attribution.evaluation.baselines.ngram import CorpusWords
 from headwater.attribution.evaluation.lds import linear_datamodeling_scores
 from headwater.attribution.evaluation.metrics import hit, reciprocal_rank
+from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
+from headwater.attribution.models.base import Example
+from headwater.attribution.models.headwater import HeadwaterModel
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir
+from headwater.train.checkpoint import Checkpoint, model_settings
+from headwater.train.compat import declare_torchvision_operators
+from headwater.train.huggingface.export import export_llama
+from headwater.train.huggingface.names import to_llama
+from headwater.train.stream.passages import open_passages
 
 from .written import WrittenPassages
 
@@ -120,3 +130,93 @@ def test_runs_of_words_are_counted_as_infini_gram_counts_them(
             assert count == max(around, default=0)
             assert runs.get((first, stop), count) == count
     assert len(runs) > 50
+
+
+class SavedStep(torch.optim.Adam):
+    """Adam from saved second moments, without a first, on clipped gradients: the step that our tail-patch makes."""
+
+    def __init__(self, parameters: list[Any], lr: float, named: dict[str, Any], clip: float, **adam: Any):
+        super().__init__(parameters, lr=lr, **adam)
+        self.clip = clip
+        for parameter, (moment, updates) in zip(parameters, named.values(), strict=True):
+            self.state[parameter] = {
+                "step": torch.tensor(float(updates)),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": moment.clone(),
+            }
+
+    def step(self, closure: Any = None) -> Any:
+        torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], self.clip)
+        return super().step(closure)
+
+
+def moments_of(checkpoint: Checkpoint, llama: torch.nn.Module) -> dict[str, tuple[torch.Tensor, int]]:
+    """The second moment of each of its parameters, in their order, and after how many updates."""
+    moments: Any = SimpleNamespace(names=checkpoint.names, tensor=lambda _, name: checkpoint.tensor("exp_avg_sq", name))
+    found = dict(to_llama(moments, model_settings(checkpoint)))
+    return {name: (found[name], checkpoint.meta["updates"]) for name, _ in llama.named_parameters()}
+
+
+def as_batch(prompts: list[Example]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Prompts padded at the end, and their targets; -100 where there is none."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    ids, mask = torch.zeros(2, len(prompts), longest, dtype=torch.int64)
+    targets = torch.full_like(ids, -100)
+    for row, prompt in enumerate(prompts):
+        tokens = torch.from_numpy(prompt.tokens)
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        targets[row, prompt.target_start : len(tokens)] = tokens[prompt.target_start :]
+    return {"input_ids": ids, "attention_mask": mask}, targets
+
+
+@pytest.mark.parametrize("step", ["ours", "theirs"])
+def test_tail_patch_is_quandas(step: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On an exported run: the rise of the whole target's probability, a product over its tokens, meaned over passages.
+
+    The class takes the exponential of log-probabilities, which are held against ours too: to 1e-6 of what they are, a
+    rounding or two of float32. Theirs is AdamW's first step: ours from moments of nothing, unclipped.
+    """
+    declare_torchvision_operators()
+    from transformers import LlamaForCausalLM
+
+    metric = file_of("quanda", "quanda.metrics.downstream_eval.tail_patch", monkeypatch).TailPatchMetric
+    checkpoint = export_llama(tiny_run, tmp_path / "llama")
+    llama = LlamaForCausalLM.from_pretrained(tmp_path / "llama", local_files_only=True).eval()
+    passages = open_passages(RunDir.at(tiny_run))
+    tokens = {number: passages.tokens(number).astype(np.int64) for number in (3, 41, 7, 200, 5)}
+    prompts = [Example(tokens[5][:12], 11), Example(tokens[200][:31], 29), Example(tokens[3][:7], 6)]
+    lists = [[3, 41], [41, 7], [200, 3]]
+
+    patch = TailPatch(HeadwaterModel(checkpoint, parallel.start(threads=1)), lr=1e-3)
+    adam: dict[str, Any] = {"betas": (0.0, patch.optimizer["beta2"]), "eps": patch.optimizer["eps"]}
+    options = {
+        "optimizer_class": SavedStep,
+        "optimizer_kwargs": {"named": moments_of(checkpoint, llama), "clip": patch.optimizer["clip"], **adam},
+    }
+    if step == "theirs":
+        patch.second.zero_()
+        patch.step, patch.optimizer = 1, {"clip": 0.0, "beta2": 0.999, "eps": 1e-8}
+        options = {"optimizer_kwargs": {"weight_decay": 0.0}}
+    try:
+        examples = {number: Example(each) for number, each in tokens.items()}
+        found = tail_patch(patch, prompts, {"same": lists, "other": [lists[1], lists[2], lists[0]]}, examples)
+    finally:
+        parallel.stop()
+
+    train = {n: {"input_ids": torch.from_numpy(each), "labels": torch.from_numpy(each)} for n, each in tokens.items()}
+    made = metric(llama, train, k=2, learning_rate=1e-3, tokenizer_name=str(tmp_path / "llama"), **options)
+    said: list[float] = []
+    measure = made._compute_log_prob
+    made._compute_log_prob = lambda *given: said.extend((got := measure(*given)).tolist()) or got
+    scores_QN = torch.zeros(3, 201)
+    for row, numbers in zip(scores_QN, lists, strict=True):
+        row[numbers] = 1.0
+    made.update(scores_QN, *as_batch(prompts))
+    rise_Q = made._per_sample_scores().numpy()
+    before_Q = np.array(said[:3])
+    log_rise_Q = np.reshape(said[3:], (3, 2)).mean(axis=1) - before_Q
+    near_Q = 1e-6 * np.abs(before_Q)
+    assert (np.abs(found.log_probability["same"] - log_rise_Q) < near_Q).all()
+    assert (np.abs(found.probability["same"] - rise_Q) < near_Q * np.exp(before_Q)).all()
+    assert np.abs(found.log_probability["other"] - log_rise_Q).max() > 1e-2, "other passages, other rises"
+    assert np.abs(found.log_probability["same"] + log_rise_Q).max() > 1e-2, "the sign counts"
