@@ -303,7 +303,7 @@ class TailPatchSettings:
     lr: float | None = setting(None, "Learning rate of the step; the run's last if not given.")
 
 
-BASELINES = ("bm25", "tfidf", "ngram", "encoder", "random")
+BASELINES = ("bm25", "tfidf", "ngram", "encoder", "trak", "random")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -317,7 +317,11 @@ class EvaluateSettings:
         [], "With `index`: gold are the passages whose columns of these names hold what the question's fields do."
     )
     out: str = setting("", "With `index`: where rankings and table go; empty: INDEX-evaluation, beside the index.")
-    baselines: list[str] = setting(["bm25", "random"], "Methods that read texts alone, or nothing.", choices=BASELINES)
+    baselines: list[str] = setting(
+        ["bm25", "random"],
+        "Methods that read texts alone, or nothing; trak: by the rows of an `index` without curvature.",
+        choices=BASELINES,
+    )
     encoder: str = setting("", "For the baseline `encoder`: the directory of a sentence encoder.")
     results: dict[str, str] = setting({}, "With `index`: results of other programs, by name: .jsonl or .npy files.")
     more_metrics: list[str] = setting(
@@ -339,6 +343,8 @@ class EvaluateSettings:
                 for name in ("queries", "gold_columns", "out", "results")
                 if getattr(self, name)
             )
+        if "trak" in self.baselines and not self.index:
+            yield Problem("baselines", "trak", "trak with `index` only, an index made with curvature.kind=none")
         if ("encoder" in self.baselines) != bool(self.encoder):
             yield Problem("encoder", self.encoder, "given where `baselines` has encoder, and only there")
         if not all(re.fullmatch(r"(recall|strict|hit|precision)@[1-9]\d{0,8}", each) for each in self.more_metrics):

@@ -17,6 +17,7 @@ from headwater.attribution.evaluation.baselines.encoder import Encoder
 from headwater.attribution.evaluation.baselines.ngram import NGram
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
+from headwater.attribution.evaluation.baselines.trak import Trak
 from headwater.attribution.evaluation.golds import with_gold_columns, with_gold_ids
 from headwater.attribution.evaluation.metrics import METRICS
 from headwater.attribution.evaluation.outside import outside_rankings
@@ -49,14 +50,15 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
             queries = with_gold_columns(queries, passages, PassageColumns(passages), settings.gold_columns)
         else:
             queries = with_gold_ids(queries, passages)
+        methods = baselines(settings, attributor)  # first: these, and results, may be refused
         rankings: dict[str, list[Ranking]] = {}
-        for name, path in settings.results.items():  # first: they may be refused
+        for name, path in settings.results.items():
             rankings[name] = outside_rankings(path, queries, passages)
         for name, (curvature, normalize) in WAYS.items():
             used = curvature_used(curvature, len(queries))
             scoring = Scoring(curvature=used, task_weight=settings.task_weight, normalize=normalize)
             rankings[name] = rankings_of(attributor, queries, scoring)
-        for method in baselines(settings):
+        for method in methods:
             rankings[method.name] = method.rank(queries, passages)
     for name, each in rankings.items():
         write_rankings(out / f"{name}.jsonl", each)
@@ -65,8 +67,8 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
     return table
 
 
-def baselines(settings: EvaluateSettings) -> list[Method]:
-    """The methods that read texts alone, or nothing."""
+def baselines(settings: EvaluateSettings, attributor: Attributor | None = None) -> list[Method]:
+    """The methods that read texts alone, or nothing; with an opened index, TRAK by its rows."""
     made: dict[str, Method] = {
         "bm25": BM25(),
         "tfidf": TfIdf(),
@@ -75,6 +77,8 @@ def baselines(settings: EvaluateSettings) -> list[Method]:
     }
     if "encoder" in settings.baselines:
         made["encoder"] = Encoder(settings.encoder)
+    if "trak" in settings.baselines and attributor is not None:
+        made["trak"] = Trak(attributor)
     return [made[name] for name in settings.baselines]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METHODS = (
-    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot",
+    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot", "trak",
     "bm25", "tfidf", "ngram", "encoder", "random", "gold",
 )  # fmt: skip
 """The order of the rows; others follow in the order in which they are given. `gold` has a tail-patch only."""
@@ -29,6 +29,7 @@ LABELS = {
     "trackstar": "TrackStar",
     "gradient_cosine": "Gradient cosine",
     "gradient_dot": "Gradient dot",
+    "trak": "TRAK",
     "bm25": "BM25",
     "tfidf": "TF-IDF",
     "ngram": "N-gram match",
@@ -158,7 +159,8 @@ def format_value(metric: str, value: float) -> str:
 
 
 def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[str, str] = LABELS) -> Table:
-    """The table for a terminal of `width` columns: below 150, each interval stands under its mean."""
+    """The table for a terminal of `width` columns: below 150, each interval stands under its mean, and metrics that
+    were asked for in place of those at 10."""
     from rich import box
     from rich.table import Table
 
@@ -166,12 +168,14 @@ def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[st
     measured = dict.fromkeys(metric for row in methods.values() for metric in row)
     further = [metric for metric in measured if "@" in metric and metric not in COLUMNS]
     columns = [*(metric for metric in COLUMNS if metric in measured), *further]
+    compact = width < 150
+    if compact and further:  # there is room for those that were asked for
+        columns = [metric for metric in columns if metric in further or "@" not in metric]
     about = table.get("interval", {})
     queries = max((row["queries"] for row in methods.values()), default=0)
     caption = f"mean and {about.get('level', 0.95):.0%} bootstrap interval over {queries:,} queries"
     if "tail_patch" in columns:
         caption += "; tail-patch: mean rise of the target's probability"
-    compact = width < 150
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0) if compact else (0, 1), "pad_edge": False}
     view = Table(title="Methods", caption=caption, title_justify="left", caption_justify="left", **style)
     view.add_column("method", no_wrap=True)

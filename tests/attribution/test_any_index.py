@@ -10,17 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from headwater.attribution import Attributor
 from headwater.attribution.evaluation import golds
 from headwater.attribution.evaluation.baselines.encoder import Encoder
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
+from headwater.attribution.evaluation.baselines.trak import Trak
+from headwater.attribution.evaluation.evaluate import evaluate
 from headwater.attribution.evaluation.golds import with_gold_columns, with_gold_ids
 from headwater.attribution.evaluation.metrics import retrieval
 from headwater.attribution.evaluation.outside import outside_rankings
-from headwater.attribution.evaluation.ranking import rank_by_scores
-from headwater.attribution.settings import EvaluateSettings
+from headwater.attribution.evaluation.ranking import rank_by_scores, read_rankings
+from headwater.attribution.index.build import build_index
+from headwater.attribution.settings import WAYS, EvaluateSettings, IndexSettings
 from headwater.attribution.tracing.queries import Query
 from headwater.configs import load_config
-from headwater.configs.errors import ConfigError, CorruptError, MismatchError
+from headwater.configs.errors import ConfigError, CorruptError, MismatchError, UserError
 
 from .written import WrittenPassages
 
@@ -139,6 +143,7 @@ def test_settings_say_what_they_lack() -> None:
         (["index=x"], "queries"),
         (["queries=q.jsonl"], "queries"),
         (["baselines=[encoder]"], "encoder"),
+        (["baselines=[trak]"], "baselines"),
         (["gold_columns=[year]"], "gold_columns"),
         (["more_metrics=[recall@0]"], "more_metrics"),
         (["more_metrics=[mrr]"], "more_metrics"),
@@ -206,8 +211,6 @@ def test_an_encoder_pools_what_is_there(encoder: Path) -> None:
 
 
 def test_a_pooling_that_is_not_known_is_refused(encoder: Path, tmp_path: Path) -> None:
-    from headwater.configs.errors import UserError
-
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "config.json").write_text((encoder / "config.json").read_text())
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
@@ -215,3 +218,34 @@ def test_a_pooling_that_is_not_known_is_refused(encoder: Path, tmp_path: Path) -
         Encoder(str(tmp_path))
     with pytest.raises(UserError, match="holds no sentence encoder"):
         Encoder(str(tmp_path / "nothing"))
+
+
+def test_every_method_stands_beside_the_others(tiny_run: Path, tmp_path: Path) -> None:
+    """On one index, gold told by a column; TRAK against its formula in float64."""
+    index = tmp_path / "index"
+    settings = ["curvature.kind=none", "projection.dims=2", "codecs=[fp32]"]
+    build_index(load_config(IndexSettings, None, [f"model.run={tiny_run}", f"out={index}", *settings]))
+    with Attributor.open(index) as attributor:
+        passages, rows_ND = attributor.passages, attributor.opened[0].index.rows(0, len(attributor.passages))
+        asked = [(passages.id_of(number), *passages.text(number).rsplit(" ", 1)) for number in (3, 41, 200)]
+        rows_QD = attributor.rows([(prompt, target) for _, prompt, target in asked])
+    fields = ("id", "prompt", "target")
+    queries = lines(tmp_path / "q.jsonl", *(dict(zip(fields, each, strict=True)) for each in asked))
+    told = ["gold_columns=[id]", "more_metrics=[strict@50]", "baselines=[bm25,tfidf,ngram,trak,random]"]
+    table = evaluate(load_config(EvaluateSettings, None, [f"index={index}", f"queries={queries}", *told]))
+    methods = table["methods"]
+    assert {*methods} == {*WAYS, "bm25", "tfidf", "ngram", "trak", "random"}
+    assert methods["ngram"]["mrr"] == methods["ngram"]["strict@50"] == [1, 1, 1], "each is asked for its own text"
+    assert methods["random"]["mrr"][0] < 0.5
+    phi = rows_ND.double().numpy()
+    moment = phi.T @ phi / len(phi)
+    moment += 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+    order_QN = np.argsort(-(rows_QD.double().numpy() @ np.linalg.solve(moment, phi.T)), axis=1)
+    for order_N, each in zip(order_QN, read_rankings(tmp_path / "index-evaluation/trak.jsonl"), strict=True):
+        assert each.ranking[:20] == tuple(passages.ids_of(order_N[:20]))
+
+
+def test_trak_is_not_asked_for_whitened_rows() -> None:
+    whitened = SimpleNamespace(path="there", whitening=SimpleNamespace(kind="kronecker"))
+    with pytest.raises(UserError, match="there are whitened"):
+        Trak(SimpleNamespace(opened=[SimpleNamespace(index=whitened)]))  # type: ignore[arg-type]

@@ -159,6 +159,12 @@ def test_table_has_order_intervals_counts_and_comparisons(tmp_path) -> None:
     for words in ("+.060", "+.050–+.070", "−.062–−.043", ".125–.875", "Recall@10", "Tail-patch", "over 3 queries"):
         assert words in narrow
     assert "…" not in narrow
+    further = {"headwater": {**wide_row, "recall@50": [0.75, 0.625, 0.875], "strict@10": [0.5, 0.125, 0.875]}}
+    narrow = printed({"methods": further}, 80)
+    assert "Recall@50" in narrow
+    assert "Strict@10" in narrow
+    assert "…" not in narrow
+    assert "Recall@10" in printed({"methods": further}, 160)
 
 
 def printed(table: dict, width: int) -> str:
