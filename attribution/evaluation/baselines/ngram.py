@@ -10,8 +10,8 @@ passage, and that is always a run that cannot be made longer there. These are th
 long, as infini-gram counts n-grams (Liu et al. 2024, arXiv 2401.17377). Of single words alone this is the sum of their
 inverse document frequencies. Nothing depends on an order, so that there are no ties to break but between passages.
 
-The package `infini-gram` is not asked: it gives the places of a run one at a time, where all passages' are wanted,
-works in files, changes the working directory, and has no wheel for some processors. Its counts are ours, by a test.
+The package `infini-gram` is not asked: the places of every run are a few lines over words that are held anyway, where it
+works through files, changes the working directory, and has no wheel for ARM processors. A test finds its counts ours.
 """
 
 from __future__ import annotations
@@ -91,10 +91,15 @@ class CorpusWords:
         for run, places in self.runs(asked_M):
             holders = np.unique(np.searchsorted(self.starts_N, places, side="right") - 1)
             held.append((np.log((1 + count) / len(holders)), run, holders))
-        rarest_MN = np.zeros((len(asked_M), count), dtype=np.float32)
-        for rarity, run, holders in sorted(held, key=lambda each: each[0]):  # rarer ones over what is more common
-            rarest_MN[run, holders] = rarity
-        return rarest_MN.sum(axis=0)
+        held.sort(key=lambda each: each[0])  # rarer ones over what is more common
+        scores_N = np.zeros(count, dtype=np.float32)
+        for word in range(len(asked_M)):
+            rarest_N = np.zeros(count, dtype=np.float32)
+            for rarity, run, holders in held:
+                if run.start <= word < run.stop:
+                    rarest_N[holders] = rarity
+            scores_N += rarest_N
+        return scores_N
 
 
 def words_of(text: str) -> list[str]:
