@@ -10,8 +10,9 @@ passage, and that is always a run that cannot be made longer there. These are th
 long, as infini-gram counts n-grams (Liu et al. 2024, arXiv 2401.17377). Of single words alone this is the sum of their
 inverse document frequencies. Nothing depends on an order, so that there are no ties to break but between passages.
 
-The package `infini-gram` is not asked: the places of every run are a few lines over words that are held anyway, where it
-works through files, changes the working directory, and has no wheel for ARM processors. A test finds its counts ours.
+The package `infini-gram` is not asked: the places of every run are a few lines over words that are held anyway, while
+it works through files, changes the working directory, and has no wheel for ARM processors. A test finds its counts
+ours.
 """
 
 from __future__ import annotations
