@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -311,7 +312,7 @@ class TailPatchSettings:
     lr: float | None = setting(None, "Learning rate of the step; the run's last if not given.")
 
 
-BASELINES = ("bm25", "tfidf", "encoder", "random")
+BASELINES = ("bm25", "tfidf", "ngram", "encoder", "trak", "random")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -321,10 +322,20 @@ class EvaluateSettings:
     run: str = setting("runs/demo", "The run directory.")
     index: str = setting("", "Instead of a run: any index directory; asks for `queries`.")
     queries: str = setting("", "With `index`: a JSONL file of queries whose `gold` lists passages (or documents).")
+    gold_columns: list[str] = setting(
+        [], "With `index`: gold are the passages whose columns of these names hold what the question's fields do."
+    )
     out: str = setting("", "With `index`: where rankings and table go; empty: INDEX-evaluation, beside the index.")
-    baselines: list[str] = setting(["bm25", "random"], "Methods that read texts alone, or nothing.", choices=BASELINES)
+    baselines: list[str] = setting(
+        ["bm25", "random"],
+        "Methods that read texts alone, or nothing; trak: by the rows of an `index` without curvature.",
+        choices=BASELINES,
+    )
     encoder: str = setting("", "For the baseline `encoder`: the directory of a sentence encoder.")
     results: dict[str, str] = setting({}, "With `index`: results of other programs, by name: .jsonl or .npy files.")
+    more_metrics: list[str] = setting(
+        [], "Beside MRR and recall, hit and precision at 10: these at other places, as recall@50; strict@10: all found."
+    )
     seed: int = setting(0, "Seed of the random ranking and the bootstrap.")
     task_weight: float | str = task_weight_setting()
     tail_patch: TailPatchSettings = section(TailPatchSettings)
@@ -338,11 +349,16 @@ class EvaluateSettings:
         if not self.index:
             yield from (
                 Problem(name, getattr(self, name), "given with `index` only")
-                for name in ("queries", "out", "results")
+                for name in ("queries", "gold_columns", "out", "results")
                 if getattr(self, name)
             )
+        if "trak" in self.baselines and not self.index:
+            yield Problem("baselines", "trak", "trak with `index` only, an index made with curvature.kind=none")
         if ("encoder" in self.baselines) != bool(self.encoder):
             yield Problem("encoder", self.encoder, "given where `baselines` has encoder, and only there")
+        if not all(re.fullmatch(r"(recall|strict|hit|precision)@[1-9]\d{0,8}", each) for each in self.more_metrics):
+            expected = "recall, strict, hit or precision at a place, as recall@50"
+            yield Problem("more_metrics", self.more_metrics, expected)
         taken = sorted({*WAYS, *BASELINES} & self.results.keys())
         if taken:
             yield Problem("results", ", ".join(taken), "names that no method of ours has")

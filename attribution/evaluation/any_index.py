@@ -14,9 +14,12 @@ import numpy as np
 
 from headwater.attribution.evaluation.baselines.bm25 import BM25
 from headwater.attribution.evaluation.baselines.encoder import Encoder
+from headwater.attribution.evaluation.baselines.ngram import NGram
 from headwater.attribution.evaluation.baselines.random_order import RandomRanking
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
-from headwater.attribution.evaluation.golds import with_gold_ids
+from headwater.attribution.evaluation.baselines.trak import Trak
+from headwater.attribution.evaluation.golds import with_gold_columns, with_gold_ids
+from headwater.attribution.evaluation.metrics import METRICS
 from headwater.attribution.evaluation.outside import outside_rankings
 from headwater.attribution.evaluation.ranking import DEPTH, Method, Ranking, numbers_of_lists, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
@@ -26,6 +29,7 @@ from headwater.attribution.search.topk import NOBODY
 from headwater.attribution.settings import WAYS, EvaluateSettings, curvature_used
 from headwater.attribution.tracing.attributor import Attributor
 from headwater.attribution.tracing.queries import Query, read_queries
+from headwater.train.stream.columns import PassageColumns
 
 
 def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
@@ -42,28 +46,39 @@ def evaluate_index(settings: EvaluateSettings) -> dict[str, Any]:
     )
     with Attributor.open(settings.index) as attributor:
         passages = attributor.passages
-        queries = with_gold_ids(queries, passages)
+        if settings.gold_columns:
+            queries = with_gold_columns(queries, passages, PassageColumns(passages), settings.gold_columns)
+        else:
+            queries = with_gold_ids(queries, passages)
+        methods = baselines(settings, attributor)  # first: these, and results, may be refused
         rankings: dict[str, list[Ranking]] = {}
-        for name, path in settings.results.items():  # first: they may be refused
+        for name, path in settings.results.items():
             rankings[name] = outside_rankings(path, queries, passages)
         for name, (curvature, normalize) in WAYS.items():
             used = curvature_used(curvature, len(queries))
             scoring = Scoring(curvature=used, task_weight=settings.task_weight, normalize=normalize)
             rankings[name] = rankings_of(attributor, queries, scoring)
-        for method in baselines(settings):
+        for method in methods:
             rankings[method.name] = method.rank(queries, passages)
     for name, each in rankings.items():
         write_rankings(out / f"{name}.jsonl", each)
-    table = build_table(rankings, reference="headwater", seed=settings.seed)
+    table = build_table(rankings, metrics=(*METRICS, *settings.more_metrics), seed=settings.seed)
     write_table(out / "table.json", table)
     return table
 
 
-def baselines(settings: EvaluateSettings) -> list[Method]:
-    """The methods that read texts alone, or nothing."""
-    made: dict[str, Method] = {"bm25": BM25(), "tfidf": TfIdf(), "random": RandomRanking(settings.seed)}
+def baselines(settings: EvaluateSettings, attributor: Attributor | None = None) -> list[Method]:
+    """The methods that read texts alone, or nothing; with an opened index, TRAK by its rows."""
+    made: dict[str, Method] = {
+        "bm25": BM25(),
+        "tfidf": TfIdf(),
+        "ngram": NGram(),
+        "random": RandomRanking(settings.seed),
+    }
     if "encoder" in settings.baselines:
         made["encoder"] = Encoder(settings.encoder)
+    if "trak" in settings.baselines and attributor is not None:
+        made["trak"] = Trak(attributor)
     return [made[name] for name in settings.baselines]
 
 

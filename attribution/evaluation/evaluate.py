@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from headwater.attribution.evaluation.any_index import baselines, evaluate_index, rankings_of
+from headwater.attribution.evaluation.metrics import METRICS
 from headwater.attribution.evaluation.own_text import asked_for, own_passages, told_apart
 from headwater.attribution.evaluation.ranking import Ranking, numbers_of_lists, write_rankings
 from headwater.attribution.evaluation.table import build_table, write_table
-from headwater.attribution.evaluation.tail_patch import TailPatch, tail_patch
+from headwater.attribution.evaluation.tail_patch import Rises, TailPatch, tail_patch
 from headwater.attribution.index.reader import open_index
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel
@@ -95,11 +96,18 @@ def evaluate_methods(
         rankings = {name: told_apart(each, own) for name, each in rankings.items()}
         for name, each in rankings.items():
             write_rankings(run.evaluation / f"{name}.jsonl", each)
-        patched = None
+        rises = Rises({}, {})
         if settings.tail_patch.enabled:
             step = last_indexed_step(run, methods)
-            patched = measure_tail_patch(run, step, settings, queries, rankings, passages, world)
-        table = build_table(rankings, patched, reference=reference, seed=settings.seed)
+            rises = measure_tail_patch(run, step, settings, queries, rankings, passages, world)
+        table = build_table(
+            rankings,
+            rises.probability,
+            rises.log_probability,
+            metrics=(*METRICS, *settings.more_metrics),
+            reference=reference,
+            seed=settings.seed,
+        )
         write_table(run.evaluation / "table.json", table)
     finally:
         parallel.stop()
@@ -128,8 +136,9 @@ def measure_tail_patch(
     rankings: dict[str, list[Ranking]],
     passages: PassageSet,
     world: parallel.World,
-) -> dict[str, np.ndarray]:
-    """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step."""
+) -> Rises:
+    """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step; tail_patch.json has
+    each query's."""
     chosen = np.arange(len(queries))
     if 0 < settings.tail_patch.queries < len(queries):
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
@@ -146,7 +155,9 @@ def measure_tail_patch(
     prompts = examples_of([queries[i] for i in chosen], passages.tokenizer, None)
     rises = tail_patch(patch, prompts, lists, examples)
     note = {"lr": patch.lr, "step": step, "queries": [queries[i].example_id for i in chosen]}
-    write_json(run.evaluation / "tail_patch.json", {**note, "rise": {name: r.tolist() for name, r in rises.items()}})
+    both = {"rise": rises.probability, "log_rise": rises.log_probability}
+    values = {key: {name: rise_Q.tolist() for name, rise_Q in each.items()} for key, each in both.items()}
+    write_json(run.evaluation / "tail_patch.json", {**note, **values})
     return rises
 
 

@@ -1,4 +1,5 @@
-"""Which passages a question's gold entries are: ids of passages, ids of documents, or texts of passages."""
+"""Which passages a question's gold entries are: ids of passages, ids of documents, or texts of passages; or those whose
+columns hold the question's own values."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from headwater.attribution.evaluation.ranking import Passages
+from headwater.attribution.search.where import Columns
 from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import MismatchError
 
 PIECES = 64
 """Passages of a document that are looked for at a time."""
+AT_ONCE = 1 << 16
+"""Passages whose columns are looked at at a time."""
 
 
 def with_gold_ids(queries: Sequence[Query], passages: Passages) -> list[Query]:
@@ -60,3 +64,41 @@ def ids_of_texts(texts: set[str], passages: Passages) -> dict[str, list[str]]:
         if text is not None:
             found.setdefault(text, []).append(passages.id_of(number))
     return found
+
+
+def with_gold_columns(
+    queries: Sequence[Query], passages: Passages, columns: Columns, names: Sequence[str]
+) -> list[Query]:
+    """The queries with the passages for gold that have the question's own values in these columns.
+
+    So DATE-LM (arXiv 2507.09424) says which examples state a fact: those of its true and its counterfactual entity.
+
+    Raises:
+        MismatchError: the passages have no such column, or a question no such value.
+    """
+    unknown = [name for name in names if name not in columns.names]
+    if unknown:
+        raise MismatchError(
+            "the passages have no column that gold is told by",
+            got=", ".join(unknown),
+            expected=", ".join(columns.names),
+            fix="keep it with `columns` of the corpus's source, and build again",
+        )
+    values = [tuple(query.record.get(name) for name in names) for query in queries]
+    for query, each in zip(queries, values, strict=True):
+        if not all(isinstance(value, str | int | float) for value in each):
+            raise MismatchError(
+                f"query {query.example_id} does not say what its gold passages hold",
+                got=dict(zip(names, each, strict=True)),
+                expected=f"a text or a number in {', '.join(names)}",
+                fix="give the query these fields",
+            )
+    holding: dict[tuple[object, ...], list[int]] = {each: [] for each in values}
+    for start in range(0, len(passages), AT_ONCE):
+        read = columns.read(names, start, min(start + AT_ONCE, len(passages)))
+        rows = zip(*(read[name].to_pylist() for name in names), strict=True)
+        for number, row in enumerate(rows, start=start):
+            if row in holding:
+                holding[row].append(number)
+    golds = [tuple(passages.ids_of(holding[each])) for each in values]
+    return [replace(query, gold=gold) for query, gold in zip(queries, golds, strict=True)]

@@ -3,7 +3,8 @@
 All functions take `ranks`: one sequence of 0-based gold ranks per query, and give float64 [Q]. A query without gold
 passages has no value: leave it out first (`with_gold`). Definitions follow TrackStar (arXiv 2410.17413): the reciprocal
 rank is 1 / (1 + rank of the first gold passage), recall@k the share of a query's gold passages among its first k,
-precision@k the share of gold among the first k; hit@k is 1 where any gold passage is among the first k.
+precision@k the share of gold among the first k; hit@k is 1 where any gold passage is among the first k, strict@k, the
+strict recall, where all are. DATE-LM (arXiv 2507.09424) gives the mean reciprocal rank and recall@50.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from headwater.attribution.evaluation.ranking import Ranking
 from headwater.configs.errors import UserError
 
 Ranks = Sequence[Sequence[int]]
+METRICS = ("mrr", "recall@10", "hit@10", "precision@10")
+"""What is always measured."""
 
 
 def reciprocal_rank(ranks: Ranks) -> np.ndarray:
@@ -31,6 +34,11 @@ def recall(ranks: Ranks, k: int = 10) -> np.ndarray:
 def hit(ranks: Ranks, k: int = 10) -> np.ndarray:
     """1 where a gold passage is among the first k, else 0; float64 [Q]."""
     return np.array([float(min(each) < k) for each in checked(ranks)], dtype=np.float64)
+
+
+def strict(ranks: Ranks, k: int = 10) -> np.ndarray:
+    """1 where all gold passages are among the first k, else 0; float64 [Q]."""
+    return np.array([float(max(each) < k) for each in checked(ranks)], dtype=np.float64)
 
 
 def precision(ranks: Ranks, k: int = 10) -> np.ndarray:
@@ -61,25 +69,27 @@ def with_gold(rankings: Sequence[Ranking]) -> list[Ranking]:
     return kept
 
 
-def retrieval(rankings: Sequence[Ranking], k: int = 10) -> dict[str, np.ndarray]:
-    """All retrieval metrics of one method: {"mrr", "recall@k", "hit@k", "precision@k"}, each float64 [Q].
+def retrieval(rankings: Sequence[Ranking], metrics: Sequence[str] = METRICS) -> dict[str, np.ndarray]:
+    """Retrieval metrics of one method, each float64 [Q].
 
     Q counts the queries with gold passages, in the order of `rankings`. Where the corpus's own text states some facts
-    there are "own_mrr" and "own_hit@k" too, over the queries whose facts it states; each of the two kinds of passages
+    there are "own_mrr" and "own_hit@10" too, over the queries whose facts it states; each of the two kinds of passages
     is then ranked as if the other, which is not wrong, were not in the corpus.
+
+    Args:
+        metrics: `mrr`, and `recall`, `strict`, `hit` or `precision` at any place, as `recall@50`.
 
     Raises:
         UserError: if no query has gold passages.
     """
     ranks = [without(each.gold_ranks, each.own_ranks) for each in with_gold(rankings)]
+    at_place = {"recall": recall, "strict": strict, "hit": hit, "precision": precision}
+    values = {}
+    for metric in metrics:
+        name, _, place = metric.partition("@")
+        values[metric] = at_place[name](ranks, int(place)) if place else reciprocal_rank(ranks)
     own = [without(each.own_ranks, each.gold_ranks) for each in rankings if each.own_ranks]
-    return {
-        "mrr": reciprocal_rank(ranks),
-        f"recall@{k}": recall(ranks, k),
-        f"hit@{k}": hit(ranks, k),
-        f"precision@{k}": precision(ranks, k),
-        **({"own_mrr": reciprocal_rank(own), f"own_hit@{k}": hit(own, k)} if own else {}),
-    }
+    return values | ({"own_mrr": reciprocal_rank(own), "own_hit@10": hit(own)} if own else {})
 
 
 def without(ranks: Sequence[int], others: Sequence[int]) -> list[int]:

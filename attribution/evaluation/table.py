@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headwater.attribution.evaluation.bootstrap import RESAMPLES, interval, paired
-from headwater.attribution.evaluation.metrics import retrieval, with_gold
+from headwater.attribution.evaluation.metrics import METRICS, retrieval, with_gold
 from headwater.attribution.evaluation.ranking import Ranking
 from headwater.configs.errors import MismatchError
 from headwater.train.artifacts import write_json
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METHODS = (
-    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot", "bm25", "tfidf", "encoder", "random", "gold",
+    "headwater", "corpus", "trackstar", "gradient_cosine", "gradient_dot", "trak",
+    "bm25", "tfidf", "ngram", "encoder", "random", "gold",
 )  # fmt: skip
 """The order of the rows; others follow in the order in which they are given. `gold` has a tail-patch only."""
 
@@ -28,8 +29,10 @@ LABELS = {
     "trackstar": "TrackStar",
     "gradient_cosine": "Gradient cosine",
     "gradient_dot": "Gradient dot",
+    "trak": "TRAK",
     "bm25": "BM25",
     "tfidf": "TF-IDF",
+    "ngram": "N-gram match",
     "encoder": "Sentence encoder",
     "random": "Random",
     "gold": "Gold passages",
@@ -41,6 +44,8 @@ COLUMNS = {
     "precision@10": "Precision@10",
     "tail_patch": "Tail-patch",
 }
+WIDE = 150
+"""Columns of a terminal that hold means and intervals side by side."""
 OWN_COLUMNS = {"own_mrr": "MRR", "own_hit@10": "Hit@10"}
 """Of the passages that were not planted and state a fact too (own_text.py); no part of the table above."""
 
@@ -53,7 +58,9 @@ def ordered(names: Sequence[str]) -> list[str]:
 def build_table(
     rankings: Mapping[str, Sequence[Ranking]],
     tail_patch: Mapping[str, np.ndarray] | None = None,
+    log_tail_patch: Mapping[str, np.ndarray] | None = None,
     *,
+    metrics: Sequence[str] = METRICS,
     reference: str = "headwater",
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -64,6 +71,8 @@ def build_table(
         rankings: method -> one ranking per query, the same queries in the same order for all methods.
         tail_patch: method -> float [Q'], mean rise of the target's probability per query. It may have methods without a
             ranking, such as `gold`, and fewer queries than the rankings, but the same ones for all methods.
+        log_tail_patch: the same of the probability's logarithm, in nats.
+        metrics: of retrieval, as `metrics.retrieval` knows them.
         reference: the method that the others are compared with, pair by pair.
 
     Returns:
@@ -76,9 +85,11 @@ def build_table(
         MismatchError: if two methods answered different queries.
     """
     require_same_queries(rankings)
-    values: dict[str, dict[str, np.ndarray]] = {name: retrieval(each) for name, each in rankings.items()}
+    values: dict[str, dict[str, np.ndarray]] = {name: retrieval(each, metrics) for name, each in rankings.items()}
     for name, each in (tail_patch or {}).items():
         values.setdefault(name, {})["tail_patch"] = np.asarray(each, dtype=np.float64)
+    for name, each in (log_tail_patch or {}).items():
+        values.setdefault(name, {})["log_tail_patch"] = np.asarray(each, dtype=np.float64)
     methods: dict[str, Any] = {}
     for name in ordered(list(values)):
         row: dict[str, Any] = {
@@ -164,12 +175,18 @@ def console_tables(table: Mapping[str, Any], width: int = 160) -> list[Table]:
 
 
 def console_table(table: Mapping[str, Any], width: int = 160, labels: Mapping[str, str] = LABELS) -> Table:
-    """The table for a terminal of `width` columns: below 150, each interval stands under its mean."""
+    """The table for a terminal of `width` columns: below 150, each interval stands under its mean, and metrics that
+    were asked for in place of those at 10."""
     rows = table["methods"].values()
+    measured = dict.fromkeys(metric for row in rows for metric in row)
+    further = {each: each.capitalize() for each in measured if "@" in each and each not in {**COLUMNS, **OWN_COLUMNS}}
+    named = COLUMNS | further
+    if width < WIDE and further:  # there is room for those that were asked for
+        named = {each: name for each, name in named.items() if each in further or "@" not in each}
     caption = interval_over(table, max((row["queries"] for row in rows), default=0))
-    if any("tail_patch" in row for row in rows):
+    if "tail_patch" in measured:
         caption += "; tail-patch: mean rise of the target's probability"
-    return one_table(table, width, labels, "Methods", COLUMNS, caption, "queries")
+    return one_table(table, width, labels, "Methods", named, caption, "queries")
 
 
 def interval_over(table: Mapping[str, Any], queries: int) -> str:
@@ -196,7 +213,7 @@ def one_table(
 
     methods = table["methods"]
     columns = [metric for metric in named if any(metric in row for row in methods.values())]
-    compact = width < 150
+    compact = width < WIDE
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0) if compact else (0, 1), "pad_edge": False}
     view = Table(title=title, caption=caption, title_justify="left", caption_justify="left", **style)
     view.add_column("method", no_wrap=True)

@@ -1,4 +1,5 @@
-"""Tail-patch: from the checkpoint, one training step on one passage; the rise of the target's probability.
+"""Tail-patch: from the checkpoint, one training step on one passage; the rise of the target's probability, and of its
+logarithm.
 
 For each query the rise is meaned over its top passages (TrackStar, arXiv 2410.17413). The step is the passage's own
 gradient, clipped as in training and divided by the root of Adam's second moment, at the learning rate that the run
@@ -11,10 +12,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from headwater.attribution.models.base import Example
 from headwater.attribution.models.headwater import HeadwaterModel, pack
@@ -50,14 +51,14 @@ class TailPatch:
         moments = [model.checkpoint.tensor("exp_avg_sq", name).reshape(-1) for name, _ in named]
         self.second = torch.cat(moments).to(self.start.device)
 
-    def probabilities(self, prompts: Sequence[Example]) -> Tensor:
-        """Probability of each prompt's whole target: float32 [n], on the CPU."""
+    def log_probabilities(self, prompts: Sequence[Example]) -> np.ndarray:
+        """Log-probability of each prompt's whole target, nats: float64 [n]."""
         batch, _ = pack(prompts)
         with torch.no_grad():
             _, _, logprob_K, _ = self.gpt.run(batch.to(self.model.device))
-        counts = torch.tensor([len(prompt.tokens) - prompt.target_start for prompt in prompts])
-        owner = torch.repeat_interleave(torch.arange(len(prompts)), counts)
-        return torch.zeros(len(prompts)).index_add_(0, owner, logprob_K.cpu()).exp()
+        counts = [len(prompt.tokens) - prompt.target_start for prompt in prompts]
+        owner_K = np.repeat(np.arange(len(prompts)), counts)
+        return np.bincount(owner_K, logprob_K.double().cpu().numpy(), minlength=len(prompts))
 
     def update(self, passage: Example) -> None:
         """One step on the passage's mean token loss, from the checkpoint."""
@@ -77,41 +78,47 @@ class TailPatch:
         self.weights.copy_(self.start)
 
 
+@dataclass(frozen=True, slots=True)
+class Rises:
+    """Mean rise over a query's passages, by method: float64 [queries] each; the logarithm's in nats."""
+
+    probability: dict[str, np.ndarray]
+    log_probability: dict[str, np.ndarray]
+
+
 def tail_patch(
     patch: TailPatch,
     prompts: Sequence[Example],
     chosen: Mapping[str, Sequence[Sequence[int]]],
     passages: Mapping[int, Example],
-) -> dict[str, np.ndarray]:
-    """Mean rise of each query's target probability over its passages, by method.
+) -> Rises:
+    """Mean rise of each query's target probability, and of its logarithm, over its passages, by method.
 
     Args:
         patch: the model.
         prompts: the queries, with the loss on their targets.
-        chosen: method -> per query the passage numbers.
+        chosen: method -> per query the passage numbers; 0 where there is none.
         passages: every passage that is named.
-
-    Returns:
-        method -> float64 [queries].
     """
     patch.restore()
-    before = patch.probabilities(prompts).double().numpy()
+    before = patch.log_probabilities(prompts)
     asked: dict[int, set[int]] = defaultdict(set)
     for lists in chosen.values():
         for query, numbers in enumerate(lists):
             for number in numbers:
                 asked[number].add(query)
-    rise: dict[tuple[int, int], float] = {}
+    rise: dict[tuple[int, int], tuple[float, float]] = {}
     # A step depends on the passage alone: each is made once, for all queries and methods that name it.
     for number, wanting in asked.items():
         patch.update(passages[number])
         order = sorted(wanting)
-        after = patch.probabilities([prompts[query] for query in order])
-        rise.update({(number, query): float(p) - before[query] for query, p in zip(order, after, strict=True)})
+        after = patch.log_probabilities([prompts[query] for query in order])
+        for query, log_p in zip(order, after.tolist(), strict=True):
+            rise[number, query] = np.exp(log_p) - np.exp(before[query]), log_p - before[query]
     patch.restore()
-    return {
-        method: np.array(
-            [np.mean([rise[n, q] for n in numbers]) if len(numbers) else 0.0 for q, numbers in enumerate(lists)]
-        )
-        for method, lists in chosen.items()
-    }
+
+    rises = Rises({}, {})
+    for method, lists in chosen.items():
+        means = [np.mean([rise[n, q] for n in ns], axis=0) if len(ns) else (0.0, 0.0) for q, ns in enumerate(lists)]
+        rises.probability[method], rises.log_probability[method] = np.array(means).reshape(-1, 2).T
+    return rises

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from headwater.attribution import Attributor
+from headwater.attribution.evaluation import golds
 from headwater.attribution.evaluation.baselines.encoder import Encoder
 from headwater.attribution.evaluation.baselines.tfidf import TfIdf
-from headwater.attribution.evaluation.golds import with_gold_ids
+from headwater.attribution.evaluation.baselines.trak import Trak
+from headwater.attribution.evaluation.evaluate import evaluate
+from headwater.attribution.evaluation.golds import with_gold_columns, with_gold_ids
+from headwater.attribution.evaluation.metrics import retrieval
 from headwater.attribution.evaluation.outside import outside_rankings
-from headwater.attribution.settings import EvaluateSettings
+from headwater.attribution.evaluation.ranking import rank_by_scores, read_rankings
+from headwater.attribution.index.build import build_index
+from headwater.attribution.settings import WAYS, EvaluateSettings, IndexSettings
 from headwater.attribution.tracing.queries import Query
 from headwater.configs import load_config
-from headwater.configs.errors import ConfigError, CorruptError, MismatchError
+from headwater.configs.errors import ConfigError, CorruptError, MismatchError, UserError
 
 from .written import WrittenPassages
 
@@ -43,6 +52,41 @@ def test_gold_is_an_id_a_document_or_a_text() -> None:
     with pytest.raises(MismatchError, match="1 gold passage") as caught:
         with_gold_ids([Query("a", "p", "t", ("doc9#0",))], PASSAGES)
     assert "doc0#0" in str(caught.value)
+
+
+def test_facts_with_counterfactual_entities_are_judged_as_date_lm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gold by both entities, recall at 50 and the mean reciprocal rank, against their definition over all passages."""
+    rng = np.random.default_rng(4)
+    columns = {
+        "true_entity": [["Oslo", "Paris", None][n] for n in rng.integers(0, 3, 211)],
+        "counterfactual_entity": [["Orvik", "Lund"][n] for n in rng.integers(0, 2, 211)],
+    }
+    written = SimpleNamespace(
+        names=[*columns, "other"],
+        read=lambda names, start, stop: {name: pa.array(columns[name][start:stop]) for name in names},
+    )
+    passages = WrittenPassages([f"d{n}#0" for n in range(211)])
+    asked = [("Oslo", "Lund"), ("Paris", "Orvik"), ("Paris", "Lund"), ("Oslo", "Orvik")]
+    queries = [Query(str(n), "p", "t", record=dict(zip(columns, each, strict=True))) for n, each in enumerate(asked)]
+    monkeypatch.setattr(golds, "AT_ONCE", 50)
+    found = with_gold_columns(queries, passages, written, list(columns))
+    scores_QN = rng.normal(size=(4, 211))
+    values = retrieval(
+        [rank_by_scores(query, scores_N, passages) for query, scores_N in zip(found, scores_QN, strict=True)],
+        ["recall@50", "mrr"],
+    )
+    pairs = list(zip(*columns.values(), strict=True))
+    for row, (fact, scores_N) in enumerate(zip(asked, scores_QN, strict=True)):
+        places = [place for place, number in enumerate(np.argsort(-scores_N)) if pairs[number] == fact]
+        assert values["recall@50"][row] == np.mean(np.array(places) < 50) != values["recall@50"][row - 1]
+        assert values["mrr"][row] == 1 / (1 + places[0])
+    (alone,) = with_gold_columns(queries[:1], passages, written, ["true_entity"])
+    assert len(alone.gold) == columns["true_entity"].count("Oslo") > len(found[0].gold), "both entities count"
+    with pytest.raises(MismatchError, match="no column that gold is told by") as caught:
+        with_gold_columns(queries, passages, written, ["entity"])
+    assert "other" in str(caught.value)
+    with pytest.raises(MismatchError, match="query 0 does not say"):
+        with_gold_columns(queries, passages, written, ["other"])
 
 
 def lines(path: Path, *records: dict) -> Path:
@@ -99,6 +143,10 @@ def test_settings_say_what_they_lack() -> None:
         (["index=x"], "queries"),
         (["queries=q.jsonl"], "queries"),
         (["baselines=[encoder]"], "encoder"),
+        (["baselines=[trak]"], "baselines"),
+        (["gold_columns=[year]"], "gold_columns"),
+        (["more_metrics=[recall@0]"], "more_metrics"),
+        (["more_metrics=[mrr]"], "more_metrics"),
         (["index=x", "queries=q", "results.bm25=r.jsonl"], "results"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -163,8 +211,6 @@ def test_an_encoder_pools_what_is_there(encoder: Path) -> None:
 
 
 def test_a_pooling_that_is_not_known_is_refused(encoder: Path, tmp_path: Path) -> None:
-    from headwater.configs.errors import UserError
-
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "config.json").write_text((encoder / "config.json").read_text())
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
@@ -172,3 +218,34 @@ def test_a_pooling_that_is_not_known_is_refused(encoder: Path, tmp_path: Path) -
         Encoder(str(tmp_path))
     with pytest.raises(UserError, match="holds no sentence encoder"):
         Encoder(str(tmp_path / "nothing"))
+
+
+def test_every_method_stands_beside_the_others(tiny_run: Path, tmp_path: Path) -> None:
+    """On one index, gold told by a column; TRAK against its formula in float64."""
+    index = tmp_path / "index"
+    settings = ["curvature.kind=none", "projection.dims=2", "codecs=[fp32]"]
+    build_index(load_config(IndexSettings, None, [f"model.run={tiny_run}", f"out={index}", *settings]))
+    with Attributor.open(index) as attributor:
+        passages, rows_ND = attributor.passages, attributor.opened[0].index.rows(0, len(attributor.passages))
+        asked = [(passages.id_of(number), *passages.text(number).rsplit(" ", 1)) for number in (3, 41, 200)]
+        rows_QD = attributor.rows([(prompt, target) for _, prompt, target in asked])
+    fields = ("id", "prompt", "target")
+    queries = lines(tmp_path / "q.jsonl", *(dict(zip(fields, each, strict=True)) for each in asked))
+    told = ["gold_columns=[id]", "more_metrics=[strict@50]", "baselines=[bm25,tfidf,ngram,trak,random]"]
+    table = evaluate(load_config(EvaluateSettings, None, [f"index={index}", f"queries={queries}", *told]))
+    methods = table["methods"]
+    assert {*methods} == {*WAYS, "bm25", "tfidf", "ngram", "trak", "random"}
+    assert methods["ngram"]["mrr"] == methods["ngram"]["strict@50"] == [1, 1, 1], "each is asked for its own text"
+    assert methods["random"]["mrr"][0] < 0.5
+    phi = rows_ND.double().numpy()
+    moment = phi.T @ phi / len(phi)
+    moment += 0.01 * np.trace(moment) / len(moment) * np.eye(len(moment))
+    order_QN = np.argsort(-(rows_QD.double().numpy() @ np.linalg.solve(moment, phi.T)), axis=1)
+    for order_N, each in zip(order_QN, read_rankings(tmp_path / "index-evaluation/trak.jsonl"), strict=True):
+        assert each.ranking[:20] == tuple(passages.ids_of(order_N[:20]))
+
+
+def test_trak_is_not_asked_for_whitened_rows() -> None:
+    whitened = SimpleNamespace(path="there", whitening=SimpleNamespace(kind="kronecker"))
+    with pytest.raises(UserError, match="there are whitened"):
+        Trak(SimpleNamespace(opened=[SimpleNamespace(index=whitened)]))  # type: ignore[arg-type]

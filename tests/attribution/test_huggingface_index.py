@@ -88,16 +88,16 @@ def test_methods_are_held_against_each_other_on_it(built: Path, documents: Path,
     assert done.returncode == 0, done.stderr
     out = tmp_path / "evaluation"
     done = headwater(
-        *("evaluate", f"index={built}", f"queries={queries}", f"out={out}", "baselines=[tfidf,random]"),
+        *("evaluate", f"index={built}", f"queries={queries}", f"out={out}", "baselines=[tfidf,ngram,random]"),
         f"results.again={traced}",
     )
     assert done.returncode == 0, done.stderr
     methods = json.loads((out / "table.json").read_text())["methods"]
     assert set(methods) == {
-        "headwater", "corpus", "gradient_cosine", "gradient_dot", "tfidf", "random", "again",
+        "headwater", "corpus", "gradient_cosine", "gradient_dot", "tfidf", "ngram", "random", "again",
     }  # fmt: skip
     assert methods["again"]["mrr"] == methods["headwater"]["mrr"]
-    assert min(methods[name]["mrr"][0] for name in ("headwater", "tfidf")) > methods["random"]["mrr"][0]
+    assert min(methods[name]["mrr"][0] for name in ("headwater", "tfidf", "ngram")) > methods["random"]["mrr"][0]
 
 
 @pytest.mark.slow

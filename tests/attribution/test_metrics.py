@@ -24,6 +24,8 @@ def test_metrics_worked_out_by_hand() -> None:
     np.testing.assert_allclose(metrics.recall(RANKS, 10), [2 / 3, 1, 0, 1])
     np.testing.assert_allclose(metrics.hit(RANKS, 10), [1, 1, 0, 1])
     np.testing.assert_allclose(metrics.precision(RANKS, 10), [0.2, 0.1, 0, 0.4])
+    np.testing.assert_allclose(metrics.strict(RANKS, 10), [0, 1, 0, 1])
+    np.testing.assert_allclose(metrics.strict(RANKS, 12), [1, 1, 0, 1])
     # Rank 9 is the tenth place: the last one that counts at k = 10, and the first that does not at k = 9.
     np.testing.assert_allclose(metrics.hit([[9], [10]], 10), [1, 0])
     np.testing.assert_allclose(metrics.hit([[9], [10]], 9), [0, 0])
@@ -43,6 +45,12 @@ def test_queries_without_gold_are_left_out_and_none_at_all_is_an_error() -> None
         "recall@10": [1.0],
         "hit@10": [1.0],
         "precision@10": [0.1],
+    }
+    elsewhere = metrics.retrieval(rankings, ["recall@1", "strict@2", "mrr"])
+    assert {key: value.tolist() for key, value in elsewhere.items()} == {
+        "recall@1": [0.0],
+        "strict@2": [1.0],
+        "mrr": [0.5],
     }
     with pytest.raises(UserError, match="no query has gold"):
         metrics.retrieval(rankings[1:])
@@ -166,6 +174,12 @@ def test_table_has_order_intervals_counts_and_comparisons(tmp_path) -> None:
     for words in ("+.060", "+.050–+.070", "−.062–−.043", ".125–.875", "Recall@10", "Tail-patch", "over 3 queries"):
         assert words in narrow
     assert "…" not in narrow
+    further = {"headwater": {**wide_row, "recall@50": [0.75, 0.625, 0.875], "strict@10": [0.5, 0.125, 0.875]}}
+    narrow = printed({"methods": further}, 80)
+    assert "Recall@50" in narrow
+    assert "Strict@10" in narrow
+    assert "…" not in narrow
+    assert "Recall@10" in printed({"methods": further}, 160)
 
 
 def printed(table: dict, width: int) -> str:

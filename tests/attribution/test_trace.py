@@ -226,12 +226,12 @@ def test_tail_patch_is_adams_step_without_momentum(run: Path, patched: TailPatch
     passage = Example(passages.tokens(3).astype(np.int64))
     prompt = Example(passages.tokens(5).astype(np.int64)[:12], target_start=9)
     rises = tail_patch(patched, [prompt], {"m": [[3]], "none": [[]]}, {3: passage})
-    assert rises["none"].tolist() == [0.0]
+    assert rises.probability["none"].tolist() == rises.log_probability["none"].tolist() == [0.0]
 
     assert patched.model.world is not None
     fresh = HeadwaterModel(patched.model.checkpoint, patched.model.world)
     reference = TailPatch(fresh)  # only for its probabilities; its weights are updated by torch below
-    before = float(reference.probabilities([prompt])[0])
+    before = float(reference.log_probabilities([prompt])[0])
     named = dict(fresh.gpt.named_parameters())
     meta = fresh.checkpoint.meta["optimizer"]
     optimizer = torch.optim.Adam(named.values(), lr=3e-3, betas=(0.0, meta["beta2"]), eps=meta["eps"])
@@ -247,9 +247,10 @@ def test_tail_patch_is_adams_step_without_momentum(run: Path, patched: TailPatch
     (fresh.gpt.run(batch)[0] / (len(passage.tokens) - 1)).backward()
     torch.nn.utils.clip_grad_norm_(named.values(), meta["clip"])
     optimizer.step()
-    expected = float(reference.probabilities([prompt])[0]) - before
-    assert expected != 0
-    assert rises["m"][0] == pytest.approx(expected, rel=1e-3)
+    after = float(reference.log_probabilities([prompt])[0])
+    assert after != before
+    assert rises.log_probability["m"][0] == pytest.approx(after - before, rel=1e-3)
+    assert rises.probability["m"][0] == pytest.approx(np.exp(after) - np.exp(before), rel=1e-3)
 
 
 def test_curvature_from_a_sample(run: Path) -> None:

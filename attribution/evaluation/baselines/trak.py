@@ -11,13 +11,42 @@ Norms are as they are, unlike in a cosine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from headwater.attribution.evaluation.ranking import DEPTH, Passages, ScoringMethod
+from headwater.attribution.tracing.attributor import Attributor
+from headwater.attribution.tracing.queries import Query
 from headwater.configs.errors import UserError
 
 MOST_DIMS = 8192
 """A matrix of as many squared is inverted."""
+
+
+class Trak(ScoringMethod):
+    """TRAK by the rows of an opened index, which are held in memory.
+
+    Raises:
+        UserError: its rows are whitened, or have too many dimensions.
+    """
+
+    name = "trak"
+
+    def __init__(self, attributor: Attributor, depth: int = DEPTH) -> None:
+        super().__init__(depth)
+        self.attributor, self.index = attributor, attributor.opened[0].index
+        if self.index.whitening.kind != "none":
+            fix = "make an index with curvature.kind=none"
+            raise UserError(f"TRAK takes rows as they are, and those of {self.index.path} are whitened", fix=fix)
+        require_few(self.index.layout.dims)
+
+    def scores(self, queries: Sequence[Query], passages: Passages) -> np.ndarray:
+        """Every passage's score, float32 [queries, passages]."""
+        rows_ND = self.index.rows(0, len(passages))
+        return trak_scores(self.attributor.rows(queries), rows_ND).float().numpy()
 
 
 def trak_scores(queries_QD: Tensor, rows_ND: Tensor, damping: float = 0.01) -> Tensor:
@@ -31,6 +60,14 @@ def trak_scores(queries_QD: Tensor, rows_ND: Tensor, damping: float = 0.01) -> T
         UserError: the rows have too many dimensions.
     """
     count, dims = rows_ND.shape
+    require_few(dims)
+    phi_ND = rows_ND.double()
+    moment_DD = phi_ND.T @ phi_ND / count
+    moment_DD += damping * moment_DD.diagonal().mean() * torch.eye(dims, dtype=torch.float64)
+    return queries_QD.double() @ torch.linalg.solve(moment_DD, phi_ND.T) / count
+
+
+def require_few(dims: int) -> None:
     if dims > MOST_DIMS:
         raise UserError(
             "TRAK inverts a matrix of all of a row's dimensions",
@@ -38,7 +75,3 @@ def trak_scores(queries_QD: Tensor, rows_ND: Tensor, damping: float = 0.01) -> T
             expected=f"at most {MOST_DIMS}",
             fix="make an index of fewer projection.dims",
         )
-    phi_ND = rows_ND.double()
-    moment_DD = phi_ND.T @ phi_ND / count
-    moment_DD += damping * moment_DD.diagonal().mean() * torch.eye(dims, dtype=torch.float64)
-    return queries_QD.double() @ torch.linalg.solve(moment_DD, phi_ND.T) / count

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 KINDS = {"facts": "Planted facts", "cloze": "Values of the Factbook", "held_out": "Held-out passages"}
-LABELS = {"bm25": "BM25", "random": "Random", "gold": "Gold passages", "best": "The single best"}
+LABELS = {
+    "bm25": "BM25",
+    "ngram": "N-gram match",
+    "random": "Random",
+    "gold": "Gold passages",
+    "best": "The single best",
+}
 TRAININGS = ("halves/*", "again/*", "left/*/*")
 METRICS = {"lds": "LDS", "share_of_ceiling": "Share of the ceiling", "mrr": "MRR", "recall@10": "Recall@10"}
 

@@ -49,13 +49,15 @@ def method_scores(method: MethodSettings, indexes: Sequence[Path], queries: Path
     Args:
         indexes: the method's own, and the further ones whose scores are added.
     """
+    from headwater.attribution.evaluation.baselines.trak import Trak
     from headwater.attribution.search.scorer import Scoring
     from headwater.attribution.tracing.attributor import Attributor
     from headwater.attribution.tracing.queries import read_queries
 
     asked = read_queries(queries)
     if method.curvature == "trak":
-        return scores_by_trak(indexes[0], asked)
+        with Attributor.open(indexes[0]) as attributor:
+            return Trak(attributor).scores(asked, attributor.passages)
     scoring = Scoring(curvature=method.curvature, task_weight=method.task_weight, normalize=method.normalize)
     with Attributor.open(indexes[0], also=indexes[1:], weights=method.weights) as attributor:
         scores_QN = np.empty((len(asked), len(attributor.passages)), dtype=np.float32)
@@ -66,35 +68,19 @@ def method_scores(method: MethodSettings, indexes: Sequence[Path], queries: Path
     return scores_QN
 
 
-def scores_by_trak(path: Path, asked: Sequence[Query]) -> np.ndarray:
-    """TRAK's scores by the rows of an index, float32 [queries, passages].
-
-    Raises:
-        UserError: its rows are whitened.
-    """
-    from headwater.attribution.evaluation.baselines.trak import trak_scores
-    from headwater.attribution.tracing.attributor import Attributor
-    from headwater.configs.errors import UserError
-
-    with Attributor.open(path) as attributor:
-        index = attributor.opened[0].index
-        if index.whitening.kind != "none":
-            fix = "give the method index: [curvature.kind=none]"
-            raise UserError(f"TRAK takes rows as they are, and those of {path} are whitened", fix=fix)
-        rows_ND = index.rows(0, index.passages)
-        return trak_scores(attributor.rows(asked), rows_ND).float().numpy()
-
-
 def baseline_scores(queries: Sequence[Query], passages: PassageSet, seed: int) -> dict[str, np.ndarray]:
-    """1 for the passages that state the answer, words in common, and chance: [queries, passages] each."""
+    """1 for the passages that state the answer, words and runs of words in common, and chance: [queries, passages]
+    each."""
     from headwater.attribution.evaluation.baselines.bm25 import BM25
+    from headwater.attribution.evaluation.baselines.ngram import NGram
     from headwater.attribution.evaluation.ranking import numbers_of
 
     gold_QN = np.zeros((len(queries), len(passages)))
     for place, query in enumerate(queries):
         gold_QN[place, numbers_of(query.gold, passages)] = 1
     random_QN = np.random.default_rng([seed, 0xBA5E]).standard_normal((len(queries), len(passages)))
-    return {"gold": gold_QN, "bm25": BM25().scores(queries, passages), "random": random_QN}
+    words = {method.name: method.scores(queries, passages) for method in (BM25(), NGram())}
+    return {"gold": gold_QN, **words, "random": random_QN}
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from headwater.attribution.settings import IndexSettings, task_weight_problems, 
 from headwater.configs import ConfigError, Problem, load_config, section, setting
 from headwater.train.artifacts import RunDir
 
-BASELINES = ("gold", "bm25", "random")
+BASELINES = ("gold", "bm25", "ngram", "random")
 """Scored beside the methods, whatever these are."""
 CURVATURES = ("task", "train", "none", "trak")
 BEST = "best"

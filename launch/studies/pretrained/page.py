@@ -106,7 +106,8 @@ def draw(summary: Mapping[str, Any]) -> bytes:
         found = {
             int(step): row["methods"][name]["mrr"] for step, row in summary["points"].items() if name in row["methods"]
         }
-        right.plot(list(found), [each[0] for each in found.values()], "o-", label=LABELS[name], markersize=4)
+        if found:
+            right.plot(list(found), [each[0] for each in found.values()], "o-", label=LABELS[name], markersize=4)
     right.set_title("MRR", fontsize=10)
     for axis in (left, right):
         axis.set_xlabel("step")

@@ -76,7 +76,7 @@ def trace_at(path: Path, settings: PretrainedSettings, seed: int, step: int) -> 
             named = named_by(path, run, leave_out.arms, [queries[i] for i in chosen], leave_out.top, seed)
             write_lists(run, queries, probability, chosen, named)
             if evaluate.tail_patch.enabled:
-                patched = measure_tail_patch(run, step, evaluate, queries, rankings, passages, world)
+                patched = measure_tail_patch(run, step, evaluate, queries, rankings, passages, world).probability
     finally:
         parallel.stop()
     write_table(path / "table.json", build_table(rankings, patched, seed=0))

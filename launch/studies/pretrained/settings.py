@@ -20,9 +20,13 @@ METHODS = {
     "gradient_cosine": "Gradient cosine",
     "gradient_dot": "Gradient dot",
     "bm25": "BM25",
+    "tfidf": "TF-IDF",
+    "ngram": "N-gram match",
+    "encoder": "Sentence encoder",
     "random": "Random",
 }
-"""The ways of tracing, in the order of the table; `captured` at the last step alone, gradients where they are plain."""
+"""The ways of tracing, in the order of the table; `captured` at the last step alone, gradients where they are plain,
+and the baselines that `evaluate.baselines` names."""
 LABELS = {**METHODS, "gold": "Gold passages", "nothing": "Nothing"}
 ARMS = ("gold", "headwater", "bm25", "random", "nothing")
 

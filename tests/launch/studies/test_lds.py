@@ -271,7 +271,7 @@ def check_study(out: Path, settings: LdsSettings, summary: dict) -> None:
     sums_MQ = halves_MN.astype(np.float64) @ scores_QN.T
     expected = np.mean([spearmanr(sums_MQ[:, q], outputs_MQ[:, q]).statistic for q in range(15)])
     assert summary["methods"]["ours"]["lds"][0] == pytest.approx(expected)
-    assert list(summary["methods"]) == ["ours", "both", "trak", "gold", "bm25", "random"]
+    assert list(summary["methods"]) == ["ours", "both", "trak", "gold", "bm25", "ngram", "random"]
     assert summary["kinds"]["facts"]["methods"]["gold"]["mrr"] == [1, 1, 1]
     assert "mrr" not in summary["kinds"]["held_out"]["methods"]["ours"]
     page = (out / "report/index.html").read_text()
