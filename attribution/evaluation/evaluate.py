@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,8 +125,13 @@ def measure_tail_patch(
     rankings: dict[str, list[Ranking]],
     passages: PassageSet,
     world: parallel.World,
+    out: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step."""
+    """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step.
+
+    Args:
+        out: where tail_patch.json goes; the run's evaluation if not given.
+    """
     chosen = np.arange(len(queries))
     if 0 < settings.tail_patch.queries < len(queries):
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
@@ -142,7 +148,8 @@ def measure_tail_patch(
     prompts = examples_of([queries[i] for i in chosen], passages.tokenizer, None)
     rises = tail_patch(patch, prompts, lists, examples)
     note = {"lr": patch.lr, "step": step, "queries": [queries[i].example_id for i in chosen]}
-    write_json(run.evaluation / "tail_patch.json", {**note, "rise": {name: r.tolist() for name, r in rises.items()}})
+    noted = {**note, "rise": {name: each.tolist() for name, each in rises.items()}}
+    write_json((out or run.evaluation) / "tail_patch.json", noted)
     return rises
 
 
