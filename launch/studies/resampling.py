@@ -60,7 +60,7 @@ def drawn_means(columns: Sequence[np.ndarray], resamples: int, seed: int = 0) ->
     return sums_RK / counts_R[:, None]
 
 
-def slope_weights(x: Sequence[float]) -> np.ndarray:
+def slope_weights(x: Sequence[float] | np.ndarray) -> np.ndarray:
     """Weights whose sum with values at `x` is the slope of least squares: float64 [n].
 
     Raises:

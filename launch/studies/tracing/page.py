@@ -14,8 +14,10 @@ from headwater.launch.studies.tracing.figures import draw_growth, draw_kinds, dr
 from headwater.launch.studies.tracing.settings import LABELS, TracingSettings
 from headwater.train.artifacts import write_bytes
 
-POINTS = ("size", "weights", "steps", "answer's probability", "method", "MRR", "MRR, never shown", "recall@10")
-POINTS += ("tail-patch", "leaving out: drop", "share of gold's")
+POINTS = (
+    *("size", "weights", "steps", "answer's probability", "method", "MRR", "MRR, never shown", "recall@10"),
+    *("tail-patch", "leaving out: drop", "share of gold's"),
+)
 KINDS = ("passages", *CLASSES)
 ROWS = ("row", "MRR", "full less it", "recall@10", "full less it")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.parts import pool
+from headwater.launch.parts.training import share_corpus
 from headwater.launch.studies.leave_out import probed
 from headwater.launch.studies.tracing.process import make_part
-from headwater.launch.studies.tracing.questions import read_questions, require_records
+from headwater.launch.studies.tracing.questions import read_questions, require_records, write_questions
 from headwater.launch.studies.tracing.settings import ANSWERS, TracingSettings
 from headwater.launch.studies.tracing.study import Tracing, run_tracing
 from headwater.launch.studies.verdict import NOT_TESTABLE
@@ -85,6 +87,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     check_points(summary, out)
     check_unseen(out)
     check_left_out(summary, out)
+    check_own_questions(settings, out, tmp_path)
     last = summary["claims"][-1]
     assert (last["status"], "recipe.run=" in last["measured"]) == (NOT_TESTABLE, True)
     page = (out / "report/index.html").read_text()
@@ -103,6 +106,23 @@ def test_a_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     other = load_config(TracingSettings, CONFIG, [*given, "unseen=2"])
     with pytest.raises(MismatchError, match="unseen"):
         Tracing(other).run()
+
+
+def check_own_questions(settings: TracingSettings, out: Path, tmp_path: Path) -> None:
+    """A file of one's own in place of the planted people's: documents for golds, subjects that are not shown."""
+    own = tmp_path / "own"
+    share_corpus(out / "seed-0/corpus", own)
+    asked = {"prompt": "p", "relation": "r"}
+    lines = [{**asked, "target": f"t{n}", "subject": f"S{n}", "gold": [f"d{n}"]} for n in (3, 4, 5)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    write_questions(replace(settings, questions=str(tmp_path / "q.jsonl")), RunDir(own), 0)
+    found = read_questions(own)
+    assert [each.gold for each in found] == [("d3#0",), ("d4#0",), ("d5#0",)]
+    unseen = [each.gold[0] for each in found if each.record["unseen"]]
+    assert (own / "unseen.txt").read_text().split() == unseen
+    assert len(unseen) == 1
+    with pytest.raises(UserError, match="too few subjects"):
+        write_questions(replace(settings, questions=str(tmp_path / "q.jsonl"), unseen=3), RunDir(own), 0)
 
 
 def stamps(path: Path) -> dict[str, int]:
