@@ -18,7 +18,7 @@ def draw_growth(found: Mapping[str, Any]) -> bytes:
     """MRR, recall@10 and tail-patch over weights, a line for each amount of tokens and method. PNG bytes."""
     weights = list(found["parameters"].values())
     panels = {"mrr": "MRR", "recall@10": "recall@10", "tail_patch": "tail-patch"}
-    drawn, axes = figure(len(panels), 4.2 * len(panels), 3.6)
+    drawn, axes = figure(len(panels), 4.2 * len(panels) + 1.6, 3.6)
     for axis, (metric, title) in zip(axes, panels.items(), strict=True):
         for method in METHODS:
             for number, step in enumerate(found["amounts"]):
@@ -35,7 +35,7 @@ def draw_growth(found: Mapping[str, Any]) -> bytes:
         axis.set_xlabel("weights")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
-    axes[0].legend(fontsize=6)
+    axes[-1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1))
     return as_png(drawn)
 
 

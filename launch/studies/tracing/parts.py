@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class TracedPart(Part):
     module = MODULE
 
     settings: TracingSettings
-    factors: dict[str, object]
+    factors: Mapping[str, object]
     kept: tuple[str, ...]
 
     def is_done(self) -> bool:
@@ -70,5 +71,5 @@ class TracedPart(Part):
             mark=fingerprint(kept),
             what=f"{self.path} holds a tracing of other settings",
             fix="choose another out=, or remove it",
-            note={"factors": self.factors},
+            note={"factors": dict(self.factors)},
         )

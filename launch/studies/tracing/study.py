@@ -81,9 +81,9 @@ class Tracing:
         return summary
 
     def parts(self) -> list[Part]:
-        """Of each seed in turn: its corpus, and of each size the model, its tracings, the trainings without what is
-        named; then the recipe. The largest models come first, since they take longest."""
-        found: list[Part] = []
+        """The recipe, which is one long part; of each seed in turn its corpus, and of each size the model, its
+        tracings, the trainings without what is named. The largest models come first, since they take longest."""
+        found: list[Part] = self._recipe()
         for seed in self.settings.seeds:
             corpus = self._corpus(seed)
             found.append(corpus)
@@ -91,12 +91,13 @@ class Tracing:
                 model = self._model(seed, size, corpus)
                 traced = {step: self._traced(seed, size, step, model) for step in trained_at(self.settings)}
                 found += [model, *traced.values(), *self._without(seed, size, model, traced)]
-        if self.settings.recipe.run:
-            path = recipe_path(self.settings)
-            factors: dict[str, object] = {"part": "recipe"}
-            part = TracedPart(name="recipe", path=path, settings=self.settings, factors=factors, kept=("recipe",))
-            found.append(part)
         return found
+
+    def _recipe(self) -> list[Part]:
+        if not self.settings.recipe.run:
+            return []
+        path, factors = recipe_path(self.settings), {"part": "recipe"}
+        return [TracedPart(name="recipe", path=path, settings=self.settings, factors=factors, kept=("recipe",))]
 
     def _corpus(self, seed: int) -> CorpusPart:
         path = corpus_run(self.settings, seed).path
