@@ -31,6 +31,7 @@ SCHEMAS = {
     "study exposures": "headwater.launch.studies.exposures.settings:ExposuresSettings",
     "study pretrained": "headwater.launch.studies.pretrained.settings:PretrainedSettings",
     "study selection": "headwater.launch.studies.selection.settings:SelectionSettings",
+    "study tracing": "headwater.launch.studies.tracing.settings:TracingSettings",
 }
 """The settings of each command."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,14 @@ def measure_tail_patch(
     rankings: dict[str, list[Ranking]],
     passages: PassageSet,
     world: parallel.World,
+    out: Path | None = None,
 ) -> Rises:
     """Tail-patch of every method's top passages, and of the gold ones, at the checkpoint of a step; tail_patch.json has
-    each query's."""
+    each query's.
+
+    Args:
+        out: where tail_patch.json goes; the run's evaluation if not given.
+    """
     chosen = np.arange(len(queries))
     if 0 < settings.tail_patch.queries < len(queries):
         drawn = np.random.default_rng(settings.seed).permutation(len(queries))[: settings.tail_patch.queries]
@@ -157,7 +163,7 @@ def measure_tail_patch(
     note = {"lr": patch.lr, "step": step, "queries": [queries[i].example_id for i in chosen]}
     both = {"rise": rises.probability, "log_rise": rises.log_probability}
     values = {key: {name: rise_Q.tolist() for name, rise_Q in each.items()} for key, each in both.items()}
-    write_json(run.evaluation / "tail_patch.json", {**note, **values})
+    write_json((out or run.evaluation) / "tail_patch.json", {**note, **values})
     return rises
 
 

@@ -18,21 +18,10 @@ from headwater.configs import load_config
 from headwater.launch.ablate.cells import pretraining_of
 from headwater.launch.demo import DemoSettings
 from headwater.launch.parts.process import run_part
-from headwater.launch.parts.training import is_trained, link, pretrain_whole
+from headwater.launch.parts.training import is_trained, link, pretrain_whole, share_run
 from headwater.train.artifacts import RunDir, fingerprint, write_json
 from headwater.train.settings import PretrainSettings
 
-SHARED = (
-    "config.yaml",
-    "tokenizer.json",
-    "corpus",
-    "facts",
-    "checkpoints",
-    "ledger",
-    "probes.parquet",
-    "metrics.jsonl",
-)
-"""What a trace cell takes from the pretraining that it shares with others, as links."""
 INDEX = "headwater"
 
 
@@ -60,8 +49,7 @@ def run_trace_cell(path: Path, demo: DemoSettings, shared: Path, run: str) -> No
     """An index and its evaluation, on a pretraining (and on an index) that other cells may have made."""
     source = shared_pretraining(pretraining_of(demo), shared, run)
     cell = RunDir(path)
-    for name in SHARED:
-        link(source / name, path / name)
+    share_run(source, path)
     link(shared_index(demo, source, shared), cell.index(INDEX))
     evaluate(cell, demo)
     write_json(path / "done.json", {"pretraining": str(source), "index": str(cell.index(INDEX).resolve())})

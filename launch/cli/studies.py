@@ -113,6 +113,20 @@ def study_exposures(arguments: Arguments = None, keys: Keys = False, yaml: Yaml 
     load("headwater.launch.studies.exposures.study:run_exposures")(settings)
 
 
+@study_app.command("tracing")
+def study_tracing(arguments: Arguments = None, keys: Keys = False, yaml: Yaml = False) -> None:
+    """Trace models of several sizes and amounts of tokens: what states a fact, what moves the model, of what kind."""
+    settings = read_settings(
+        "headwater.launch.studies.tracing.settings:TracingSettings",
+        arguments,
+        keys,
+        yaml,
+        preset="study/tracing",
+        command="headwater study tracing",
+    )
+    load("headwater.launch.studies.tracing.study:run_tracing")(settings)
+
+
 @ablate_app.callback()
 def ablate() -> None:
     """Run a sweep of cells that differ in a grid of settings, each an ordinary run directory, and compare them."""

@@ -18,6 +18,9 @@ from headwater.train.settings import PretrainSettings
 SHARED = ("tokenizer.json", "corpus", "facts")
 """What a training takes from another's directory, as links, where both have the same corpus."""
 
+TRACED = (*SHARED, "config.yaml", "checkpoints", "ledger", "probes.parquet", "metrics.jsonl")
+"""What a way of tracing takes from a pretraining that others trace too, as links."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPart(Part):
@@ -123,6 +126,12 @@ def share_corpus(model: Path, path: Path) -> None:
     """Links the corpus of one run directory, with tokenizer and facts, into another."""
     for name in SHARED:
         link(model / name, path / name)
+
+
+def share_run(source: Path, path: Path) -> None:
+    """Links what tracing reads of a pretraining into a directory of one's own, which takes the indexes."""
+    for name in TRACED:
+        link(source / name, path / name)
 
 
 def link(target: Path, place: Path) -> None:

@@ -20,6 +20,7 @@ SCHEMAS = {
     "exposures": "headwater.launch.studies.exposures.settings:ExposuresSettings",
     "pretrained": "headwater.launch.studies.pretrained.settings:PretrainedSettings",
     "selection": "headwater.launch.studies.selection.settings:SelectionSettings",
+    "tracing": "headwater.launch.studies.tracing.settings:TracingSettings",
     "sweep": "headwater.launch.ablate.settings:AblateSettings",
     "demo": "headwater.launch.demo:DemoSettings",
 }
@@ -193,6 +194,17 @@ def _selection(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     yield Work("models of what was chosen", len(settings.seeds) * len(ARMS), updates(planned))
 
 
+def _tracing(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
+    # The sizes have other weights: each update is counted as one of the preset's.
+    models, last = len(settings.seeds) * len(settings.sizes), settings.amounts[-1]
+    yield Work("models of all sizes", models, last)
+    if settings.leave_out.facts:
+        yield Work("without gold and random passages", 2 * models, last)
+        for step in settings.amounts:
+            count = models * len(settings.leave_out.methods)
+            yield Work(f"without what was named after {step} steps", count, step)
+
+
 def _storage(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     from headwater.launch.studies.storage.study import Storage
 
@@ -241,6 +253,7 @@ _COUNTED = {
     "exposures": _exposures,
     "pretrained": _pretrained,
     "selection": _selection,
+    "tracing": _tracing,
     "storage": _storage,
     "sweep": _sweep,
 }

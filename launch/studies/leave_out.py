@@ -100,24 +100,36 @@ def write_lists(
         named: of each arm, lists of passages whose union is left out.
     """
     for arm, lists in named.items():
-        removed = sorted({name for each in lists for name in each})
-        write_bytes(lists_of(run) / f"{arm}.txt", "".join(f"{name}\n" for name in removed).encode())
+        write_list(run, arm, lists)
     facts = [{"probe": i, "example_id": queries[i].example_id, "prob": float(probability_Q[i])} for i in chosen]
     write_json(lists_of(run) / "facts.json", facts)
 
 
-def read_drops(model: RunDir, without: Mapping[str, RunDir], step: int | None = None) -> dict[str, dict[str, Any]]:
+def write_list(run: RunDir, arm: str, lists: Sequence[Sequence[str]]) -> None:
+    """Writes what one arm leaves out: the union of some lists of passages."""
+    removed = sorted({name for each in lists for name in each})
+    write_bytes(lists_of(run) / f"{arm}.txt", "".join(f"{name}\n" for name in removed).encode())
+
+
+def read_drops(
+    model: RunDir, without: Mapping[str, RunDir], step: int | None = None, answers: str = ""
+) -> dict[str, dict[str, Any]]:
     """Of each arm: how many passages were left out, each fact's probability before, and its drop: float64 [facts].
 
     Args:
         without: the training of each arm.
         step: after which they are compared; the last one if not given.
+        answers: the file of a run directory that holds them, of another callback that asks like the run's probes.
     """
     places = [fact["probe"] for fact in read_json(lists_of(model) / "facts.json")]
-    before_F = probed(model, step)[places]
+
+    def asked(run: RunDir) -> np.ndarray:
+        return probed(run, step, file=run.path / answers if answers else None)[places]
+
+    before_F = asked(model)
     arms = {}
     for arm, run in without.items():
-        after_F = probed(run, step)[places]
+        after_F = asked(run)
         passages = len((lists_of(model) / f"{arm}.txt").read_text().splitlines())
         arms[arm] = {"passages": passages, "drop": before_F - after_F, "before": before_F}
     return arms

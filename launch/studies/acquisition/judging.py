@@ -20,8 +20,8 @@ from headwater.launch.studies.acquisition.claims import (
     stages,
     threshold,
 )
-from headwater.launch.studies.acquisition.claims.claim import Claim
 from headwater.launch.studies.acquisition.conditions import Conditions
+from headwater.launch.studies.claim import Claim, as_kept
 from headwater.launch.studies.verdict import NOT_TESTABLE
 
 REAL = "the real model's moments begin at zero, and its own pretraining stream is not ours"
@@ -70,14 +70,6 @@ def judge(summary: dict[str, Any]) -> list[dict[str, str]]:
     else:
         claims.append(as_kept(Claim("Depths and duplicates on a real pretrained model", UNASKED), ""))
     return claims
-
-
-def as_kept(claim: Claim, general: str) -> dict[str, str]:
-    """A claim as a summary keeps it; `general` differs for all."""
-    status, measured = claim.verdict
-    differs = "; ".join(filter(None, [claim.differs, general]))
-    kept = {"claim": claim.claim, "status": status, "measured": measured, "control": claim.control or "none"}
-    return {**kept, "differs": differs}
 
 
 def differences(summary: dict[str, Any]) -> str:

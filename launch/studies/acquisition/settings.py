@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headwater.configs import Problem, section, setting
+from headwater.launch.studies.sizes import SizeSettings
 
 SIZE = "base"
 """The size of the model that `pretrain` describes."""
@@ -18,14 +19,6 @@ class PublishedSettings:
     records: int = setting(0, "Records that are taken, as many of each scenario; 0 takes all.", minimum=0)
     spread: int = setting(0, "As `spread`; 0: so many steps that each shows one record of a scenario.", minimum=0)
     seeds: list[int] = setting([], "Seeds of the base model and the order; none: `seeds`.", minimum=0)
-    pretrain: list[str] = setting([], "Further key=value overrides of the base model's pretraining.")
-
-
-@dataclass(kw_only=True, slots=True)
-class SizeSettings:
-    """A base model of another size."""
-
-    name: str = setting("", "What it is called.")
     pretrain: list[str] = setting([], "Further key=value overrides of the base model's pretraining.")
 
 

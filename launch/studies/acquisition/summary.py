@@ -16,7 +16,8 @@ from headwater.launch.studies.acquisition.metrics import fit_exponential, fit_po
 from headwater.launch.studies.acquisition.parts import REAL, ContinuedPart
 from headwater.launch.studies.acquisition.records import CONTROL_SEED, grid_of
 from headwater.launch.studies.acquisition.settings import AcquisitionSettings
-from headwater.train.artifacts import RunDir, read_json
+from headwater.launch.studies.sizes import parameters_of
+from headwater.train.artifacts import read_json
 from headwater.train.facts.fictional import DEPTHS
 
 
@@ -152,15 +153,3 @@ def describe_model(path: Path) -> dict[str, Any]:
     kept = ("layers", "hidden", "heads", "ffn_hidden")
     shape = {name: getattr(settings.model, name) for name in kept}
     return {**shape, "batch": settings.train.global_batch, "seq_len": settings.corpus.seq_len}
-
-
-def parameters_of(path: Path) -> int:
-    """Weights of a run's model; an embedding that is the head too is counted once."""
-    from headwater.configs import load_config
-    from headwater.launch.machines.estimates import count_parameters
-    from headwater.train.settings import PretrainSettings
-    from headwater.train.tokenizer import TextTokenizer
-
-    model = load_config(PretrainSettings, path / "config.yaml").model
-    vocabulary = model.vocab_size or TextTokenizer.from_file(RunDir(path).tokenizer).vocab_size
-    return count_parameters(model, vocabulary).total

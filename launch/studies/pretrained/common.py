@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headwater.launch.studies.asking import Asked, asker
 from headwater.launch.studies.pretrained.settings import COMMON
 from headwater.train.artifacts import RunDir, json_line, write_bytes
-from headwater.train.callbacks.probes import Probes, read_prompts
 from headwater.train.parallel import World
 from headwater.train.settings import PretrainSettings
-from headwater.train.tokenizer import TextTokenizer
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "China": "Beijing",
@@ -55,14 +54,6 @@ def common_file(run: RunDir) -> Path:
     return run.path / "common.parquet"
 
 
-class Common(Probes):
-    """Asks them at the same steps as the run's probes."""
-
-    name = "common"
-
-
-def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Common:
+def from_settings(settings: PretrainSettings, run: RunDir, world: World) -> Asked:
     """What the model's training calls to make the callback."""
-    probes = settings.callbacks.probes
-    prompts = read_prompts(run.path / COMMON, TextTokenizer.from_file(run.tokenizer, settings.corpus.tokenizer.bos))
-    return Common(common_file(run), prompts, every=probes.every, steps=probes.steps, batch_tokens=probes.batch_tokens)
+    return asker("common", run.path / COMMON, common_file(run), settings, run)

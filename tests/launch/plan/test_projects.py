@@ -39,6 +39,9 @@ def trained(config: str, *overrides: str) -> list[tuple[int, int, float]]:
         ("study/exposures", [(1, 400, 1), (81, 400, 1)]),
         ("study/pretrained", [(1, 160, 1), (3, 100, 1)]),
         ("study/selection", [(5, 500, 1), (15, 500, 1)]),
+        # Three seeds of three sizes; the long one leaves two lists out to the end, and one up to each of three amounts.
+        ("study/tracing", [(9, 600, 1)]),
+        ("study/tracing-long", [(9, 800, 1), (18, 800, 1), (9, 200, 1), (9, 400, 1), (9, 800, 1)]),
         # 16 variants, the celebrity one and 2 mixed; 17 of them fine-tuned; LoRA on 2 and the celebrity one.
         (
             "study/storage-1b",

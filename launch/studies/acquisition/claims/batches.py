@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, as_text
 from headwater.launch.studies.acquisition.conditions import Conditions, among, common_seeds, halves
+from headwater.launch.studies.claim import Claim, Found, as_text
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
 KINDS = {"number": "as many injected sequences, as the paper has it", "share": "as large a share injected"}

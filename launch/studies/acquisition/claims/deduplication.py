@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.acquisition.claims.popularity import left_at_end
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions, Sample, among, common_seeds
 from headwater.launch.studies.acquisition.parts import COPIES, REWORDED
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.verdict import NOT_TESTABLE
 from headwater.train.facts.fictional import DEPTHS
 

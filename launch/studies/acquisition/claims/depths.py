@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions, among
 from headwater.launch.studies.acquisition.measured import CONTROL
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.train.facts.fictional import DEPTHS
 
 WHERE = {"": "", "real": " (real pretrained model)"}

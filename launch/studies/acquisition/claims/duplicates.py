@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.acquisition.claims.depths import WHERE, gap
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions, halves
 from headwater.launch.studies.acquisition.metrics import fit_power
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.verdict import NOT_TESTABLE
 
 DECADES = 2.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions, among
 from headwater.launch.studies.acquisition.measured import CONTROL
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.verdict import NOT_REPRODUCED, REPRODUCED
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions
 from headwater.launch.studies.acquisition.measured import CONTROL
 from headwater.launch.studies.acquisition.metrics import fit_exponential, fit_power
+from headwater.launch.studies.claim import Claim, Found
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, shown
 from headwater.train.facts.fictional import DEPTHS
 

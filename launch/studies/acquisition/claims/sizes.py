@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, as_text
 from headwater.launch.studies.acquisition.claims.stages import compare
 from headwater.launch.studies.acquisition.conditions import Conditions
+from headwater.launch.studies.claim import Claim, Found, as_text
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from headwater.train.facts.fictional import DEPTHS
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, as_text
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions, among, common_seeds
 from headwater.launch.studies.acquisition.measured import CONTROL
+from headwater.launch.studies.claim import Claim, Found, as_text
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from headwater.train.facts.fictional import DEPTHS
 

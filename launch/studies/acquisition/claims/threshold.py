@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from headwater.launch.studies.acquisition.claims.claim import Claim, Found, as_text
 from headwater.launch.studies.acquisition.conditions import Condition, Conditions
 from headwater.launch.studies.acquisition.measured import CONTROL
 from headwater.launch.studies.acquisition.parts import SPACING
+from headwater.launch.studies.claim import Claim, Found, as_text
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict
 from headwater.train.facts.fictional import DEPTHS
 

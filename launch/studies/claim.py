@@ -1,4 +1,4 @@
-"""One claim of the paper, held against what was measured."""
+"""One claim of a paper, held against what was measured."""
 
 from __future__ import annotations
 
@@ -40,3 +40,11 @@ def above_zero(value: Sequence[float] | None, text: str = "") -> Verdict:
 
 def as_text(value: Sequence[float] | None) -> str:
     return shown(value) if value is not None else "none"
+
+
+def as_kept(claim: Claim, general: str) -> dict[str, str]:
+    """A claim as a summary keeps it; `general` differs for all."""
+    status, measured = claim.verdict
+    differs = "; ".join(filter(None, [claim.differs, general]))
+    kept = {"claim": claim.claim, "status": status, "measured": measured, "control": claim.control or "none"}
+    return {**kept, "differs": differs}

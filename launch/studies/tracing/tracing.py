@@ -1,0 +1,119 @@
+"""Traces a model as it was after a step: every method's ranking, tail-patch, and what kinds of passages are named.
+
+PATH/METHOD.jsonl      the rankings        PATH/classes.json     kinds of the first passages, by method and question
+PATH/tail_patch.json   by method           PATH/tops.json        text of each method's first passage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headwater.attribution.evaluation.any_index import baselines
+from headwater.attribution.evaluation.evaluate import GradientMethod, gradient_rankings, measure_tail_patch
+from headwater.attribution.evaluation.ranking import Ranking, numbers_of_lists, write_rankings
+from headwater.attribution.index.build import build_index
+from headwater.attribution.settings import IndexSettings
+from headwater.attribution.tracing.queries import Query
+from headwater.launch.studies.leave_out import lists_of, write_list
+from headwater.launch.studies.tracing.classes import CLASSES, Sorter
+from headwater.launch.studies.tracing.parts import DONE
+from headwater.launch.studies.tracing.questions import (
+    draw_asked,
+    read_questions,
+    read_stated,
+    seen_mask,
+    statement_of,
+)
+from headwater.launch.studies.tracing.settings import TRACED, TracingSettings, model_run
+from headwater.train import parallel
+from headwater.train.artifacts import RunDir, write_json
+from headwater.train.numerics import keep_freed_memory, use_onednn
+from headwater.train.parallel import World
+from headwater.train.stream.passages import PassageSet, open_passages
+
+SORTED = 20
+"""Passages of a ranking that are sorted: ten, and the next ten of the random one as a control."""
+
+
+def trace_at(path: Path, settings: TracingSettings, seed: int, size: str, step: int) -> None:
+    """Leaves everything about one model after one step; done.json at the end."""
+    run = model_run(settings, seed, size)
+    questions = read_questions(run.path)
+    for method in TRACED:
+        build_index(index_settings(settings, method, run, seed, step))
+    place = [each.name for each in settings.sizes].index(size)
+    world = parallel.start()
+    try:
+        keep_freed_memory()
+        use_onednn()
+        passages = open_passages(run)
+        # Each random ranking is another one, so that its slope over sizes and steps is a control.
+        rankings = rank(run, settings, [seed, place, step], step, questions, world)
+        for name, each in rankings.items():
+            write_rankings(path / f"{name}.jsonl", each)
+        sort_passages(path, run, questions, rankings, passages)
+        if step and settings.evaluate.tail_patch.enabled:
+            asked = np.flatnonzero(seen_mask(questions)).tolist()
+            some = {name: [each[i] for i in asked] for name, each in rankings.items()}
+            evaluate = replace(settings.evaluate, run=str(run.path), seed=seed)
+            measure_tail_patch(run, step, evaluate, [questions[i] for i in asked], some, passages, world, out=path)
+    finally:
+        parallel.stop()
+    if step and settings.leave_out.facts:
+        chosen = draw_asked(questions, settings.leave_out.facts, seed)
+        for method in settings.leave_out.methods:
+            lists = [list(rankings[method][i].ranking[: settings.leave_out.top]) for i in chosen]
+            write_list(run, f"{method}-{step}", lists)
+    write_json(path / DONE, {"lists": str(lists_of(run).name)})
+
+
+def index_settings(settings: TracingSettings, method: str, run: RunDir, seed: int, step: int) -> IndexSettings:
+    """The index METHOD-STEP of a run. Before the first step there are no moments to correct with."""
+    base: IndexSettings = getattr(settings, "index" if method == "headwater" else method)
+    model = replace(base.model, run=str(run.path), path="", step=step)
+    made = replace(base, out="", name=f"{method}-{step}", model=model, projection=replace(base.projection, seed=seed))
+    return made if step else replace(made, correction="none")
+
+
+def rank(
+    run: RunDir, settings: TracingSettings, entropy: Sequence[int], step: int, questions: list[Query], world: World
+) -> dict[str, list[Ranking]]:
+    """The ranking of all passages for every question, by method."""
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    evaluate = replace(settings.evaluate, run=str(run.path), seed=seed, baselines=["bm25", "random"])
+    found = {
+        name: gradient_rankings(run, GradientMethod(f"{name}-{step}", "task"), questions, evaluate, world)
+        for name in TRACED
+    }
+    passages = open_passages(run)
+    return found | {method.name: method.rank(questions, passages) for method in baselines(evaluate)}
+
+
+def sort_passages(
+    path: Path,
+    run: RunDir,
+    questions: Sequence[Query],
+    rankings: Mapping[str, Sequence[Ranking]],
+    passages: PassageSet,
+) -> None:
+    """Writes classes.json and tops.json."""
+    sorter = Sorter(read_stated(run, questions))
+    names = sorted({name for each in rankings.values() for one in each for name in one.ranking[:SORTED]})
+    numbers = numbers_of_lists([names], passages)[0].tolist()
+    texts = {name: passages.text(number) for name, number in zip(names, numbers, strict=True)}
+    asked = [statement_of(query) for query in questions]
+    classes = {
+        method: [
+            [CLASSES.index(sorter.class_of(what, name, texts[name])) for name in one.ranking[:SORTED]]
+            for what, one in zip(asked, each, strict=True)
+        ]
+        for method, each in rankings.items()
+    }
+    firsts = {method: [one.ranking[0] for one in each] for method, each in rankings.items()}
+    shown = {name: texts[name] for each in firsts.values() for name in each}
+    write_json(path / "classes.json", classes)
+    write_json(path / "tops.json", {"first": firsts, "texts": shown})
