@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,12 +13,16 @@ import pytest
 
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError
+from headwater.launch.parts import pool
 from headwater.launch.studies.leave_out import draw_facts, joined, leave_out_table, random_passages, share
 from headwater.launch.studies.overlearnt.page import as_markdown
+from headwater.launch.studies.overlearnt.process import train_and_trace
 from headwater.launch.studies.overlearnt.settings import LABELS, METHODS, OverlearntSettings, saved_steps
 from headwater.launch.studies.overlearnt.study import Overlearnt
 from headwater.launch.studies.overlearnt.summary import judge
 from headwater.launch.studies.verdict import FAILS, HOLDS, ON_AVERAGE
+
+from .here import finisher
 
 CONFIG = "study/overlearnt"
 
@@ -155,35 +155,39 @@ TINY = [
 ]
 
 
-def command(out: Path) -> list[str]:
+def tiny(out: Path) -> OverlearntSettings:
     small = ["checkpoints=2", "leave_out.facts=2", "leave_out.top=3", "leave_out.arms=[gold, random]", "seeds=[0]"]
     small += ["index.projection.dims=4", "evaluate.tail_patch.queries=2", f"pretrain={json.dumps(TINY)}"]
     small += ["preset=pretrain/tiny", "precision=fp32", f"out={out}"]
-    code = "from headwater.launch.cli import main; main()"
-    return [sys.executable, "-c", code, "study", "overlearnt", CONFIG, *small]
+    return load_config(OverlearntSettings, CONFIG, small)
 
 
 @pytest.mark.slow
-def test_a_study_from_end_to_end_killed_after_its_first_part(tmp_path: Path):
+def test_a_study_from_end_to_end_broken_off_after_its_first_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "study"
-    killed = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 150
-    while not (out / "seed-0/model/leave_out/facts.json").exists():
-        assert killed.poll() is None, "the study ended early"
-        assert time.monotonic() < end, "the study never finished its first part"
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+
+    def model_alone(path: Path, task: dict[str, Any]) -> int:
+        if path.name != "model":
+            raise KeyboardInterrupt
+        return train_and_trace(path, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "finish_parts", finisher(model_alone))
+        with pytest.raises(KeyboardInterrupt):
+            Overlearnt(tiny(out)).run()
+    assert (out / "seed-0/model/leave_out/facts.json").exists()
     assert not (out / "summary.json").exists()
     stamp = (out / "seed-0/model/evaluation/table.json").stat().st_mtime_ns
-    again = subprocess.run(command(out), capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-3000:]
-    assert "seed-0/model: done before" in again.stdout
+    said: list[str] = []
+    monkeypatch.setattr(pool, "finish_parts", finisher(train_and_trace))
+    Overlearnt(tiny(out), said.append).run()
+    assert "seed-0/model: done before" in said
     assert (out / "seed-0/model/evaluation/table.json").stat().st_mtime_ns == stamp, "not done again"
     check_study(out)
     first = json.loads((out / "summary.json").read_text())
-    third = subprocess.run(command(out), capture_output=True, text=True, check=True)
-    assert third.stdout.count("done before") == 3
+    said.clear()
+    Overlearnt(tiny(out), said.append).run()
+    assert sum("done before" in line for line in said) == 3
     assert json.loads((out / "summary.json").read_text()) == first
 
 

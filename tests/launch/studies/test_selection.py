@@ -12,11 +12,15 @@ from scipy.stats import ttest_1samp
 
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
+from headwater.launch.parts import pool
 from headwater.launch.studies.selection.data import divided, questions, shuffled
+from headwater.launch.studies.selection.process import train_and_ask
 from headwater.launch.studies.selection.settings import ARMS, SelectionSettings
 from headwater.launch.studies.selection.study import Selection, run_selection
 from headwater.launch.studies.selection.summary import over_seeds
 from headwater.train.corpus.documents import Document
+
+from .here import finisher
 
 CONFIG = "study/selection"
 
@@ -88,7 +92,8 @@ SMALL += ["model.ffn_hidden=64", "corpus.passages=80", "corpus.tokenizer.vocab_s
 
 
 @pytest.mark.slow
-def test_a_study_from_end_to_end(tmp_path: Path):
+def test_a_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pool, "finish_parts", finisher(train_and_ask))
     given = [f"out={tmp_path}", f"pretrain={json.dumps(SMALL)}", "seeds=[3]", "held_out=4", "documents=12"]
     given += ["asked=10", "index=[projection.dims=6]", "share=0.25"]
     settings = load_config(SelectionSettings, CONFIG, given)
