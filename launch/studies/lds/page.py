@@ -59,14 +59,18 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
         cells = [as_interval(each["ceiling"]) for each in (summary, *summary["kinds"].values())]
         lines.append("| the ceiling | " + " | ".join([*cells, *["–"] * (1 + len(SHOWN))]) + " |")
     if summary["left_out"]:
-        lines += ["", "| left out | passages | nats |", "|---|---|---|"]
+        lines += ["", "| left out | passages | nats | QLD |", "|---|---|---|---|"]
         lines += [
-            f"| {LABELS.get(name, name)} | {row['passages']:.1f} | {format_nats(row['nats'])} |"
+            f"| {LABELS.get(name, name)} | {row['passages']:.1f} | {nats_and_qld(row)} |"
             for name, row in summary["left_out"].items()
         ]
     lines += ["", "| held to | status | measured |", "|---|---|---|"]
     lines += [f"| {claim['claim']} | {claim['status']} | {claim['measured']} |" for claim in summary["claims"]]
     return "\n".join(lines) + "\n"
+
+
+def nats_and_qld(row: Mapping[str, Any]) -> str:
+    return f"{format_nats(row['nats'])} | {format_nats(row['qld'])}"
 
 
 def tables(summary: dict[str, Any], width: int) -> list[Table]:
@@ -128,14 +132,14 @@ is {{ part.ceiling | i }}, ± {{ "%.3f" | format(part.ceiling_error) }} over hal
 {% endfor %}</table></div>
 {% endfor %}
 {% if s.left_out %}<h2>Small sets left out</h2>
-<div class="scroll"><table><tr><th>set<th class="n">passages<th class="n">nats
+<div class="scroll"><table><tr><th>set<th class="n">passages<th class="n">nats<th class="n">QLD
 {% for kind in kinds %}<th class="n">{{ kinds[kind] }}{% endfor %}</tr>
 {% for name, row in s.left_out.items() %}<tr><td>{{ name | label }}<td class="n">{{ "%.1f" | format(row.passages) }}
-<td class="n">{{ row.nats | nats }}
+<td class="n">{{ row.nats | nats }}<td class="n">{{ row.qld | nats }}
 {% for kind in kinds %}<td class="n">{{ row.kinds[kind] | nats if kind in row.kinds else "–" }}{% endfor %}</tr>
 {% endfor %}</table></div>
 <p>Nats that the answer of a question loses when a training lacks the set, against trainings that lack random
-passages.</p>{% endif %}
+passages. QLD: less what the question's own random set takes.</p>{% endif %}
 <h2>What a score is worth</h2>
 <div class="scroll"><table><tr><th>method<th>queries<th class="n">nats a unit<th class="n">noise
 <th class="n">foretold of other halves<th class="n">inside 90%{% if s.left_out %}<th>set<th class="n">foretold

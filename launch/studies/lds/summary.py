@@ -57,6 +57,9 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
     worth = {
         name: units(scores[name], foretold[name], measured.outputs_MQ, kinds_Q, left) for name in with_units(settings)
     }
+    costs = left_out_costs(left, kinds_Q) if left is not None else {}
+    for name in whole["methods"].keys() & costs.keys():
+        whole["methods"][name]["qld"] = costs[name]["qld"]
     return {
         "models": len(measured.outputs_MQ),
         "again": len(again_AQ),
@@ -65,7 +68,7 @@ def summarise(out: Path, settings: LdsSettings) -> dict[str, Any]:
         "setting": {"preset": settings.preset, "pretrain": settings.pretrain},
         **whole,
         "kinds": rows,
-        "left_out": left_out_costs(left, kinds_Q) if left is not None else {},
+        "left_out": costs,
         "units": worth,
         "claims": [*judge(settings, whole, rows), *judge_units(settings, worth)],
     }

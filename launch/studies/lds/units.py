@@ -129,12 +129,16 @@ def _sets(worth: Worth, scores_QN: np.ndarray, slots: np.ndarray, left: LeftOut)
 
 
 def left_out_costs(left: LeftOut, kinds_Q: np.ndarray) -> Mapping[str, Any]:
-    """What each kind of set costs the answers that it is of: nats, [mean, low, high], over all and by kind of query."""
-    kinds_S = kinds_Q[left.queries_S]
+    """What each kind of set costs the answers that it is of: nats, [mean, low, high], over all and by kind of query.
+
+    `qld` is what it costs more than the random set of the same query (bergson's query log-probability drop).
+    """
+    kinds_S, random_S = kinds_Q[left.queries_S], left.costs("random")
     return {
         name: {
             "passages": float(np.mean([len(each) for each in sets])),
             "nats": interval(left.costs(name), resamples=RESAMPLES),
+            "qld": interval(left.costs(name) - random_S, resamples=RESAMPLES),
             "kinds": {kind: interval(left.costs(name)[kinds_S == kind]) for kind in dict.fromkeys(kinds_S.tolist())},
         }
         for name, sets in left.sets.items()

@@ -69,6 +69,10 @@ def test_small_sets_are_held_against_it_and_sums_that_do_not_add_up_are_seen():
     assert costs["added"]["passages"] == 6
     assert costs["added"]["nats"][0] == pytest.approx((WORTH * sums_S).mean(), abs=0.3)
     assert costs["random"]["nats"][0] == pytest.approx(0, abs=0.3)
+    # Of each query the difference of two trainings: what is usual does not count.
+    own = [left.outputs[name][np.arange(30), queries_S] for name in ("random", "added")]
+    assert costs["added"]["qld"][0] == pytest.approx((own[0] - own[1]).mean())
+    assert costs["random"]["qld"] == [0, 0, 0]
 
 
 def test_a_fit_needs_scores_that_differ():
