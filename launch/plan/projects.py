@@ -20,9 +20,9 @@ SCHEMAS = {
     "exposures": "headwater.launch.studies.exposures.settings:ExposuresSettings",
     "pretrained": "headwater.launch.studies.pretrained.settings:PretrainedSettings",
     "selection": "headwater.launch.studies.selection.settings:SelectionSettings",
-    "tracing": "headwater.launch.studies.tracing.settings:TracingSettings",
     "sweep": "headwater.launch.ablate.settings:AblateSettings",
     "demo": "headwater.launch.demo:DemoSettings",
+    "tracing": "headwater.launch.studies.tracing.settings:TracingSettings",
 }
 
 

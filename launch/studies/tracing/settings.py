@@ -111,8 +111,6 @@ class TracingSettings:
             yield Problem("sizes", names, "at least one, each with a name of its own, of letters and figures")
         if not self.amounts or self.amounts != sorted(set(self.amounts)):
             yield Problem("amounts", self.amounts, "at least one step, rising")
-        if self.questions and not Path(self.questions).is_file():
-            yield Problem("questions", self.questions, "a JSONL file", "name one that is there")
 
 
 def trained_at(settings: TracingSettings) -> list[int]:
@@ -161,13 +159,15 @@ def training(
 
 
 def check_trainings(settings: TracingSettings) -> None:
-    """Looks at every size's configuration, and reports what is wrong with any of them together.
+    """Looks at every size's configuration and the questions, and reports what is wrong with any of them together.
 
     Raises:
         ConfigError: with the problems of all sizes.
     """
     problems: list[Problem] = []
     seen: set[str] = set()
+    if settings.questions and not Path(settings.questions).is_file():
+        problems.append(Problem("questions", settings.questions, "a JSONL file", "name one that is there"))
     for size in settings.sizes:
         try:
             _, plain = training(settings, settings.seeds[0], size, Path(settings.out) / "-", [])
