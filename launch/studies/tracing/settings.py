@@ -148,14 +148,13 @@ def arms_at(settings: TracingSettings, step: int) -> dict[str, str]:
     return {**{arm: arm for arm in SHARED_ARMS}, **methods} if settings.leave_out.facts else {}
 
 
-def training(
+def training_overrides(
     settings: TracingSettings, seed: int, size: SizeSettings, path: Path, further: list[str]
-) -> tuple[list[str], PretrainSettings]:
-    """The overrides and settings of a training."""
+) -> list[str]:
+    """What a training changes in the preset."""
     steps = [f"train.steps={settings.amounts[-1]}", f"callbacks.extra=[{CALLBACK}]"]
     seeds = [f"seed={seed}", f"corpus.seed={seed}", f"out={path}"]
-    overrides = [*settings.pretrain, *size.pretrain, *steps, *seeds, *further]
-    return overrides, load_config(PretrainSettings, settings.preset, overrides)
+    return [*settings.pretrain, *size.pretrain, *steps, *seeds, *further]
 
 
 def check_trainings(settings: TracingSettings) -> None:
@@ -170,7 +169,8 @@ def check_trainings(settings: TracingSettings) -> None:
         problems.append(Problem("questions", settings.questions, "a JSONL file", "name one that is there"))
     for size in settings.sizes:
         try:
-            _, plain = training(settings, settings.seeds[0], size, Path(settings.out) / "-", [])
+            given = training_overrides(settings, settings.seeds[0], size, Path(settings.out), [])
+            plain = load_config(PretrainSettings, settings.preset, given)
         except ConfigError as error:
             problems += [each for each in error.problems if str(each) not in seen]
             seen |= {str(each) for each in error.problems}

