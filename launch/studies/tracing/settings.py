@@ -111,8 +111,6 @@ class TracingSettings:
             yield Problem("sizes", names, "at least one, each with a name of its own, of letters and figures")
         if not self.amounts or self.amounts != sorted(set(self.amounts)):
             yield Problem("amounts", self.amounts, "at least one step, rising")
-        if self.questions and not Path(self.questions).is_file():
-            yield Problem("questions", self.questions, "a JSONL file", "name one that is there")
 
 
 def trained_at(settings: TracingSettings) -> list[int]:
@@ -150,27 +148,29 @@ def arms_at(settings: TracingSettings, step: int) -> dict[str, str]:
     return {**{arm: arm for arm in SHARED_ARMS}, **methods} if settings.leave_out.facts else {}
 
 
-def training(
+def training_overrides(
     settings: TracingSettings, seed: int, size: SizeSettings, path: Path, further: list[str]
-) -> tuple[list[str], PretrainSettings]:
-    """The overrides and settings of a training."""
+) -> list[str]:
+    """What a training changes in the preset."""
     steps = [f"train.steps={settings.amounts[-1]}", f"callbacks.extra=[{CALLBACK}]"]
     seeds = [f"seed={seed}", f"corpus.seed={seed}", f"out={path}"]
-    overrides = [*settings.pretrain, *size.pretrain, *steps, *seeds, *further]
-    return overrides, load_config(PretrainSettings, settings.preset, overrides)
+    return [*settings.pretrain, *size.pretrain, *steps, *seeds, *further]
 
 
 def check_trainings(settings: TracingSettings) -> None:
-    """Looks at every size's configuration, and reports what is wrong with any of them together.
+    """Looks at every size's configuration and the questions, and reports what is wrong with any of them together.
 
     Raises:
         ConfigError: with the problems of all sizes.
     """
     problems: list[Problem] = []
     seen: set[str] = set()
+    if settings.questions and not Path(settings.questions).is_file():
+        problems.append(Problem("questions", settings.questions, "a JSONL file", "name one that is there"))
     for size in settings.sizes:
         try:
-            _, plain = training(settings, settings.seeds[0], size, Path(settings.out) / "-", [])
+            given = training_overrides(settings, settings.seeds[0], size, Path(settings.out), [])
+            plain = load_config(PretrainSettings, settings.preset, given)
         except ConfigError as error:
             problems += [each for each in error.problems if str(each) not in seen]
             seen |= {str(each) for each in error.problems}

@@ -40,7 +40,7 @@ from headwater.launch.studies.tracing.settings import (
     recipe_path,
     traced_path,
     trained_at,
-    training,
+    training_overrides,
     without_run,
 )
 
@@ -69,13 +69,12 @@ class Tracing:
         recipe = self.settings.recipe
         if recipe.run:
             require_run(recipe.run)
-        parts = self.parts()
         # A real model's run may be given to a finished study.
         given = {name: each for name, each in asdict(self.settings).items() if name not in (*NOT_KEPT, "recipe")}
         keep_study(self.out, self.settings, given)
         if not recipe.run:
             self.say("recipe: not run, since no run of a real model was given (recipe.run=DIR)")
-        make_parts(parts, self.settings.parallel, self.say)
+        make_parts(self.parts(), self.settings.parallel, self.say)
         summary = summarise(self.settings)
         write_report(self.settings, summary)
         return summary
@@ -101,7 +100,7 @@ class Tracing:
 
     def _corpus(self, seed: int) -> CorpusPart:
         path = corpus_run(self.settings, seed).path
-        overrides, _ = training(self.settings, seed, self.settings.sizes[0], path, [])
+        overrides = training_overrides(self.settings, seed, self.settings.sizes[0], path, [])
         factors = {"part": "corpus", "seed": seed}
         return CorpusPart.planned(path, factors, self.settings.preset, overrides)
 
@@ -152,7 +151,7 @@ class Tracing:
     ) -> ModelPart:
         asked = [f"callbacks.probes.steps={self.settings.amounts}", "callbacks.probes.every=0"]
         saved = [f"checkpoint.every={self.settings.amounts[0]}", "checkpoint.keep=1"]
-        overrides, _ = training(self.settings, seed, size, path, [*asked, *saved, *further])
+        overrides = training_overrides(self.settings, seed, size, path, [*asked, *saved, *further])
         factors = {**factors, "seed": seed, "size": size.name}
         return ModelPart.planned(path, factors, self.settings.preset, overrides, after)
 

@@ -100,6 +100,13 @@ def test_growth_is_reproduced_where_it_is_and_nowhere_else():
     assert all("random ranking" in claim.control and "never shown" in claim.control for claim in claims)
 
 
+def test_what_a_random_ranking_does_too_is_not_reproduced():
+    rise = {"trackstar": (0.10, 0.05), "headwater": (0.10, 0.05), "random": (0.10, 0.0)}
+    claims = growth.judge(growth.measure(made_seeds(rise=rise), PARAMETERS, AMOUNTS))
+    assert list(statuses(claims).values()) == [NOT_REPRODUCED, NOT_REPRODUCED, REPRODUCED, REPRODUCED]
+    assert "a random ranking rises too" in claims[0].verdict[1]
+
+
 def test_one_size_says_nothing_about_sizes():
     seeds = made_seeds(rise={"trackstar": (0.1, 0.1), "headwater": (0.1, 0.1)})
     claims = growth.judge(growth.measure(seeds, {"small": 1000}, AMOUNTS))

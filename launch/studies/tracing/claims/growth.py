@@ -45,7 +45,7 @@ def measure(seeds: Sequence[Seed], parameters: Mapping[str, int], amounts: Seque
 def axis_weights(parameters: Sequence[int], amounts: Sequence[int]) -> dict[str, np.ndarray]:
     """Of each axis that has two places or more: weights of the points [sizes * amounts] whose sum is the mean slope."""
     found = {}
-    if len(parameters) > 1:
+    if len(set(parameters)) > 1:
         found["size"] = np.repeat(slope_weights(np.log2(parameters)), len(amounts)) / len(amounts)
     if len(amounts) > 1:
         found["tokens"] = np.tile(slope_weights(np.log2(amounts)), len(parameters)) / len(parameters)
@@ -115,7 +115,7 @@ def judge(found: Found) -> list[Claim]:
 
 
 def judged(found: Found, axis: str, method: str) -> Claim:
-    """Reproduced if the slopes of MRR and recall@10 both lie above zero."""
+    """Reproduced if the slopes of MRR and recall@10 both lie above zero, and a random ranking's do not."""
     whose = LABELS[method] + ("'s recipe" if method == "trackstar" else ", ours")
     claim = f"Influence comes closer to attribution with {AXES[axis]} ({whose})"
     if axis not in found["slopes"]:
@@ -126,14 +126,20 @@ def judged(found: Found, axis: str, method: str) -> Claim:
     if any(each is None for each in pair):
         return Claim(claim, (NOT_TESTABLE, "no question about what was shown"))
     rises = all(each[1] > 0 for each in pair)
+    chance = [slopes["random"][metric] for metric in ("mrr", "recall@10")]
+    rises_by_chance = all(each is not None and each[1] > 0 for each in chance)
     held = [name for name, each in zip(("MRR", "recall@10"), pair, strict=True) if each[1] <= 0 <= each[2]]
     measured = f"a doubling: MRR {shown(pair[0])}, recall@10 {shown(pair[1])}"
+    if rises_by_chance:
+        measured += ", but a random ranking rises too"
     if held:
         measured += f", undecided: the interval of {' and '.join(held)} holds zero"
     measured += f"; tail-patch {as_text(own['tail_patch'])}"
     if f"without {method}" in slopes:
         measured += f"; share of gold's drop {as_text(slopes[f'without {method}']['share'])}"
-    return Claim(claim, (REPRODUCED if rises else NOT_REPRODUCED, measured), control(found, axis, method))
+    return Claim(
+        claim, (REPRODUCED if rises and not rises_by_chance else NOT_REPRODUCED, measured), control(found, axis, method)
+    )
 
 
 def control(found: Found, axis: str, method: str) -> str:
