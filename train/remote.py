@@ -81,6 +81,11 @@ class Store:
             except self._client.exceptions.NoSuchKey:
                 return None
 
+    def write(self, name: str, data: bytes) -> None:
+        """Makes a small object."""
+        with self._asking(f"{name} cannot be written in"):
+            self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data)
+
     def remove(self, names: list[str]) -> None:
         with self._asking("objects cannot be removed from"):
             for name in names:

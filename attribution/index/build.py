@@ -25,7 +25,7 @@ from headwater.attribution.curvature.files import load_whitening
 from headwater.attribution.curvature.sums import SUMS
 from headwater.attribution.curvature.whitening import Whitening
 from headwater.attribution.index.budget import fit_budget
-from headwater.attribution.index.precision import quicker_precision
+from headwater.attribution.index.precision import Choice, quicker_precision
 from headwater.attribution.index.windows import Windows
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.models.base import EPS, Example, TracedModel
@@ -61,15 +61,18 @@ def build_index(settings: IndexSettings) -> Path:
     try:
         keep_freed_memory()
         out = Path(settings.out) if settings.out else RunDir.at(settings.model.run).index(settings.name)
-        if settings.model.precision == "auto":
-            precision = quicker_precision(settings, out, world)
-            settings = replace(settings, model=replace(settings.model, precision=precision))
+        choice = Choice(settings.model.precision, {})
+        if choice.precision == "auto":
+            choice = quicker_precision(settings, out, world)
+            settings = replace(settings, model=replace(settings.model, precision=choice.precision))
         if settings.model.precision == "fp32":
             use_onednn()
         model = open_model(settings.model, world)
         with sole_writer(out, "build", lambda action: on_main(world, action)):
             builder = Builder(settings, model, out, world)  # first: a model whose rows are not its gradients is refused
-            builder.run(passages_of(settings, model, out, world))
+            passages = passages_of(settings, model, out, world)
+            on_main(world, lambda: choice.note(out))
+            builder.run(passages)
     finally:
         parallel.stop()
     return out

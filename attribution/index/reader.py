@@ -225,9 +225,7 @@ class Index:
 
     def file(self, name: str) -> Path:
         """Where a shard's file lies; fetched, if it lies in an object store."""
-        if self._remote is not None:
-            self._remote.need(name)
-        return self.path / name
+        return self.path / name if self._remote is None else self._remote.file(name)
 
     def _open_shard(self, codec: str, number: int) -> ShardFile:
         held = {name: (width,) for name, (_, width) in self.codec(codec).fields.items()} | dict.fromkeys(NORMS, ())
@@ -237,7 +235,7 @@ class Index:
             raise MissingShardError(
                 f"shard {self.path / name} has not been built", fix="run `headwater index` again to finish it"
             )
-        shard = ShardFile(self.file(name))
+        shard = ShardFile(self.path / name) if self._remote is None else self._remote.opened(name)
         rows = min(self.shard_rows, self.passages - start)
         if shard.rows != rows:
             raise TruncatedShardError(

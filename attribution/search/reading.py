@@ -76,7 +76,8 @@ def read_ahead(sources: Sequence[tuple[Index, str]], pieces: Iterator[tuple[int,
 
 
 def moved_ahead(blocks: Iterator[Block], device: torch.device) -> Iterator[Block]:
-    """Blocks on their way to a GPU: a thread reads the next one into pinned memory and sends it while one is scored."""
+    """Blocks on their way to a GPU: a thread reads the next one into pinned memory while one is scored, and has it sent
+    behind that one's products."""
     moved = (
         (start, stop, [{name: sent(each, device) for name, each in part.items()} for part in fields])
         for start, stop, fields in blocks

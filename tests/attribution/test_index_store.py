@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from headwater.attribution.index import store as stored
 from headwater.attribution.index.errors import ChangedBytesError
 from headwater.attribution.index.reader import Index, open_index
-from headwater.attribution.index.store import fetch, send
+from headwater.attribution.index.store import RemoteShards, fetch, send
 from headwater.attribution.index.verify import verify
 from headwater.attribution.index.writer import IndexWriter
 from headwater.attribution.search.options import ScanOptions, ScanResult, Source
@@ -71,7 +71,7 @@ def test_what_is_found_is_what_is_found_beside_it_and_rows_come_as_they_are_need
 ):
     fetch(ADDRESS, tmp_path / "far")
     assert not fetched(sent)
-    assert not list((tmp_path / "far").glob("rows-*"))
+    assert not list((tmp_path / "far").rglob("rows-*"))
     expected, got = found(index.path), found(tmp_path / "far")
     np.testing.assert_array_equal(got.passages, expected.passages)
     np.testing.assert_array_equal(got.scores, expected.scores)
@@ -88,19 +88,61 @@ def test_what_is_found_is_what_is_found_beside_it_and_rows_come_as_they_are_need
 
 
 def test_rows_keep_to_their_limit(sent: FaultyStore, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    size = (index.path / "rows-00000.sign.safetensors").stat().st_size
-    fetch(ADDRESS, tmp_path / "far", f"{2 * size / 1000}kB")
-    most, plain = [], Store.get
+    # A fp32 row is the largest.
+    size, large = ((index.path / f"rows-00000.{codec}.safetensors").stat().st_size for codec in ("sign", "fp32"))
+    with pytest.raises(UserError, match="too small"):
+        fetch(ADDRESS, tmp_path / "far", f"{3.9 * large / 1000}kB")
+    limit = max(4 * large, 6 * size)
+    assert limit < SHARDS * large
+    fetch(ADDRESS, tmp_path / "far", f"{limit / 1000}kB")
+    taken, plain = [], Store.get
 
     def counted(self: Store, name: str, local: Path) -> None:
         plain(self, name, local)
-        most.append(len(list((tmp_path / "far").glob("rows-*.safetensors"))))
+        taken.append(sum(file.stat().st_size for file in (tmp_path / "far/fetched").glob("rows-*")))
 
     monkeypatch.setattr(Store, "get", counted)
     for _ in range(2):
-        np.testing.assert_array_equal(found(tmp_path / "far").passages, found(index.path).passages)
-    assert max(most) <= stored.KEPT + 1 < SHARDS
-    assert len(fetched(sent)) > SHARDS
+        far = scan([Source(open_index(tmp_path / "far"), queries_of(3))], ScanOptions(codec="fp32", top_k=4))
+        near = scan([Source(index, queries_of(3))], ScanOptions(codec="fp32", top_k=4))
+        np.testing.assert_array_equal(far.passages, near.passages)
+    assert 2 * large < max(taken) <= limit * 1.01  # and the notes of sizes
+    assert len(fetched(sent)) > SHARDS, "what was dropped is fetched again"
+
+
+def test_several_who_search_share_what_is_fetched_and_drop_nothing_under_anothers_hands(
+    sent: FaultyStore, index: Index, tmp_path: Path
+):
+    large = (index.path / "rows-00000.fp32.safetensors").stat().st_size
+    fetch(ADDRESS, tmp_path / "far", f"{4 * large / 1000}kB")
+    expected = found(index.path, rescore="fp32", candidates=20)
+    with ThreadPoolExecutor(4) as pool:  # each opens the index for itself, as ranks do
+        results = list(pool.map(lambda _: found(tmp_path / "far", rescore="fp32", candidates=20), range(8)))
+    for each in results:
+        np.testing.assert_array_equal(each.scores, expected.scores)
+    fetch(ADDRESS, tmp_path / "whole")
+    sent.asked.clear()
+    openings = [RemoteShards(tmp_path / "whole") for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        files = set(pool.map(lambda each: each.opened("rows-00002.sign.safetensors").rows, openings))
+    assert files == {31}
+    assert fetched(sent) == ["rows-00002.sign.safetensors"], "one fetches, the others wait for it"
+
+
+def test_what_lay_there_before_and_what_a_killed_process_left_is_not_taken(
+    sent: FaultyStore, index: Index, tmp_path: Path
+):
+    store = Store(ADDRESS)
+    store.write("corpus/origin.json", b"{}")  # of an index that was sent there earlier
+    store.write("other/rows-00000.sign.safetensors", b"another index, below")
+    fetch(ADDRESS, tmp_path / "far")
+    here = {path.name for path in (tmp_path / "far").iterdir()}
+    assert here == {path.name for path in index.path.iterdir() if not path.name.startswith("rows-")} | {"remote.json"}
+    left = tmp_path / "far/fetched/rows-00000.sign.safetensors.77.part"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    found(tmp_path / "far")
+    assert not left.exists()
 
 
 def test_what_the_store_does_wrong_is_said_and_leaves_nothing_behind(sent: FaultyStore, tmp_path: Path):
@@ -118,9 +160,10 @@ def test_what_the_store_does_wrong_is_said_and_leaves_nothing_behind(sent: Fault
     damaged = bytearray(store.read("rows-00003.sign.safetensors") or b"")
     damaged[-3] ^= 1
     store._client.put_object(Bucket="indexes", Key="small/rows-00003.sign.safetensors", Body=bytes(damaged))
+    fetch(ADDRESS, tmp_path / "again")
     with pytest.raises(ChangedBytesError, match="rows-00003"):
-        found(tmp_path / "far")
-    assert not (tmp_path / "far/rows-00003.sign.safetensors").exists()
+        found(tmp_path / "again")
+    assert not (tmp_path / "again/fetched/rows-00003.sign.safetensors").exists()
 
 
 def test_what_is_no_index_is_refused(sent: FaultyStore, index: Index, tmp_path: Path):
@@ -147,6 +190,6 @@ def test_what_is_no_index_is_refused(sent: FaultyStore, index: Index, tmp_path: 
         fetch(ADDRESS, tmp_path / "far")
     # A name that leads out of the directory is refused.
     send(index.path, ADDRESS)
-    Store("s3://indexes")._client.put_object(Bucket="indexes", Key="small/../../evil", Body=json.dumps({}).encode())
+    Store(ADDRESS).write("files.json", json.dumps(["../../evil"]).encode())
     with pytest.raises(UserError, match="outside"):
         fetch(ADDRESS, tmp_path / "far")

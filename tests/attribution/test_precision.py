@@ -64,6 +64,25 @@ def test_it_is_tried_on_rows_of_this_model(settings: IndexSettings):
     assert open_index(out).manifest["model"]["precision"] == tried["precision"]
 
 
+def test_trying_changes_nothing_that_the_build_does_and_fits_the_context(
+    settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(precision, "LENGTH", 1000)  # the model takes 64
+    before = torch.get_float32_matmul_precision()
+    seen = []
+    monkeypatch.setattr(precision, "use_onednn", lambda: (seen.append(1), torch.set_float32_matmul_precision("medium")))
+    assert precision.tokens_per_s(settings, "fp32", None) > 0  # type: ignore[arg-type]
+    assert seen
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_mistake_leaves_nothing_behind(settings: IndexSettings):
+    wrong = replace(settings, corpus=replace(settings.corpus, path=f"{settings.out}/nowhere.jsonl"))
+    with pytest.raises(UserError, match="nowhere"):
+        build_index(wrong)
+    assert not Path(settings.out).exists()
+
+
 def test_a_directory_of_somebody_else_is_left_alone(settings: IndexSettings):
     out = Path(settings.out)
     out.mkdir()

@@ -109,6 +109,10 @@ def test_ledger_files_hold_a_fixed_number_of_steps(run, fresh, config, monkeypat
     assert list(once) == [*(f"by-passage/{name}" for name in whole), *whole, "steps-00000009.parquet"]
     assert write(base / "b", [3, 4, 7]) == once
     assert write(base / "c", [6, 9], resume_at=3) == once
+    for file in (base / "c/by-passage").iterdir():
+        file.unlink()
+    Ledger(base / "c").start(Trainer, 10)
+    assert sorted(path.name for path in (base / "c/by-passage").iterdir()) == whole, "made for those that came without"
     assert write(base / "d", [5], resume_at=0) == once
 
 

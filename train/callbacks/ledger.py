@@ -13,7 +13,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import atomic_path, remove
 from headwater.train.callbacks.base import Callback, Training
 from headwater.train.callbacks.ledger_files import SCHEMA, STEPS_PER_FILE, read_file
-from headwater.train.callbacks.ledger_lookup import forget_companion, write_companion
+from headwater.train.callbacks.ledger_lookup import companion, forget_companion, write_companion
 from headwater.train.engine import StepResult
 from headwater.train.stream.stream import TrainingSequence
 from headwater.train.tables import write_table
@@ -39,6 +39,8 @@ class Ledger(Callback):
                 forget_companion(file)
                 table = read_file(file)
                 self._write(file, table.filter(pc.less_equal(table["step"], step)))
+            elif not companion(file).exists():  # fetched from an object store, or of an earlier version
+                write_companion(file)
 
     def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         if parallel.tensor_rank() or not trainer.world.first_stage:
