@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -53,6 +54,26 @@ def test_every_setting_and_command_is_in_the_reference():
     commands = hooks["commands"]()
     for name in ("pretrain", "index verify", "study lds", "study selection", "bench kernels", "doctor"):
         assert f"\n## {name}\n" in commands, name
+
+
+def test_names_of_the_reference_are_there():
+    named = re.findall(r"^::: (\S+)$", (ROOT / "docs/reference/api.md").read_text(), re.MULTILINE)
+    assert len(named) > 10
+    for name in named:
+        pkgutil.resolve_name(name)
+    with pytest.raises(AttributeError):
+        pkgutil.resolve_name("headwater.train.callbacks.ledger.read_nothing")
+
+
+def test_files_of_an_index_are_in_the_reference():
+    from headwater.attribution.index import precision, store
+    from headwater.attribution.index.writer import WRITTEN
+
+    page = (ROOT / "docs/reference/files.md").read_text()
+    listed = re.search(r"## An index\n\n```\n(.*?)```", page, re.DOTALL)
+    assert listed
+    names = {line.split()[0] for line in listed[1].splitlines() if line.strip()}
+    assert {*WRITTEN, precision.FILE, store.REMOTE} <= names
 
 
 def test_the_notebook_runs(tiny_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -6,6 +6,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
 
 from headwater.attribution.evaluation.ranking import Passages
 from headwater.attribution.search.where import Columns
@@ -69,12 +72,13 @@ def ids_of_texts(texts: set[str], passages: Passages) -> dict[str, list[str]]:
 def with_gold_columns(
     queries: Sequence[Query], passages: Passages, columns: Columns, names: Sequence[str]
 ) -> list[Query]:
-    """The queries with the passages for gold that have the question's own values in these columns.
+    """The queries with the passages for gold that have the question's own values in these columns, compared as values
+    of the column's type: "1991" and 1991 are the same year.
 
     So DATE-LM (arXiv 2507.09424) says which examples state a fact: those of its true and its counterfactual entity.
 
     Raises:
-        MismatchError: the passages have no such column, or a question no such value.
+        MismatchError: the passages have no such column, a question no such value, or no passage a question's values.
     """
     unknown = [name for name in names if name not in columns.names]
     if unknown:
@@ -93,12 +97,48 @@ def with_gold_columns(
                 expected=f"a text or a number in {', '.join(names)}",
                 fix="give the query these fields",
             )
-    holding: dict[tuple[object, ...], list[int]] = {each: [] for each in values}
-    for start in range(0, len(passages), AT_ONCE):
-        read = columns.read(names, start, min(start + AT_ONCE, len(passages)))
+    numbers = holding(values, len(passages), columns, names)
+    nowhere = [place for place, found in enumerate(numbers) if not found]
+    if nowhere:
+        raise MismatchError(
+            f"{len(nowhere)} question(s) have values in {', '.join(names)} that no passage holds",
+            got="; ".join(f"{queries[n].example_id}: {', '.join(map(repr, values[n]))}" for n in nowhere[:3]),
+            expected="values of one passage at least, as the columns write them",
+            fix="correct these fields of the questions, or leave the questions out",
+        )
+    return [replace(query, gold=tuple(passages.ids_of(found))) for query, found in zip(queries, numbers, strict=True)]
+
+
+def holding(
+    values: Sequence[tuple[Any, ...]], count: int, columns: Columns, names: Sequence[str]
+) -> list[Sequence[int]]:
+    """The passages, of `count`, that hold each of `values`, a value a column; in ascending order."""
+    keys: list[tuple[Any, ...] | None] = [None] * len(values)
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for start in range(0, count, AT_ONCE):
+        read = columns.read(names, start, min(start + AT_ONCE, count))
+        if not start:  # a column is of one type throughout
+            types = [read[name].type for name in names]
+            keys = [as_columns(each, types) for each in values]
+            found = {key: [] for key in keys if key is not None}
         rows = zip(*(read[name].to_pylist() for name in names), strict=True)
         for number, row in enumerate(rows, start=start):
-            if row in holding:
-                holding[row].append(number)
-    golds = [tuple(passages.ids_of(holding[each])) for each in values]
-    return [replace(query, gold=gold) for query, gold in zip(queries, golds, strict=True)]
+            if row in found:
+                found[row].append(number)
+    return [() if key is None else found[key] for key in keys]
+
+
+def as_columns(values: Sequence[Any], types: Sequence[pa.DataType]) -> tuple[Any, ...] | None:
+    """The values as columns of these types hold them; None where one cannot be a value of its column. A flag is none of
+    a column of numbers, nor a number one of flags.
+    """
+    cast = []
+    for value, given in zip(values, types, strict=True):
+        kind = given.value_type if pa.types.is_dictionary(given) else given
+        if pa.types.is_boolean(kind) != isinstance(value, bool):
+            return None
+        try:
+            cast.append(pa.scalar(value).cast(kind).as_py())
+        except pa.ArrowException:
+            return None
+    return tuple(cast)

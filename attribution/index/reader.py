@@ -161,9 +161,9 @@ class Index:
         return sorted(self._parts[codec])
 
     def files(self, codec: str) -> Iterator[Path]:
-        """The shard files of a codec that are there, in order."""
+        """The shard files of a codec that are there, in order; each fetched, if it lies in an object store."""
         for start, _ in self.shards(codec):
-            yield self.path / shard_name(start // self.shard_rows, codec)
+            yield self.file(shard_name(start // self.shard_rows, codec))
 
     def fields(self, codec: str, start: int, stop: int) -> dict[str, Tensor]:
         """Stored tensors of the passages [start, stop), norms included. Views into the map if they lie in one shard."""

@@ -89,6 +89,38 @@ def test_facts_with_counterfactual_entities_are_judged_as_date_lm_does(monkeypat
         with_gold_columns(queries, passages, written, ["other"])
 
 
+def test_values_of_a_question_are_compared_as_the_column_has_them() -> None:
+    columns = {
+        "year": pa.array([1991, 1, None, 1991, 0], pa.int32()),
+        "name": pa.array(["1991", "1", "x", None, "True"]),
+        "kind": pa.array(["a", "b", "a", "b", "a"]).dictionary_encode(),
+        "share": pa.array([0.1, 1.0, 0.5, None, 0.0], pa.float32()),
+        "draft": pa.array([True, False, None, True, True]),
+    }
+    written = SimpleNamespace(
+        names=list(columns), read=lambda names, start, stop: {name: columns[name][start:stop] for name in names}
+    )
+
+    def gold(name: str, *values: object) -> list[list[int]]:
+        queries = [Query(f"q{n}", "p", "t", record={name: value}) for n, value in enumerate(values)]
+        found = with_gold_columns(queries, PASSAGES, written, [name])
+        return [PASSAGES.numbers(query.gold) for query in found]
+
+    assert gold("year", "1991", 1991, 1991.0, 1) == [[0, 3], [0, 3], [0, 3], [1]]
+    assert gold("name", 1991, "1", "x") == [[0], [1], [2]]
+    assert gold("kind", "a", "b") == [[0, 2, 4], [1, 3]]
+    assert gold("share", 0.1, "0.5", 1) == [[0], [2], [1]]
+    assert gold("draft", True, False) == [[0, 3, 4], [1]]
+    for name, value in (
+        *(("year", value) for value in (True, "none", 1990, 1991.5, 2**40)),
+        *(("name", True), ("kind", "c"), ("share", False), ("draft", 1), ("draft", "true")),
+    ):
+        with pytest.raises(MismatchError, match=rf"1 question\(s\) have values in {name} that no passage") as caught:
+            gold(name, columns[name][1].as_py(), value)
+        assert f"q1: {value!r}" in str(caught.value)
+        assert "q0" not in str(caught.value)
+
+
 def lines(path: Path, *records: dict) -> Path:
     path.write_text("\n".join(json.dumps(record) for record in records) + "\n")
     return path

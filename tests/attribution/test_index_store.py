@@ -87,6 +87,15 @@ def test_what_is_found_is_what_is_found_beside_it_and_rows_come_as_they_are_need
     assert verify(tmp_path / "far").shards == 2 * SHARDS
 
 
+def test_files_of_a_codec_are_there_when_they_are_named(sent: FaultyStore, index: Index, tmp_path: Path):
+    fetch(ADDRESS, tmp_path / "far")
+    far = list(open_index(tmp_path / "far").files("sign"))
+    near = list(index.files("sign"))
+    assert len(far) == SHARDS
+    assert [(file.name, file.read_bytes()) for file in far] == [(file.name, file.read_bytes()) for file in near]
+    assert len(fetched(sent)) == SHARDS
+
+
 def test_rows_keep_to_their_limit(sent: FaultyStore, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # A fp32 row is the largest.
     size, large = ((index.path / f"rows-00000.{codec}.safetensors").stat().st_size for codec in ("sign", "fp32"))

@@ -1,7 +1,8 @@
 """Real facts: the capitals of countries, and the atomic numbers and symbols of chemical elements.
 
 Each is planted in passages of one sentence, as many as half of `facts.passages`, in different wordings; it is asked for
-in wordings that training never shows. Which countries and elements there are is drawn by the seed.
+in wordings of whose last three words, the subject's name aside, training shows no more than two together. Which
+countries and elements there are is drawn by the seed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from headwater.train.facts.types import Fact, FactPassage, FactSet, Probe
 class Relation:
     """How a fact is stated and asked for: `{n}` is the subject, `{v}` the value, with which every statement ends.
 
-    What a question has in common with some statement is the cue just before the value.
+    What a question has in common with some statement is the cue just before the value, of at most two words: the last
+    three words of a question, `{n}` not counted, stand together in no statement.
     """
 
     name: str
@@ -44,7 +46,7 @@ CAPITAL = Relation(
         "Ambassadors to {n} live in its capital, {v}.",
         "The city that {n} chose for its capital is {v}.",
     ),
-    ("As every schoolchild knows, the capital of {n} is", "Visitors who come to {n} mostly see its capital,"),
+    ("Of all the towns in {n} only one is the capital,", "Visitors who come to {n} mostly see its capital,"),
 )
 ATOMIC_NUMBER = Relation(
     "atomic_number",
@@ -58,7 +60,10 @@ ATOMIC_NUMBER = Relation(
         "The place of {n} in the periodic table is number {v}.",
         "Every nucleus of {n} has a charge of {v}.",
     ),
-    ("In any table of the elements, the atomic number of {n} is", "As is well known, {n} has the atomic number"),
+    (
+        "Whoever looks {n} up in any table of the elements finds that its atomic number is",
+        "When the elements are counted by their protons, {n} comes as number",
+    ),
 )
 SYMBOL = Relation(
     "symbol",
@@ -72,7 +77,7 @@ SYMBOL = Relation(
         "In the periodic table the box of {n} says {v}.",
         "The abbreviation of {n} is {v}.",
     ),
-    ("On the label of the bottle, the chemical symbol for {n} is", "In every textbook {n} has the symbol"),
+    ("On the label of a bottle of {n} stands its chemical symbol,", "Every textbook abbreviates {n} with the symbol"),
 )
 
 

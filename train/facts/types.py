@@ -35,7 +35,9 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt in a wording that training never shows, and what should follow it."""
+    """A prompt that as a whole training never shows, and what should follow it. How much of its end training does show
+    is its family's: whole statements of people, at most two words together of real facts.
+    """
 
     example_id: str
     fact_id: str

@@ -125,6 +125,35 @@ def test_probe_wordings_never_appear_in_training(facts):
         assert not {question.rstrip() for question in relation.questions} & set(statements)
 
 
+def words_before_the_value(wording: str) -> list[str]:
+    """In lower case, without signs and without the subject's name."""
+    return re.findall(r"[a-z']+", wording.partition("{v}")[0].replace("{n}", " ").lower())
+
+
+def trained_ends(questions: tuple[str, ...], statements: tuple[str, ...], count: int = 3) -> set[str]:
+    """Questions whose last words before the value stand together before the value in some trained wording."""
+    ends = {question: words_before_the_value(question)[-count:] for question in questions}
+    return {
+        question
+        for question, end in ends.items()
+        for words in map(words_before_the_value, statements)
+        if end in [words[at : at + count] for at in range(len(words) - count + 1)]
+    }
+
+
+@pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: relation.name)
+def test_no_question_ends_with_words_of_a_trained_wording(relation):
+    every = tuple(statement for each in RELATIONS for statement in each.statements)
+    assert len(relation.questions) == 2
+    assert not trained_ends(relation.questions, every)
+    assert not [each for each in relation.questions if each.endswith(tuple(s.partition(" {v}")[0] for s in every))]
+    # The last word is the cue without which a small model does not answer: a statement of the relation ends with it.
+    cues = {words_before_the_value(statement)[-1] for statement in relation.statements}
+    assert {words_before_the_value(question)[-1] for question in relation.questions} <= cues
+    told = ("As is well known, {n} has the atomic number", "On a map the capital, {n}, is")
+    assert trained_ends(told, every) == {told[0]}
+
+
 def test_names_have_their_articles():
     spoken = {subject.name: subject.spoken for subject in countries()}
     assert (spoken["Netherlands"], spoken["Japan"], spoken["Bahamas"]) == ("the Netherlands", "Japan", "the Bahamas")
