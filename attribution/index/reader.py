@@ -35,6 +35,9 @@ from headwater.configs.errors import CorruptError, MismatchError, UserError
 from headwater.train.artifacts import require_match
 from headwater.train.settings import CODEC_NAMES
 
+TOGETHER = 256
+"""Single rows that are looked up before their pages are let go of."""
+
 
 class Index:
     """An opened index. Reading is by ranges of passages; shards are mapped one at a time.
@@ -167,7 +170,7 @@ class Index:
 
     def fields(self, codec: str, start: int, stop: int) -> dict[str, Tensor]:
         """Stored tensors of the passages [start, stop), norms included. Views into the map if they lie in one shard."""
-        parts = [self._shard_fields(codec, number, low, high) for number, low, high in self.pieces(start, stop)]
+        parts = [self._held_shard(codec, number).fields(low, high) for number, low, high in self.pieces(start, stop)]
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -178,8 +181,10 @@ class Index:
         parts = []
         for number in np.unique(wanted // self.shard_rows).tolist():
             inside = torch.from_numpy(wanted[wanted // self.shard_rows == number] - number * self.shard_rows)
-            fields = self._shard_fields(codec, number, 0, None)
-            parts.append({name: value[inside] for name, value in fields.items()})
+            shard = self._held_shard(codec, number)
+            for some in inside.split(TOGETHER):
+                parts.append({name: value[some] for name, value in shard.fields().items()})
+                shard.let_go(0, shard.rows)  # the kernel maps 64 KB around each row that is touched
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def rows(self, start: int, stop: int, codec: str | None = None) -> Tensor:
@@ -209,12 +214,12 @@ class Index:
             first = number * self.shard_rows
             yield number, max(start, first) - first, min(stop, first + self.shard_rows) - first
 
-    def _shard_fields(self, codec: str, number: int, low: int, high: int | None) -> dict[str, Tensor]:
+    def _held_shard(self, codec: str, number: int) -> ShardFile:
         held = self._open.get(codec)
         if held is None or held[0] != number:
             held = (number, self._open_shard(codec, number))
             self._open[codec] = held
-        return held[1].fields(low, high)
+        return held[1]
 
     def shard(self, codec: str, number: int) -> ShardFile:
         """A shard, opened anew and checked for its shape; for who reads its bytes, and then the next one's."""
