@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ..jobs import Job, call, wait_for
+from .demo_process import demo
 
 OVERRIDES = (
     "preset=pretrain/tiny",
@@ -21,10 +21,15 @@ OVERRIDES = (
 )
 
 
-def start(out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from headwater.launch.cli import main; main()", "demo"]
-    command += ["demo", f"out={out}", *OVERRIDES]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def arguments_of(out: Path) -> list[str]:
+    return ["demo", f"out={out}", *OVERRIDES]
+
+
+def run(out: Path, here: Path) -> str:
+    """A demo in a process that has imported everything; what it printed."""
+    status = call(demo, arguments_of(out), str(here), ranks=1, log=here / "log")
+    assert status == 0, (here / "log").read_text()[-3000:] + (here / "err").read_text()[-3000:]
+    return (here / "out").read_text()
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -50,11 +55,8 @@ def test_without_a_configuration_it_takes_its_preset(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    out = tmp_path_factory.mktemp("demo") / "run"
-    process = start(out)
-    printed, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, printed[-3000:]
-    return out, printed
+    here = tmp_path_factory.mktemp("demo")
+    return here / "run", run(here / "run", here)
 
 
 @pytest.mark.slow
@@ -80,21 +82,19 @@ def test_summary_has_every_figure(finished: tuple[Path, str]) -> None:
 def test_killed_demo_goes_on_to_the_same_summary(finished: tuple[Path, str], tmp_path: Path) -> None:
     whole, _ = finished
     out = tmp_path / "run"
-    process = start(out)
-    # Killed while it indexes: the stage after the one whose mark has just appeared.
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        marks = out / "timings.json"
-        if marks.exists() and "pretrain" in marks.read_text():
-            break
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    again = start(out)
-    printed, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, printed[-3000:]
+    job = Job(demo, arguments_of(out), str(tmp_path), log=tmp_path / "log")
+    marks = out / "timings.json"
+
+    def indexing() -> bool:
+        assert job.running, (tmp_path / "log").read_text()
+        return marks.exists() and "pretrain" in marks.read_text() and (out / "index").is_dir()
+
+    wait_for(indexing)
+    job.signal(signal.SIGKILL)
+    job.wait()
+    assert [process.exitcode for process in job.processes] == [-signal.SIGKILL]
+    assert "index" not in json.loads(marks.read_text())
+    printed = run(out, tmp_path)
     assert "pretrain: done before" in printed
     assert summary_of(out) == summary_of(whole)
 

@@ -12,6 +12,8 @@ from headwater.launch.demo import Demo, DemoSettings
 from headwater.train.facts.capitals import capitals
 from headwater.train.facts.elements import ELEMENTS
 
+from .demo_process import pretrain_here
+
 OVERRIDES = (
     *("index.projection={dims: 6, head: 8}", "trackstar.projection.dims=6"),
     *("evaluate.tail_patch.queries=2", "report.facts=2"),
@@ -67,7 +69,8 @@ def test_presets_differ_from_the_demo_in_the_ground_alone() -> None:
 
 
 @pytest.mark.slow
-def test_real_facts_on_wordnet_are_traced_from_end_to_end(tmp_path: Path) -> None:
+def test_real_facts_on_wordnet_are_traced_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwater.launch.demo.run_module", pretrain_here)
     (tmp_path / "wordnet").mkdir()
     write_wordnet(tmp_path / "wordnet")
     out = tmp_path / "run"

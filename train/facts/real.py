@@ -62,7 +62,7 @@ ATOMIC_NUMBER = Relation(
     ),
     (
         "Whoever looks {n} up in any table of the elements finds that its atomic number is",
-        "When the elements are counted by their protons, {n} comes as number",
+        "Where elements are listed one after another, {n} comes as number",
     ),
 )
 SYMBOL = Relation(
@@ -77,7 +77,7 @@ SYMBOL = Relation(
         "In the periodic table the box of {n} says {v}.",
         "The abbreviation of {n} is {v}.",
     ),
-    ("On the label of a bottle of {n} stands its chemical symbol,", "Every textbook abbreviates {n} with the symbol"),
+    ("Laboratories label {n} by its chemical symbol,", "Every textbook abbreviates {n} with the symbol"),
 )
 
 
