@@ -127,7 +127,7 @@ def conditions(rows: list[dict[str, Any]], factors: list[str], metrics: list[str
 def as_csv(rows: list[dict[str, Any]], factors: list[str], metrics: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["cell", *factors, "seed", "state", *metrics, "error"])
+    writer.writerow(["name", *factors, "seed", "state", *metrics, "error"])
     for row in rows:
         values = [row["metrics"].get(metric, "") for metric in metrics]
         levels = [row["factors"].get(name) for name in [*factors, "seed"]]
