@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ from ..jobs import REFUSED, Job, call, wait_for
 from .killed_builds import SECONDS, build, command, failing
 
 SMALL = ["corpus.max_tokens=40", "projection.dims=4", "shard_rows=48", "batch_tokens=512"]
-COMMAND = [sys.executable, "-c", "from headwater.launch.cli import main; main()"]
 WORDS = ["river", "stone", "harbor", "winter", "garden", "bridge", "letter", "morning", "copper", "island", "candle"]
 
 
@@ -56,7 +54,7 @@ def built(model: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("built") / "index"
     config = "index/hf"
     arguments = ["index", config, f"model.path={model}", f"corpus.path={documents}", f"out={out}", *SMALL]
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    done = headwater(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith(str(out))
     return out

@@ -8,8 +8,8 @@ from unittest import mock
 from ..attribution.killed_builds import command
 
 
-def pretrain_here(module: str, arguments: Sequence[str], *, processes: int, what: str) -> None:
-    """Stands in for `run_module` of a demo, at no start-up cost."""
+def pretrain_here(module: str, arguments: Sequence[str], *, processes: int = 1, what: str = "pretraining") -> None:
+    """Stands in for `run_module`, at no start-up cost."""
     from headwater.configs import load_config
     from headwater.train.__main__ import pretrain
     from headwater.train.settings import PretrainSettings

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +17,15 @@ from headwater.launch.ablate.process import as_asked, essence, shared_pretrainin
 from headwater.launch.ablate.report import conditions, describe
 from headwater.launch.ablate.run import run_ablation
 from headwater.launch.ablate.settings import AblateSettings, SlurmSettings
+from headwater.launch.parts import pool
 from headwater.launch.parts.training import is_trained
 from headwater.train.artifacts import RunDir, write_json
 from headwater.train.facts.biographies import VARIANTS
 from headwater.train.settings import PretrainSettings
 from headwater.train.tokenizer import TextTokenizer
+
+from ...attribution.killed_builds import command
+from ..forked_parts import begin, killed_when
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
@@ -218,25 +218,24 @@ def test_a_run_of_other_settings_is_not_taken_for_the_cells_pretraining(
 
 
 @pytest.mark.slow
-def test_a_failing_cell_is_named_a_killed_sweep_goes_on_and_finished_cells_stay(tmp_path: Path):
+def test_a_failing_cell_is_named_a_killed_sweep_goes_on_and_finished_cells_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config, out = tmp_path / "sweep.yaml", tmp_path / "sweep"
     broken = f"corpus.tokenizer.path={tmp_path}/absent.json"
     lines = [f"out: {out}", "preset: pretrain/tiny", f"overrides: {json.dumps(SMALL)}"]
     cells = {"whole": [], "broken": [broken]}
     config.write_text("\n".join([*lines, f"cells: {json.dumps(cells)}"]))
-    command = [sys.executable, "-c", "from headwater.launch.cli import main; main()", "ablate", str(config)]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    first = out / "cells/whole/checkpoints/step-00000002/checkpoint.json"
-    end = time.monotonic() + 120
-    while not first.exists():
-        assert time.monotonic() < end, "the first cell never saved"
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    with monkeypatch.context() as patch:
+        saved = killed_when(lambda path: (path / "checkpoints/step-00000002/checkpoint.json").exists())
+        patch.setattr(pool, "begin", saved)
+        with pytest.raises(KeyboardInterrupt):
+            run_ablation(load_config(AblateSettings, config))
+    assert [path.name for path in (out / "cells").iterdir() if (path / "checkpoints").exists()] == ["whole"]
     assert not (out / "table.json").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert "failed: broken" in again.stdout
+    monkeypatch.setattr(pool, "begin", begin)
+    assert command(["ablate", str(config)], str(tmp_path)) == 1
+    assert "failed: broken" in (tmp_path / "out").read_text()
     table = json.loads((out / "table.json").read_text())
     states = {row["name"]: row["state"] for row in table["cells"]}
     assert states == {"broken": "failed", "whole": "finished"}
@@ -254,7 +253,10 @@ def test_a_failing_cell_is_named_a_killed_sweep_goes_on_and_finished_cells_stay(
 
 
 @pytest.mark.slow
-def test_trace_cells_share_the_pretraining_and_the_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_trace_cells_share_the_pretraining_and_the_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pool, "begin", begin)
     settings = sweep(
         tmp_path,
         kind="trace",

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +10,12 @@ import pytest
 
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import MismatchError
+from headwater.launch.parts import pool
 from headwater.launch.studies.storage.claims import judge
 from headwater.launch.studies.storage.data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
 from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import GROUPS, KINDS, kinds_of, shares, summarise
-from headwater.launch.studies.storage.study import Storage
+from headwater.launch.studies.storage.study import Storage, run_storage
 from headwater.launch.studies.storage.summary import majority
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from headwater.train.corpus.settings import CorpusSettings
@@ -27,6 +23,8 @@ from headwater.train.facts.biographies import ATTRIBUTES, VARIANTS
 from headwater.train.facts.settings import PopulationSettings
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.order import BLOCK, SequenceOrder
+
+from ..forked_parts import begin, killed_when
 
 PEOPLE = PopulationSettings(
     people=24,
@@ -220,29 +218,24 @@ def toy(out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_study_from_end_to_end_killed_in_the_middle(tmp_path: Path):
+def test_a_study_from_end_to_end_killed_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     out = tmp_path / "study"
-    code = "import sys\nfrom headwater.configs import load_config\n"
-    code += "from headwater.launch.studies.storage.settings import StorageSettings\n"
-    code += "from headwater.launch.studies.storage.study import run_storage\n"
-    code += "run_storage(load_config(StorageSettings, sys.argv[1], sys.argv[2:]))"
-    command = [sys.executable, "-c", code, "study/storage", *toy(out)]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    part = out / "seed-0/pretrain/single"
-    end = time.monotonic() + 150
-    while not list(part.glob("checkpoints/step-*/checkpoint.json")):
-        assert killed.poll() is None, (part / "log.txt").read_text()
-        assert time.monotonic() < end, "the study never came to a checkpoint"
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    settings = load_config(StorageSettings, "study/storage", toy(out))
+    with monkeypatch.context() as patch:
+        saved = killed_when(lambda path: bool(list(path.glob("checkpoints/step-*/checkpoint.json"))))
+        patch.setattr(pool, "begin", saved)
+        with pytest.raises(KeyboardInterrupt):
+            run_storage(settings)
     assert not (out / "summary.json").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr[-3000:]
-    check_study(out, again.stdout)
+    monkeypatch.setattr(pool, "begin", begin)
+    capsys.readouterr()
+    run_storage(settings)
+    check_study(out, capsys.readouterr().out)
     first = json.loads((out / "summary.json").read_text())
-    once_more = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "2 parts, 2 finished before" in once_more.stdout
+    run_storage(settings)
+    assert "2 parts, 2 finished before" in capsys.readouterr().out
     assert json.loads((out / "summary.json").read_text()) == first
     with pytest.raises(MismatchError, match="other settings"):
         Storage(load_config(StorageSettings, "study/storage", [*toy(out), "question_share=0.5"])).run()
