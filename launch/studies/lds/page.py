@@ -163,7 +163,7 @@ correlation, over the halves, of the log-probability that a half's model gives t
 the passages that are in the half; then the mean over queries, with 95% bootstrap intervals over queries; ± halves: the
 standard error that other halves would bring (jackknife). Trained from scratch: figures of fine-tuning are higher and
 not comparable. The ceiling: the same correlation of two trainings on the same halves from other weights. Planted facts
-are asked in wordings that training never shows; values of the Factbook with the words before them, where the passage
+are asked by prompts that training never shows; values of the Factbook with the words before them, where the passage
 itself decides most; a held-out passage is of a document whose other passages were trained on, and its target is the
 whole passage. Gold passages: 1 for those that state the answer, 0 for all others; a held-out passage has none. Above
 BM25: the mean difference on the same queries. Status: "holds" where the whole interval is on the claim's side, "holds

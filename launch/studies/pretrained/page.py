@@ -131,7 +131,7 @@ src="data:image/png;base64,{{ images.curve }}">
 {% for cells in lines %}<tr>{% for cell in cells %}<td>{{ cell }}{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endfor %}
-<p><small>Means with 95% bootstrap intervals over questions or facts. Questions stand in wordings that training never
+<p><small>Means with 95% bootstrap intervals over questions or facts. Questions are prompts that training never
 shows; exact: greedy decoding gives the whole answer. Gradient cosine and dot: rows of the cross entropy without
 curvature. Tail-patch: mean rise of the target's probability after one training step on a passage, at step
 {{ s.left_out_step }}. Leaving out: the union of the best passages for some facts that the model knows at that step is
