@@ -55,7 +55,7 @@ def judge(found: Found | None) -> list[Claim]:
         return [Claim(CLAIM, NOT_GIVEN)]
     told = found["rows"]
     same, chance = told[OTHER]["full_less"]["mrr"], told[RANDOM]["full_less"]["mrr"]
-    control = f"another random projection: {as_text(same)}; a random ranking: {as_text(chance)}"
+    control = f"another random projection: {as_text(same)}; scale, a random ranking: {as_text(chance)}"
     return [
         Claim(
             f"On a real model, {row['label']}: MRR below the full recipe's",
