@@ -1,6 +1,7 @@
 """Traces a model as it was after a step: every method's ranking, tail-patch, and what kinds of passages are named.
 
-PATH/METHOD.jsonl      the rankings        PATH/classes.json     kinds of the first passages, by method and question
+PATH/METHOD.jsonl      the rankings        PATH/classes.json     kinds of the first passages, for what was asked and for
+                                                                 another question, by method and question
 PATH/tail_patch.json   by method           PATH/tops.json        text of each method's first passage
 """
 
@@ -65,26 +66,14 @@ def trace_at(path: Path, settings: TracingSettings, seed: int, size: str, step: 
         for name, each in rankings.items():
             write_rankings(path / f"{name}.jsonl", each)
         others = other_questions(questions)
-        otherwise = [
-            each if other is None else replace(each, prompt=questions[other].prompt, target=questions[other].target)
-            for each, other in zip(questions, others, strict=True)
-        ]
-        write_rankings(path / f"{ASKED_ANOTHER}.jsonl", BM25().rank(otherwise, passages))
+        write_rankings(path / f"{ASKED_ANOTHER}.jsonl", BM25().rank(with_words_of(questions, others), passages))
         sorter = Sorter(read_stated(run, questions), partial=bool(settings.questions))
         sort_passages(path, sorter, questions, others, rankings, passages)
         if step and settings.evaluate.tail_patch.enabled:
             asked = np.flatnonzero(seen_mask(questions)).tolist()
             some = {name: [each[i] for i in asked] for name, each in rankings.items()}
-            measure_tail_patch(
-                run,
-                step,
-                evaluation(settings, run, seed),
-                [questions[i] for i in asked],
-                some,
-                passages,
-                world,
-                out=path,
-            )
+            evaluate = evaluation(settings, run, seed)
+            measure_tail_patch(run, step, evaluate, [questions[i] for i in asked], some, passages, world, out=path)
     finally:
         parallel.stop()
     if step and settings.leave_out.facts:
@@ -105,10 +94,24 @@ def index_settings(settings: TracingSettings, method: str, run: RunDir, seed: in
     return made if step else replace(made, correction="none")
 
 
+def with_words_of(questions: Sequence[Query], others: Sequence[int | None]) -> list[Query]:
+    """The questions in the words of others, with their own gold; those without another one as they are."""
+    return [
+        each if other is None else replace(each, prompt=questions[other].prompt, target=questions[other].target)
+        for each, other in zip(questions, others, strict=True)
+    ]
+
+
 def evaluation(settings: TracingSettings, run: RunDir, seed: int) -> EvaluateSettings:
-    measured = settings.evaluate
+    """The study's settings as an evaluation of a run has them.
+
+    Args:
+        seed: of the random ranking, or of the questions that are patched.
+    """
+    weight, tail_patch = settings.evaluate.task_weight, settings.evaluate.tail_patch
+    baselines = ["bm25", "random"]
     return EvaluateSettings(
-        run=str(run.path), seed=seed, task_weight=measured.task_weight, tail_patch=measured.tail_patch
+        run=str(run.path), seed=seed, task_weight=weight, tail_patch=tail_patch, baselines=baselines
     )
 
 

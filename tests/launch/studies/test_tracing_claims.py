@@ -212,7 +212,7 @@ def test_rows_of_the_recipe_are_paired_with_the_full_one():
             name: full - worse if worse is not None else full + rng.normal(0, 0.02, 40) for name in ("mrr", "recall@10")
         }
     values["fewer-dimensions"] = dict.fromkeys(("mrr", "recall@10"), full + 0.1)
-    told = statuses(recipe.judge(recipe.table(made, values)))
+    told = statuses(recipe.judge(recipe.table(made, values, np.arange(40) // 2)))
     by_row = {claim.split(", ")[1].partition(":")[0]: status for claim, status in told.items()}
     assert by_row["no curvature"] == by_row["no unit norm"] == REPRODUCED
     assert by_row["no optimizer correction"] == by_row["the corpus's curvature alone"] == NOT_REPRODUCED
