@@ -7,7 +7,7 @@ PATH/tail_patch.json   by method           PATH/tops.json        text of each me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,12 +78,17 @@ def trace_at(path: Path, settings: TracingSettings, seed: int, size: str, step: 
         parallel.stop()
     if step and settings.leave_out.facts:
         chosen = draw_asked(questions, settings.leave_out.facts, seed)
-        # What was never trained on is no loss to a training.
         untrained = set((corpus_run(settings, seed).path / UNSEEN).read_text().splitlines())
         for method in settings.leave_out.methods:
-            named = [[name for name in rankings[method][i].ranking if name not in untrained] for i in chosen]
-            write_list(run, f"{method}-{step}", [each[: settings.leave_out.top] for each in named])
+            ranked = (rankings[method][i].ranking for i in chosen)
+            lists = [first_trained(each, untrained, settings.leave_out.top) for each in ranked]
+            write_list(run, f"{method}-{step}", lists)
     write_json(path / DONE, {"lists": str(lists_of(run).name)})
+
+
+def first_trained(ranked: Sequence[str], untrained: Collection[str], top: int) -> list[str]:
+    """The first passages of a ranking but those that no model was shown: a training loses nothing without them."""
+    return [name for name in ranked if name not in untrained][:top]
 
 
 def index_settings(settings: TracingSettings, method: str, run: RunDir, seed: int, step: int) -> IndexSettings:

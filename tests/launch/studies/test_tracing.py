@@ -27,6 +27,7 @@ from headwater.launch.studies.tracing.questions import (
 )
 from headwater.launch.studies.tracing.settings import ANSWERS, TracingSettings
 from headwater.launch.studies.tracing.study import Tracing, run_tracing
+from headwater.launch.studies.tracing.tracing import first_trained
 from headwater.launch.studies.verdict import NOT_TESTABLE
 from headwater.train.artifacts import RunDir
 
@@ -240,6 +241,10 @@ def test_what_is_left_out_is_nobody_elses_gold():
     assert draw_unseen(questions, stated, 2, 0) == {"A", "B"}
     with pytest.raises(UserError, match=r"of their own(.|\n)*2 of 4(.|\n)*unseen = 3"):
         draw_unseen(questions, stated, 3, 0)
+
+
+def test_a_method_leaves_out_what_was_trained_on():
+    assert first_trained(["a", "never", "b", "c"], {"never"}, 2) == ["a", "b"]
 
 
 def test_the_other_question_has_nothing_in_common():
