@@ -43,7 +43,7 @@ def own_passages(queries: Sequence[Query], passages: PassageSet) -> list[list[st
             candidates = {number for word in words for number in asking.get(word, ())}
             text = folded(passages.text(start + place)) if candidates else ""
             for number in sorted(candidates):
-                if all(says(text, part) for part in facts[number]) and all(facts[number]):
+                if all(says(text, part) for part in facts[number]):
                     found[number].append(read["id"][place].as_py())
     return found
 
@@ -54,8 +54,8 @@ def folded(text: str) -> str:
 
 
 def says(text: str, words: str) -> bool:
-    """Whether a text has these words, whole."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+    """Whether a text has these words, whole and as they are written; of no words it has none."""
+    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def asked_for(queries: Sequence[Query], own: Sequence[Sequence[str]]) -> list[Query]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from headwater.launch.studies.acquisition.measured import Measured
+from headwater.launch.studies.resampling import percentiles
 
 Sample = tuple[Measured, np.ndarray]
 """Some probes of comparable runs: their numbers, int [n]."""
@@ -26,17 +27,13 @@ def interval(
         crossed: the records are the same ones for every seed, and are drawn once for all of them.
 
     Returns:
-        None where a sample is empty, or the statistic is not finite.
+        None where a sample is empty, or the statistic is not finite, or is not in more than half of the resamples.
     """
     if not all(len(chosen) for _, chosen in samples):
         return None
     value = float(statistic(*(chosen for _, chosen in samples)))
     found = np.array([statistic(*drawn) for drawn in draws(samples, resamples, crossed)], dtype=np.float64)
-    found = found[np.isfinite(found)]
-    if not np.isfinite(value) or len(found) < resamples / 2:
-        return None
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return [value, float(low), float(high)]
+    return percentiles(value, found, level, lost=0.5)
 
 
 def draws(

@@ -1,7 +1,7 @@
 """What kind of passage is influential: sorted by rule, from records of what passages state, and from their words.
 
 A passage is of the first of these kinds that fits. Where there are records of what it states they decide; of a passage
-without any its words do.
+without any its words do, and of every passage where the records are known to tell only a part.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from headwater.attribution.evaluation.own_text import says
 
 ENTAILING, SUBJECT, RELATION, VALUE, NAMES, NONE = CLASSES = (
     "entailing",
@@ -39,35 +41,30 @@ class Sorter:
 
     Args:
         stated: what is known to be stated, by the passage's id.
+        partial: passages may state more than that, as their words say.
     """
 
-    def __init__(self, stated: Mapping[str, Sequence[Statement]]) -> None:
-        self.stated = stated
+    def __init__(self, stated: Mapping[str, Sequence[Statement]], *, partial: bool = False) -> None:
+        self.stated, self.partial = stated, partial
 
     def class_of(self, asked: Statement, passage_id: str, text: str) -> str:
         """The kind of a passage, for a question."""
         known = self.stated.get(passage_id, ())
-        if known:
-            of_subject = [each for each in known if each.subject == asked.subject]
-            entails = asked in of_subject
-            speaks = bool(of_subject)
-        else:
-            speaks = holds(text, asked.subject)
-            entails = speaks and holds(text, asked.value)
+        entails = asked in known
+        speaks = any(each.subject == asked.subject for each in known)
+        if self.partial or not known:
+            said = says(text, asked.subject)
+            entails = entails or (said and says(text, asked.value))
+            speaks = speaks or said
         if entails:
             return ENTAILING
         if speaks:
             return SUBJECT
         if any(each.relation == asked.relation for each in known):
             return RELATION
-        if any(each.value == asked.value for each in known) or holds(text, asked.value):
+        if any(each.value == asked.value for each in known) or says(text, asked.value):
             return VALUE
-        return NAMES if any(holds(text, part) for part in parts_of(asked.subject)) else NONE
-
-
-def holds(text: str, words: str) -> bool:
-    """Whether a text holds these words as whole words, written in this way."""
-    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+        return NAMES if any(says(text, part) for part in parts_of(asked.subject)) else NONE
 
 
 def parts_of(name: str) -> list[str]:

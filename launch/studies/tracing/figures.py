@@ -67,7 +67,7 @@ def stack(axis: Any, bars: Mapping[str, Mapping[str, Sequence[float] | None]]) -
 
 
 def draw_recipe(found: Mapping[str, Any]) -> bytes:
-    """MRR of every row of the recipe, with intervals over questions. PNG bytes."""
+    """MRR of every row of the recipe, with intervals over the questions' subjects. PNG bytes."""
     rows = list(found["rows"].values())
     drawn, axes = figure(1, 8, 0.35 * len(rows) + 1)
     for place, row in enumerate(reversed(rows)):

@@ -16,7 +16,7 @@ from headwater.train.artifacts import write_bytes
 
 POINTS = (
     *("size", "weights", "steps", "answer's probability", "method", "MRR", "MRR, never shown", "recall@10"),
-    *("tail-patch", "leaving out: drop", "share of gold's"),
+    *("tail-patch", "leaving out: passages", "drop", "share of gold's"),
 )
 KINDS = ("passages", *CLASSES)
 ROWS = ("row", "MRR", "full less it", "recall@10", "full less it")
@@ -58,6 +58,7 @@ def point_lines(found: Mapping[str, Any]) -> list[list[str]]:
                 left = point["left_out"].get(method, {})
                 cells = [as_interval(values.get(key)) for key in ("mrr", "mrr, unseen", "recall@10")]
                 cells.append(format_interval("tail_patch", values.get("tail_patch")))
+                cells.append(f"{left['passages']:.0f}" if left else "–")
                 cells += [as_interval(left.get(key)) for key in ("drop", "share")]
                 lines.append([*heads, LABELS[method], *cells])
                 heads = [""] * len(heads)
@@ -87,7 +88,7 @@ BODY = """<h1>Influence and attribution</h1>
 loop.last }}{% endfor %}; traced after {{ s.setting.amounts | join(", ") }} steps. {% for each in s.questions %}
 {{ each.seen }} questions about what was shown, {{ each.unseen }} about what was not{{ "; " if not loop.last }}
 {% endfor %}. All parts took {{ "%.0f" | format(minutes) }} minutes, counted one after the other. Intervals are 95%,
-over seeds and facts drawn with replacement.</p>
+over seeds and subjects drawn with replacement.</p>
 <h2>The paper's claims</h2>
 {% include "claims" %}
 {% macro table(name) %}<div class="scroll"><table><tr>{% for head in tables[name][0] %}<th>{{ head }}{% endfor %}</tr>
@@ -116,8 +117,9 @@ of {{ s.measures.recipe.run }}.</p><img alt="MRR of every row" src="data:image/p
 {{ table("recipe") }}{% else %}<p>Not run: no run of a real model was given (recipe.run=DIR).</p>{% endif %}
 <p><small>MRR: mean of 1 / the place of the first passage that states the fact. Never shown: facts whose passages are in
 the index and in no training. Tail-patch: mean rise of the answer's probability after one training step on a passage.
-Leaving out: the union of the passages that a method names for some facts is taken out of the stream and the model
-trained again, from the same weights in the same order. Kinds are by rule: states subject and value; speaks of the
+Leaving out: the union of the passages that a method names for some facts, but those never trained on, is taken out of
+the stream and the model trained again, from the same weights in the same order; passages: how many these are, meaned
+over seeds, at random as many as gold's. Kinds are by rule: states subject and value; speaks of the
 subject; states the same relation of another; holds the value; holds a part of the subject's name; none: the first that
 fits.</small></p>
 """

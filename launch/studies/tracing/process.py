@@ -73,17 +73,19 @@ def make_part(path: Path, task: dict[str, Any]) -> int:
 
 
 def name_left_out(run: RunDir, settings: TracingSettings, seed: int) -> None:
-    """Writes leave_out/ of a model: the facts that are drawn, their gold passages, and random ones."""
-    questions, leave_out = read_questions(run.path), settings.leave_out
-    chosen = draw_asked(questions, leave_out.facts, seed)
+    """Writes leave_out/ of a model: the facts that are drawn, their gold passages, and as many random ones."""
+    questions = read_questions(run.path)
+    chosen = draw_asked(questions, settings.leave_out.facts, seed)
     stated = read_stated(run, questions)
-    others = draw_others(stated, questions, chosen, leave_out.top * len(chosen), seed)
-    named = {"gold": golds_of(questions, chosen), "random": [others]}
+    golds = golds_of(questions, chosen)
+    others = draw_others(stated, questions, chosen, len(golds), seed)
+    named = {"gold": [golds], "random": [others]}
     write_lists(run, questions, probed(run, file=run.path / ANSWERS), chosen, named)
 
 
-def golds_of(questions: list[Query], chosen: list[int]) -> list[list[str]]:
-    return [list(questions[place].gold) for place in chosen]
+def golds_of(questions: list[Query], chosen: list[int]) -> list[str]:
+    """The passages that state what some questions ask, each once."""
+    return sorted({name for place in chosen for name in questions[place].gold})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ name, with `unseen`: whether its subject's passages are left out of every traini
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,20 +38,14 @@ def write_questions(settings: TracingSettings, run: RunDir, seed: int) -> None:
     """Writes questions.jsonl and then unseen.txt into the directory of a seed's corpus.
 
     Raises:
-        UserError: a given question has no subject or relation, or all subjects would be left out.
+        UserError: a given question has no subject or relation, or too few subjects can be left out.
     """
     if settings.questions:
         found = with_gold_ids(read_queries(settings.questions), open_passages(run))
         require_records(found, settings.questions)
     else:
         found = read_queries(run.facts / "probes.jsonl")
-    subjects = list(dict.fromkeys(str(each.record["subject"]) for each in found))
-    if len(subjects) <= settings.unseen:
-        fix = "ask about more, or give a smaller unseen="
-        expected = f"more than unseen = {settings.unseen}"
-        raise UserError("too few subjects are asked about", got=len(subjects), expected=expected, fix=fix)
-    drawn = np.random.default_rng([seed, 13]).permutation(len(subjects))[: settings.unseen]
-    unseen = {subjects[place] for place in drawn.tolist()}
+    unseen = draw_unseen(found, read_stated(run, found), settings.unseen, seed)
     kept = ("example_id", "prompt", "target", "subject", "relation")
     lines = []
     for each in found:
@@ -61,6 +56,33 @@ def write_questions(settings: TracingSettings, run: RunDir, seed: int) -> None:
     stated = read_stated(run, read_queries(run.path / QUESTIONS))
     left = sorted(name for name, each in stated.items() if any(one.subject in unseen for one in each))
     write_bytes(run.path / UNSEEN, "".join(f"{name}\n" for name in left).encode())
+
+
+def draw_unseen(queries: Sequence[Query], stated: Stated, count: int, seed: int) -> set[str]:
+    """Subjects whose passages are left out of every training, drawn by the seed among those that share no passage with
+    another one that is asked about: what would be left out with them is what the others' questions need.
+
+    Raises:
+        UserError: these are too few, or all that are asked about.
+    """
+    subjects = list(dict.fromkeys(str(each.record["subject"]) for each in queries))
+    if len(subjects) <= count:
+        fix = "ask about more, or give a smaller unseen="
+        expected = f"more than unseen = {count}"
+        raise UserError("too few subjects are asked about", got=len(subjects), expected=expected, fix=fix)
+    asked = set(subjects)
+    together = [asked.intersection(one.subject for one in each) for each in stated.values()]
+    sharing = {name for each in together if len(each) > 1 for name in each}
+    alone = [name for name in subjects if name not in sharing]
+    if len(alone) < count:
+        raise UserError(
+            "too few subjects have passages of their own",
+            got=f"{len(alone)} of {len(subjects)}; the others' are about two or more subjects that are asked about",
+            expected=f"at least unseen = {count}: without their passages nobody else's question lacks its gold",
+            fix="ask about more, or give a smaller unseen=",
+        )
+    drawn = np.random.default_rng([seed, 13]).permutation(len(alone))[:count]
+    return {alone[place] for place in drawn.tolist()}
 
 
 def require_records(queries: Sequence[Query], path: str) -> None:
@@ -77,7 +99,7 @@ def require_records(queries: Sequence[Query], path: str) -> None:
 
 def statement_of(query: Query) -> Statement:
     """What a question asks for."""
-    return Statement(str(query.record["subject"]), str(query.record["relation"]), query.target)
+    return Statement(str(query.record["subject"]), str(query.record["relation"]), query.target.strip())
 
 
 def read_stated(run: RunDir, questions: Sequence[Query]) -> Stated:
@@ -97,6 +119,22 @@ def read_stated(run: RunDir, questions: Sequence[Query]) -> Stated:
 def seen_mask(questions: Sequence[Query]) -> np.ndarray:
     """Which questions are about subjects that the models were shown: bool [questions]."""
     return np.array([not query.record["unseen"] for query in questions])
+
+
+def other_questions(questions: Sequence[Query]) -> list[int | None]:
+    """For each question the next one that has nothing in common with it, but that both were shown or both were not:
+    another subject, relation and answer, and no gold passage of its own. None where there is no such question."""
+
+    def apart(a: Query, b: Query) -> bool:
+        one, other = statement_of(a), statement_of(b)
+        differ = one.subject != other.subject and one.relation != other.relation and one.value != other.value
+        return differ and a.record["unseen"] == b.record["unseen"] and not {*a.gold} & {*b.gold}
+
+    found = []
+    for place, query in enumerate(questions):
+        following = itertools.chain(range(place + 1, len(questions)), range(place))
+        found.append(next((other for other in following if apart(query, questions[other])), None))
+    return found
 
 
 def draw_asked(questions: Sequence[Query], count: int, seed: int) -> list[int]:

@@ -127,4 +127,5 @@ def trace_rows(path: Path, settings: RecipeSettings) -> None:
         write_rankings(path / f"{RANDOM}.jsonl", RandomRanking().rank(questions, passages))
     finally:
         parallel.stop()
-    write_json(path / DONE, {"passages": len(passages), "questions": len(questions)})
+    subjects = [str(each.record.get("subject", each.example_id)) for each in questions]
+    write_json(path / DONE, {"passages": len(passages), "questions": len(questions), "subjects": subjects})

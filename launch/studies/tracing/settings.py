@@ -8,10 +8,12 @@ from pathlib import Path
 
 from headwater.attribution.settings import (
     CurvatureSettings,
-    EvaluateSettings,
     IndexSettings,
     ProjectionSettings,
+    TailPatchSettings,
     TracedModelSettings,
+    task_weight_problems,
+    task_weight_setting,
 )
 from headwater.configs import ConfigError, Problem, load_config, section, setting
 from headwater.launch.studies.sizes import SizeSettings
@@ -25,6 +27,9 @@ TRACED = ("trackstar", "headwater")
 LABELS = {**METHODS, "gold": "Gold passages"}
 SHARED_ARMS = ("gold", "random")
 """What a single training leaves out for all amounts of tokens, since it does not depend on the model."""
+
+ASKED_ANOTHER = "bm25-asked-another"
+"""BM25 asked another question than the one whose gold it is held against: a control."""
 
 QUESTIONS, ANSWERS, UNSEEN = "questions.jsonl", "questions.parquet", "unseen.txt"
 CALLBACK = "headwater.launch.studies.tracing.questions:from_settings"
@@ -43,6 +48,17 @@ class LeaveOutSettings:
     def problems(self) -> Iterator[Problem]:
         if len(set(self.methods)) != len(self.methods):
             yield Problem("methods", self.methods, "each once")
+
+
+@dataclass(kw_only=True, slots=True)
+class MeasureSettings:
+    """How passages are scored, and what a step on them does."""
+
+    task_weight: float | str = task_weight_setting()
+    tail_patch: TailPatchSettings = section(TailPatchSettings)
+
+    def problems(self) -> Iterator[Problem]:
+        yield from task_weight_problems(self.task_weight)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,7 +114,7 @@ class TracingSettings:
         curvature=CurvatureSettings(kind="full"),
         codecs=["int8"],
     )
-    evaluate: EvaluateSettings = section(EvaluateSettings)
+    evaluate: MeasureSettings = section(MeasureSettings)
     leave_out: LeaveOutSettings = section(LeaveOutSettings)
     recipe: RecipeSettings = section(RecipeSettings)
     parallel: int = setting(2, "Parts that run at once, each on its share of the cores.", minimum=1)
@@ -111,6 +127,14 @@ class TracingSettings:
             yield Problem("sizes", names, "at least one, each with a name of its own, of letters and figures")
         if not self.amounts or self.amounts != sorted(set(self.amounts)):
             yield Problem("amounts", self.amounts, "at least one step, rising")
+        auto = [
+            f"{name}.model.precision"
+            for name in ("index", "trackstar")
+            if getattr(self, name).model.precision == "auto"
+        ]
+        if auto:
+            # What is faster on the day would decide what is compared, and parts are made at different times.
+            yield Problem(", ".join(auto), "auto", "a precision by name: all points are compared with each other")
 
 
 def trained_at(settings: TracingSettings) -> list[int]:

@@ -13,7 +13,7 @@ from headwater.launch.studies.tracing.settings import TracingSettings, corpus_ru
 
 def summarise(settings: TracingSettings) -> dict[str, Any]:
     """The study's figures: a function of what the parts have left, and of no clock. Intervals are [mean, low, high],
-    over seeds and facts drawn with replacement."""
+    over seeds and subjects drawn with replacement."""
     from headwater.train.stream.passages import open_passages
 
     seeds = [read_seed(settings, seed) for seed in settings.seeds]

@@ -10,15 +10,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from headwater.attribution.tracing.queries import Query, read_queries
 from headwater.configs import ConfigError, load_config
 from headwater.configs.errors import MismatchError, MissingError, UserError
 from headwater.launch.parts import pool
 from headwater.launch.parts.training import share_corpus
 from headwater.launch.studies.leave_out import probed
 from headwater.launch.studies.tracing.process import make_part
-from headwater.launch.studies.tracing.questions import read_questions, require_records, write_questions
+from headwater.launch.studies.tracing.questions import (
+    draw_unseen,
+    other_questions,
+    read_questions,
+    require_records,
+    statement_of,
+    write_questions,
+)
 from headwater.launch.studies.tracing.settings import ANSWERS, TracingSettings
 from headwater.launch.studies.tracing.study import Tracing, run_tracing
+from headwater.launch.studies.tracing.tracing import first_trained
 from headwater.launch.studies.verdict import NOT_TESTABLE
 from headwater.train.artifacts import RunDir
 
@@ -42,6 +51,8 @@ RECIPE = ["recipe.dims=4", "recipe.fewer=2", "recipe.weights=[0.9]"]
         (["recipe.fewer=40"], "less than dims"),
         (["recipe.weights=[0.75]"], "others than task_weight"),
         (["leave_out.methods=[bm25]"], "trackstar"),
+        (["index.model.precision=auto", "trackstar.model.precision=auto"], "index.model.precision, trackstar.model.p"),
+        (["evaluate.more_metrics=[recall@50]"], "more_metrics"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(overrides: list[str], named: str):
@@ -121,7 +132,7 @@ def check_own_questions(settings: TracingSettings, out: Path, tmp_path: Path) ->
     unseen = [each.gold[0] for each in found if each.record["unseen"]]
     assert (own / "unseen.txt").read_text().split() == unseen
     assert len(unseen) == 1
-    with pytest.raises(UserError, match="too few subjects"):
+    with pytest.raises(UserError, match="too few subjects are asked about"):
         write_questions(replace(settings, questions=str(tmp_path / "q.jsonl"), unseen=3), RunDir(own), 0)
 
 
@@ -180,6 +191,10 @@ def check_left_out(summary: dict, out: Path) -> None:
         drop = (probed(model, step, file=model.path / ANSWERS) - probed(gone, step, file=gone.path / ANSWERS))[facts]
         assert rows[str(step)]["left_out"]["gold"]["drop"][0] == pytest.approx(drop.mean())
         assert rows[str(step)]["left_out"]["gold"]["share"] == pytest.approx([1, 1, 1])
+        assert rows[str(step)]["left_out"]["random"]["passages"] == rows[str(step)]["left_out"]["gold"]["passages"]
+        named = (model.path / f"leave_out/trackstar-{step}.txt").read_text().split()
+        assert named
+        assert not set(named) & set((out / "seed-0/corpus/unseen.txt").read_text().split())
     removed = set((model.path / "leave_out/gold.txt").read_text().split())
     unseen = set((out / "seed-0/corpus/unseen.txt").read_text().split())
     assert removed
@@ -199,8 +214,6 @@ def check_recipe(summary: dict) -> None:
 
 
 def test_questions_of_ones_own_need_what_passages_are_sorted_by(tmp_path: Path):
-    from headwater.attribution.tracing.queries import read_queries
-
     lines = [
         {"example_id": "1", "prompt": "The capital of Peru is", "target": "Lima", "subject": "Peru", "gold": ["d#0"]},
         {"example_id": "2", "prompt": "p", "target": "t", "subject": "s", "relation": "r"},
@@ -209,3 +222,37 @@ def test_questions_of_ones_own_need_what_passages_are_sorted_by(tmp_path: Path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     with pytest.raises(UserError, match=r"2 question\(s\)(.|\n)*1, 2"):
         require_records(read_queries(tmp_path / "q.jsonl"), "q.jsonl")
+
+
+def asked(subject: str, relation: str, target: str, gold: tuple[str, ...], unseen: bool = False) -> Query:
+    record = {"subject": subject, "relation": relation, "unseen": unseen}
+    return Query(f"{subject}/{relation}", f"{subject}'s {relation} is", target, gold, record=record)
+
+
+def test_what_is_left_out_is_nobody_elses_gold():
+    questions = [asked(name, "r", name.lower(), (f"{name}#0",)) for name in "ABCD"]
+    questions += [asked("C", "s", "x", ("both#0",)), asked("D", "r", "y", ("both#0",))]
+    stated = {
+        name: [statement_of(each) for each in questions if name in each.gold] for name in ("A#0", "B#0", "both#0")
+    }
+    for seed in range(6):
+        unseen = draw_unseen(questions, stated, 1, seed)
+        assert unseen <= {"A", "B"}, "C and D share a passage"
+    assert draw_unseen(questions, stated, 2, 0) == {"A", "B"}
+    with pytest.raises(UserError, match=r"of their own(.|\n)*2 of 4(.|\n)*unseen = 3"):
+        draw_unseen(questions, stated, 3, 0)
+
+
+def test_a_method_leaves_out_what_was_trained_on():
+    assert first_trained(["a", "never", "b", "c"], {"never"}, 2) == ["a", "b"]
+
+
+def test_the_other_question_has_nothing_in_common():
+    questions = [
+        asked("A", "r", "x", ("a",)),
+        asked("A", "s", "y", ("a",)),
+        asked("B", "r", "y", ("b",)),
+        asked("B", "s", "z", ("b",)),
+        asked("C", "s", "w", ("c",), unseen=True),
+    ]
+    assert other_questions(questions) == [3, None, None, 0, None]

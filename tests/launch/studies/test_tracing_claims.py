@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from headwater.launch.studies.claim import Claim
-from headwater.launch.studies.resampling import over_seeds, slope_weights
+from headwater.launch.studies.resampling import over_seeds, percentiles, slope_weights
 from headwater.launch.studies.tracing.claims import growth, kinds, parting, recipe
 from headwater.launch.studies.tracing.classes import CLASSES
 from headwater.launch.studies.tracing.measured import Point, Seed
 from headwater.launch.studies.tracing.recipe import RANDOM, Row, rows
-from headwater.launch.studies.tracing.settings import METHODS, RecipeSettings
+from headwater.launch.studies.tracing.settings import ASKED_ANOTHER, METHODS, RecipeSettings
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
 PARAMETERS = {"small": 1000, "middle": 2000, "large": 4000}
@@ -52,10 +52,17 @@ def made_seeds(
                 classes[method] = rng.choice(len(CLASSES), (QUESTIONS, 20), p=chances)
             first = {method: [f"{method}#{i}" for i in range(QUESTIONS)] for method in METHODS}
             texts = {name: f"text of {name}" for each in first.values() for name in each}
-            drops = {"gold": np.full(5, 0.5), "random": np.zeros(5), "trackstar": np.full(5, 0.1 * (1 + a))}
+            drawn = np.where(np.arange(QUESTIONS) >= QUESTIONS - 5, 1.0, np.nan)
+            drops = {"gold": 0.5 * drawn, "random": 0 * drawn, "trackstar": 0.1 * (1 + a) * drawn}
             probability = rng.uniform(size=QUESTIONS)
-            points[size, step] = Point(values, probability, classes, first, texts, drops)
-        records = [{"prompt": f"prompt {i}", "target": f"target {i}"} for i in range(QUESTIONS)]
+            ranked = (level or {}).get("random", 0.4) + rng.normal(0, 0.1, QUESTIONS)
+            values[ASKED_ANOTHER] = {"mrr": ranked, "tail_patch": np.full(QUESTIONS, np.nan)}
+            by_chance = {method: rng.choice(len(CLASSES), (QUESTIONS, 20)) for method in METHODS}
+            left_out = {"gold": 10, "random": 10, "trackstar": 6 + number}
+            points[size, step] = Point(values, probability, classes, by_chance, first, texts, drops, left_out)
+        records = [
+            {"prompt": f"prompt {i}", "target": f"target {i}", "subject": f"S{i // 2}"} for i in range(QUESTIONS)
+        ]
         found.append(Seed(records, seen, points))
     return found
 
@@ -85,6 +92,7 @@ def test_slopes_are_those_that_were_put_in():
     assert found["slopes"]["size"]["without trackstar"]["share"] == pytest.approx([0.2] * 3)
     assert found["slopes"]["tokens"]["without trackstar"]["share"] == pytest.approx([0.0] * 3, abs=1e-9)
     assert found["rows"]["middle"]["200"]["left_out"]["trackstar"]["share"] == pytest.approx([0.4] * 3)
+    assert found["rows"]["middle"]["200"]["left_out"]["trackstar"]["passages"] == 6.5, "meaned over seeds"
     # Polyfit says the same of the means.
     means = [np.mean([found["rows"][s][str(t)]["methods"]["trackstar"]["mrr"][0] for t in AMOUNTS]) for s in PARAMETERS]
     fitted = np.polyfit(np.log2(list(PARAMETERS.values())), means, 1)[0]
@@ -121,6 +129,9 @@ def test_parting_is_paired_and_has_a_side():
     claims = parting.judge(found)
     assert list(statuses(claims).values()) == [REPRODUCED, REPRODUCED, NOT_REPRODUCED, NOT_REPRODUCED]
     assert "+0.4" in claims[0].verdict[1]
+    low, high = found["asked_another"][1:]
+    assert low < 0 < high, "BM25 that was asked something else finds nothing"
+    assert "scale, BM25 less a random ranking: +0.9" in claims[0].control
     assert found["less_bm25"]["trackstar"]["mrr"][0] == pytest.approx(-0.4, abs=0.05)
     assert found["same_first"]["trackstar"] == [0, 0, 0]
     gaps = [each["gap"] for each in found["examples"]]
@@ -156,12 +167,29 @@ def test_kinds_are_held_against_chance():
     told = statuses(claims)
     assert list(told.values())[:2] == [REPRODUCED, REPRODUCED]
     assert list(told.values())[4:] == [NOT_REPRODUCED] * 4, "a method that names passages at random names no kind more"
-    for value in found["control"].values():
-        assert value[1] <= 0 <= value[2], "the control finds nothing"
+    assert set(found["control"]) == {"trackstar", "headwater"}
     for bars in (found["by_method"], found["by_rank"]["trackstar"], found["by_known"]["trackstar"]):
         for shares in bars.values():
             assert sum(share[0] for share in shares.values()) == pytest.approx(1)
     assert found["by_method"]["trackstar"]["entailing"][0] == pytest.approx(0.4, abs=0.05)
+
+
+def test_what_is_found_for_another_question_too_is_not_reproduced():
+    kind = {"random": [0.02, 0.02, 0.16, 0.05, 0.05, 0.70], "trackstar": [0.40, 0.10, 0.40, 0.05, 0.03, 0.02]}
+    seeds = made_seeds(kind=kind)
+    for seed in seeds:
+        point = seed.points[LAST]
+        point.classes_of_another.update({name: each.copy() for name, each in point.classes.items()})
+    found = kinds.measure(seeds, LAST)
+    assert found["control"]["trackstar"] == found["above"]["trackstar"]
+    claims = kinds.judge(found)[:2]
+    assert list(statuses(claims).values()) == [NOT_REPRODUCED, NOT_REPRODUCED]
+    assert "another question's fact" in claims[0].verdict[1]
+    for seed in seeds:
+        seed.points[LAST].classes_of_another["trackstar"][seed.seen_Q] = -1
+    alone = kinds.measure(seeds, LAST)
+    assert alone["control"]["trackstar"]["entailing"] is None, "questions without another one do not count"
+    assert [claim.verdict[0] for claim in kinds.judge(alone)[:2]] == [REPRODUCED, REPRODUCED]
 
 
 def test_terciles_are_of_what_was_shown():
@@ -184,7 +212,7 @@ def test_rows_of_the_recipe_are_paired_with_the_full_one():
             name: full - worse if worse is not None else full + rng.normal(0, 0.02, 40) for name in ("mrr", "recall@10")
         }
     values["fewer-dimensions"] = dict.fromkeys(("mrr", "recall@10"), full + 0.1)
-    told = statuses(recipe.judge(recipe.table(made, values)))
+    told = statuses(recipe.judge(recipe.table(made, values, np.arange(40) // 2)))
     by_row = {claim.split(", ")[1].partition(":")[0]: status for claim, status in told.items()}
     assert by_row["no curvature"] == by_row["no unit norm"] == REPRODUCED
     assert by_row["no optimizer correction"] == by_row["the corpus's curvature alone"] == NOT_REPRODUCED
@@ -197,16 +225,57 @@ def test_no_run_is_no_row():
     assert "recipe.run=" in claims[0].verdict[1]
 
 
-def test_intervals_are_over_seeds_and_facts():
+def test_intervals_are_over_seeds_and_subjects():
     rng = np.random.default_rng(1)
+    each_its_own = [np.arange(50)] * 4
     alike = [rng.normal(0.5, 0.1, 50) for _ in range(4)]
     apart = [rng.normal(level, 0.1, 50) for level in (0.2, 0.4, 0.6, 0.8)]
-    one, other = over_seeds(alike), over_seeds(apart)
+    one, other = over_seeds(alike, each_its_own), over_seeds(apart, each_its_own)
     assert other[2] - other[1] > 3 * (one[2] - one[1]), "seeds that differ make it wide"
     assert one[0] == pytest.approx(np.concatenate(alike).mean())
-    assert over_seeds([np.array([np.nan, 1.0, 1.0])]) == [1.0, 1.0, 1.0], "what was not measured is left out"
-    assert over_seeds([np.array([np.nan])]) is None
-    assert over_seeds([np.ones((3, 2)) * [1, 0]], lambda mean: mean[..., 0] / mean[..., 1]) is None
+    assert over_seeds([np.array([np.nan, 1.0, 1.0])], [np.arange(3)]) == [1.0, 1.0, 1.0], "what lacks is left out"
+    assert over_seeds([np.array([np.nan])], [np.arange(1)]) is None
+    assert over_seeds([np.ones((3, 2)) * [1, 0]], [np.arange(3)], lambda mean: mean[..., 0] / mean[..., 1]) is None
     assert slope_weights([0, 1, 2]) @ np.array([1.0, 3.0, 5.0]) == pytest.approx(2.0)
     with pytest.raises(ValueError, match="two different"):
         slope_weights([3, 3])
+
+
+def test_questions_about_one_subject_are_drawn_together():
+    rng = np.random.default_rng(2)
+    own = rng.normal(size=30)
+    copies, subjects = np.repeat(own, 3), np.repeat(np.arange(30), 3)
+    assert over_seeds([copies], [subjects]) == pytest.approx(over_seeds([own], [np.arange(30)]))
+    # Subjects with more questions weigh more: a loop that draws them one by one says the same.
+    uneven = np.concatenate([copies, own[:9] + 1])
+    about = np.concatenate([subjects, np.arange(9)])
+    means = []
+    for _ in range(4000):
+        drawn = np.concatenate([uneven[about == name] for name in rng.integers(30, size=30)])
+        means.append(drawn.mean())
+    assert over_seeds([uneven], [about])[1:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.04)
+
+
+def test_questions_that_all_seeds_share_are_drawn_once_for_all():
+    own, place = np.random.default_rng(3).normal(size=40), np.arange(40)
+    one = over_seeds([own], [place])
+    shared = over_seeds([own] * 8, [place] * 8, crossed=True)
+    apart = over_seeds([own] * 8, [place] * 8)
+    assert shared[2] - shared[1] == pytest.approx(one[2] - one[1], rel=0.1), "other seeds tell nothing new"
+    assert apart[2] - apart[1] < 0.5 * (one[2] - one[1])
+    # What is measured in some seeds alone keeps its place.
+    lacking = [np.where(place % 4 == number, np.nan, own) for number in range(3)]
+    known = np.concatenate([each[np.isfinite(each)] for each in lacking])
+    found = over_seeds(lacking, [place] * 3, crossed=True)
+    assert found[0] == pytest.approx(known.mean())
+    assert found[2] - found[1] == pytest.approx(one[2] - one[1], rel=0.2)
+
+
+def test_an_interval_over_what_is_left_of_the_resamples_is_none():
+    found = np.arange(1000.0)
+    found[:50] = np.nan
+    assert percentiles(1.0, found, 0.9) == pytest.approx([1.0, *np.quantile(found[50:], [0.05, 0.95])])
+    found[50] = np.inf
+    assert percentiles(1.0, found, 0.9) is None
+    assert percentiles(1.0, found, 0.9, lost=0.5) is not None
+    assert percentiles(np.nan, np.ones(9), 0.9) is None

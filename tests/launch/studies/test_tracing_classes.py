@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from headwater.attribution.evaluation.own_text import says
 from headwater.launch.studies.tracing.classes import (
     CLASSES,
     ENTAILING,
@@ -14,7 +15,6 @@ from headwater.launch.studies.tracing.classes import (
     VALUE,
     Sorter,
     Statement,
-    holds,
     parts_of,
 )
 
@@ -63,11 +63,22 @@ def test_another_question_sorts_the_same_passages_otherwise():
     assert kinds == [ENTAILING, SUBJECT, RELATION, NONE]
 
 
+def test_of_ones_own_facts_the_golds_tell_only_a_part():
+    """A passage that is gold of one question states another's fact in words: entailing for both."""
+    asked, also = Statement("Peru", "capital", "Lima"), Statement("Peru", "currency", "sol")
+    stated, text = {"peru#0": [asked]}, "Peru, whose capital is Lima, pays in sol."
+    for what in (asked, also):
+        assert Sorter(stated, partial=True).class_of(what, "peru#0", text) == ENTAILING
+    assert Sorter(stated).class_of(also, "peru#0", text) == SUBJECT
+    assert Sorter(stated, partial=True).class_of(asked, "peru#0", "") == ENTAILING, "gold, whatever its words"
+    assert Sorter(stated, partial=True).class_of(also, "peru#0", "Its capital is Lima.") == SUBJECT
+
+
 def test_words_are_whole_and_may_hold_anything():
-    assert holds("He sailed to St. John's (1902).", "St. John's")
-    assert not holds("Oslofjord", "Oslo")
-    assert not holds("anything", "")
-    assert holds("C++ is older.", "C++")
+    assert says("He sailed to St. John's (1902).", "St. John's")
+    assert not says("Oslofjord", "Oslo")
+    assert not says("anything", "")
+    assert says("C++ is older.", "C++")
 
 
 def test_parts_of_a_name_are_its_capital_words_or_its_long_ones():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, as_text
-from headwater.launch.studies.resampling import over_seeds, slope_weights
-from headwater.launch.studies.tracing.measured import Seed
+from headwater.launch.studies.resampling import slope_weights
+from headwater.launch.studies.tracing.measured import Seed, interval_of
 from headwater.launch.studies.tracing.settings import LABELS, METHODS, TRACED
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, shown
 
@@ -61,7 +62,7 @@ def slope(
     *,
     seen: bool = True,
 ) -> list[float] | None:
-    return over_seeds([each.stack(grid, method, metric, seen=seen) @ weights for each in seeds])
+    return interval_of(seeds, [each.stack(grid, method, metric, seen=seen) @ weights for each in seeds])
 
 
 def share_of_gold(means: np.ndarray) -> np.ndarray:
@@ -83,7 +84,7 @@ def left_out_slopes(
         drops = [[seed.points[place].drops[name] for place in grid] for name in (arm, "gold")]
         return np.stack([*drops[0], *drops[1]], axis=1)
 
-    return {f"without {arm}": {"share": over_seeds([columns(seed, arm) for seed in seeds], of)} for arm in arms}
+    return {f"without {arm}": {"share": interval_of(seeds, [columns(seed, arm) for seed in seeds], of)} for arm in arms}
 
 
 def point(seeds: Sequence[Seed], place: tuple[str, int]) -> Found:
@@ -92,21 +93,30 @@ def point(seeds: Sequence[Seed], place: tuple[str, int]) -> Found:
     for method in METHODS:
         row = {}
         for metric in METRICS:
-            row[metric] = over_seeds([each.stack([place], method, metric)[:, 0] for each in seeds])
-        row["mrr, unseen"] = over_seeds([each.stack([place], method, "mrr", seen=False)[:, 0] for each in seeds])
+            row[metric] = interval_of(seeds, [each.stack([place], method, metric)[:, 0] for each in seeds])
+        row["mrr, unseen"] = interval_of(
+            seeds, [each.stack([place], method, "mrr", seen=False)[:, 0] for each in seeds]
+        )
         methods[method] = row
-    methods["gold"] = {"tail_patch": over_seeds([each.stack([place], "gold", "tail_patch")[:, 0] for each in seeds])}
+    methods["gold"] = {
+        "tail_patch": interval_of(seeds, [each.stack([place], "gold", "tail_patch")[:, 0] for each in seeds])
+    }
     drops = [each.points[place].drops for each in seeds]
-    left = {}
+    left: dict[str, dict[str, Any]] = {}
     for arm in drops[0]:
         pairs = [np.stack([each[arm], each["gold"]], axis=1) for each in drops]
-        left[arm] = {"drop": over_seeds([each[arm] for each in drops]), "share": over_seeds(pairs, share_of_gold)}
-    probability = [each.points[place].probability_Q for each in seeds]
+        left[arm] = {
+            "passages": float(np.mean([each.points[place].left_out[arm] for each in seeds])),
+            "drop": interval_of(seeds, [each[arm] for each in drops]),
+            "share": interval_of(seeds, pairs, share_of_gold),
+        }
+    known = [each.among(each.points[place].probability_Q, each.seen_Q) for each in seeds]
+    unknown = [each.among(each.points[place].probability_Q, ~each.seen_Q) for each in seeds]
     return {
         "methods": methods,
         "left_out": left,
-        "probability": over_seeds([p[each.seen_Q] for p, each in zip(probability, seeds, strict=True)]),
-        "probability, unseen": over_seeds([p[~each.seen_Q] for p, each in zip(probability, seeds, strict=True)]),
+        "probability": interval_of(seeds, known),
+        "probability, unseen": interval_of(seeds, unknown),
     }
 
 

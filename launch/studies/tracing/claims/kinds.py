@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
-from headwater.launch.studies.resampling import over_seeds
 from headwater.launch.studies.tracing.classes import CLASSES, ENTAILING, NAMES, RELATION, SUBJECT, VALUE
-from headwater.launch.studies.tracing.measured import Seed
+from headwater.launch.studies.tracing.measured import Seed, interval_of
 from headwater.launch.studies.tracing.settings import LABELS, METHODS, TRACED
+from headwater.launch.studies.verdict import NOT_REPRODUCED, REPRODUCED, Verdict
 
 RANKS = {"1": slice(0, 1), "2-3": slice(1, 3), "4-10": slice(3, 10)}
-FIRST, NEXT = slice(0, 10), slice(10, 20)
+FIRST = slice(0, 10)
 TERCILES = ("least known", "in between", "best known")
 GROUPS = {
     "relation types": (RELATION,),
@@ -25,7 +25,8 @@ GROUPS = {
 
 def measure(seeds: Sequence[Seed], place: tuple[str, int]) -> Found:
     """Shares of the kinds by method, by rank and by how well the fact is known; and the first ten of a method less
-    those of a random ranking, question by question, of facts that were shown."""
+    those of a random ranking, question by question, of facts that were shown: sorted for what was asked, and, as the
+    control, for what another question asks."""
     by_method = {method: shares(seeds, place, method, FIRST) for method in METHODS}
     by_rank = {
         method: {name: shares(seeds, place, method, at) for name, at in RANKS.items()} for method in (*TRACED, "bm25")
@@ -38,8 +39,8 @@ def measure(seeds: Sequence[Seed], place: tuple[str, int]) -> Found:
         for method in (*TRACED, "bm25")
     }
     above = {method: above_chance(seeds, place, method) for method in (*TRACED, "bm25")}
-    chance = above_chance(seeds, place, "random", NEXT)
-    return {"by_method": by_method, "by_rank": by_rank, "by_known": by_known, "above": above, "control": chance}
+    control = {method: above_chance(seeds, place, method, another=True) for method in TRACED}
+    return {"by_method": by_method, "by_rank": by_rank, "by_known": by_known, "above": above, "control": control}
 
 
 def shares(
@@ -58,10 +59,10 @@ def shares(
     found = {}
     for number, name in enumerate(CLASSES):
         is_kind = [
-            (each.points[place].classes[method][mask, at] == number).mean(axis=1)
+            each.among((each.points[place].classes[method][:, at] == number).mean(axis=1), mask)
             for each, mask in zip(seeds, chosen, strict=True)
         ]
-        found[name] = over_seeds(is_kind)
+        found[name] = interval_of(seeds, is_kind)
     return found
 
 
@@ -76,19 +77,26 @@ def terciles(seed: Seed, place: tuple[str, int]) -> np.ndarray:
 
 
 def above_chance(
-    seeds: Sequence[Seed], place: tuple[str, int], method: str, at: slice = FIRST
+    seeds: Sequence[Seed], place: tuple[str, int], method: str, *, another: bool = False
 ) -> Mapping[str, list[float] | None]:
     """A method's share of passages that state the fact, and of each group among those that do not, less the random
-    ranking's first ten; questions all of whose passages state the fact have no value for the groups."""
+    ranking's first ten; questions all of whose passages state the fact have no value for the groups.
+
+    Args:
+        another: the passages are sorted for another question's fact.
+    """
     entailing = CLASSES.index(ENTAILING)
     gaps: dict[str, list[np.ndarray]] = {name: [] for name in (ENTAILING, *GROUPS)}
     for seed in seeds:
-        classes = seed.points[place].classes
-        own, chance = classes[method][seed.seen_Q, at], classes["random"][seed.seen_Q, FIRST]
-        gaps[ENTAILING].append((own == entailing).mean(axis=1) - (chance == entailing).mean(axis=1))
+        point = seed.points[place]
+        classes = point.classes_of_another if another else point.classes
+        own, chance = classes[method][:, FIRST], classes["random"][:, FIRST]
+        counts_Q = seed.seen_Q & (own[:, 0] >= 0)
+        states_Q = (own == entailing).mean(axis=1) - (chance == entailing).mean(axis=1)
+        gaps[ENTAILING].append(seed.among(states_Q, counts_Q))
         for name, group in GROUPS.items():
-            gaps[name].append(share_of_rest(own, group) - share_of_rest(chance, group))
-    return {name: over_seeds(values) for name, values in gaps.items()}
+            gaps[name].append(seed.among(share_of_rest(own, group) - share_of_rest(chance, group), counts_Q))
+    return {name: interval_of(seeds, values) for name, values in gaps.items()}
 
 
 def share_of_rest(classes_QK: np.ndarray, group: Sequence[str]) -> np.ndarray:
@@ -104,21 +112,30 @@ def judge(found: Found) -> list[Claim]:
     claims = []
     for method in TRACED:
         label = LABELS[method] + ("" if method == "trackstar" else " (ours)")
-        value = found["above"][method]
+        value, control = found["above"][method], found["control"][method]
         own = found["by_method"][method][ENTAILING]
         text = f"{as_text(own)} of the first ten, above chance by "
         claims.append(
             Claim(
                 f"Many of the passages that {label} names state the fact",
-                above_zero(value[ENTAILING], text if own else ""),
-                control(found, ENTAILING),
+                held_against(value[ENTAILING], control[ENTAILING], text if own else ""),
+                as_control(control[ENTAILING]),
             )
         )
         for name in GROUPS:
             what = f"Of the others that {label} names, more than by chance support {name}"
-            claims.append(Claim(what, above_zero(value[name]), control(found, name)))
+            claims.append(Claim(what, held_against(value[name], control[name]), as_control(control[name])))
     return claims
 
 
-def control(found: Found, name: str) -> str:
-    return f"the random ranking's places 11 to 20 less its first ten: {as_text(found['control'][name])}"
+def held_against(value: Sequence[float] | None, control: Sequence[float] | None, text: str = "") -> Verdict:
+    """Reproduced if the interval lies above zero, and, where the control's does too, above the control's: a method that
+    favours passages of some sort whatever is asked names more of a kind for any question."""
+    status, measured = above_zero(value, text)
+    if status == REPRODUCED and value and control and control[1] > 0 and value[1] <= control[2]:
+        return NOT_REPRODUCED, f"{measured}, but not above what is found for another question's fact"
+    return status, measured
+
+
+def as_control(value: Sequence[float] | None) -> str:
+    return f"the same passages sorted for another question's fact: {as_text(value)}"

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
-from headwater.launch.studies.resampling import over_seeds
 from headwater.launch.studies.tracing.classes import CLASSES
-from headwater.launch.studies.tracing.measured import Seed
-from headwater.launch.studies.tracing.settings import LABELS, TRACED
+from headwater.launch.studies.tracing.measured import Seed, interval_of
+from headwater.launch.studies.tracing.settings import ASKED_ANOTHER, LABELS, TRACED
 
 METRICS = ("mrr", "recall@10", "tail_patch")
 EXAMPLES = 4
@@ -26,19 +25,21 @@ def measure(seeds: Sequence[Seed], place: tuple[str, int]) -> Found:
     """
 
     def means(method: str, metric: str) -> list[float] | None:
-        return over_seeds([each.stack([place], method, metric)[:, 0] for each in seeds])
+        return interval_of(seeds, [each.stack([place], method, metric)[:, 0] for each in seeds])
 
     less = {
         method: {
-            metric: over_seeds([difference(each, place, method, "bm25", metric) for each in seeds])
+            metric: interval_of(seeds, [difference(each, place, method, "bm25", metric) for each in seeds])
             for metric in METRICS
         }
         for method in (*TRACED, "random")
     }
+    another = interval_of(seeds, [difference(each, place, ASKED_ANOTHER, "random", "mrr") for each in seeds])
     tails = {method: means(method, "tail_patch") for method in (*TRACED, "bm25", "random", "gold")}
     first = {method: share_of_agreeing(seeds, place, method) for method in TRACED}
     return {
         "less_bm25": less,
+        "asked_another": another,
         "tail_patch": tails,
         "same_first": first,
         "examples": examples(seeds, place, TRACED[0]),
@@ -46,7 +47,7 @@ def measure(seeds: Sequence[Seed], place: tuple[str, int]) -> Found:
 
 
 def difference(seed: Seed, place: tuple[str, int], a: str, b: str, metric: str) -> np.ndarray:
-    """Of the questions about what was shown: float64 [questions]."""
+    """Of the questions about what was shown: float64 [Q]; NaN of the others."""
     return seed.stack([place], a, metric)[:, 0] - seed.stack([place], b, metric)[:, 0]
 
 
@@ -56,8 +57,8 @@ def share_of_agreeing(seeds: Sequence[Seed], place: tuple[str, int], method: str
     for seed in seeds:
         first = seed.points[place].first
         alike = [a == b for a, b in zip(first[method], first["bm25"], strict=True)]
-        same.append(np.array(alike, dtype=np.float64)[seed.seen_Q])
-    return over_seeds(same)
+        same.append(seed.among(np.array(alike, dtype=np.float64), seed.seen_Q))
+    return interval_of(seeds, same)
 
 
 def examples(seeds: Sequence[Seed], place: tuple[str, int], method: str) -> list[dict[str, Any]]:
@@ -102,7 +103,8 @@ def judge(found: Found) -> list[Claim]:
             Claim(
                 f"BM25 finds what states the fact: its MRR is above that of {label}",
                 above_zero(ahead),
-                f"BM25 less a random ranking: {as_text(behind)}",
+                f"BM25 asked another question, less a random ranking: {as_text(found['asked_another'])}; "
+                f"scale, BM25 less a random ranking: {as_text(behind)}",
             )
         )
         text = f"{as_text(tails[method])} against {as_text(tails['bm25'])}, difference "
@@ -111,7 +113,7 @@ def judge(found: Found) -> list[Claim]:
                 f"{label} finds what moves the model: its tail-patch is above BM25's",
                 above_zero(less["tail_patch"], text if less["tail_patch"] else ""),
                 f"random passages: {as_text(tails['random'])}, less BM25: {as_text(chance['tail_patch'])}; "
-                f"gold passages: {as_text(tails['gold'])}",
+                f"scale, gold passages: {as_text(tails['gold'])}",
             )
         )
     return claims

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from headwater.attribution.evaluation.bootstrap import interval, paired
 from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
+from headwater.launch.studies.resampling import over_seeds
 from headwater.launch.studies.tracing.measured import retrieved
+from headwater.launch.studies.tracing.parts import DONE
 from headwater.launch.studies.tracing.recipe import FULL, OTHER, RANDOM, Row, rows
 from headwater.launch.studies.tracing.settings import RecipeSettings
 from headwater.launch.studies.verdict import NOT_TESTABLE
@@ -32,19 +33,21 @@ def measure(path: Path, settings: RecipeSettings) -> Found | None:
         return None
     found = [*rows(settings), Row(RANDOM, "a random ranking", claimed=False)]
     values = {row.name: retrieved(path / f"{row.name}.jsonl") for row in found}
-    return {**table(found, values), **read_json(path / "done.json"), "run": settings.run}
+    done = read_json(path / DONE)
+    told = table(found, values, np.array(done.pop("subjects")))
+    return {**told, **done, "run": settings.run}
 
 
-def table(made: Sequence[Row], values: dict[str, dict[str, np.ndarray]]) -> Found:
-    """The rows' means, and the full recipe less each of them, with intervals over questions."""
+def table(made: Sequence[Row], values: dict[str, dict[str, np.ndarray]], subject_Q: np.ndarray) -> Found:
+    """The rows' means, and the full recipe less each of them, with intervals over the questions' subjects."""
     told = {}
     for row in made:
         own = values[row.name]
-        gaps = {name: paired(values[FULL][name], own[name]).difference for name in own}
+        gaps = {name: over_seeds([values[FULL][name] - own[name]], [subject_Q]) for name in own}
         told[row.name] = {
             "label": row.label,
             "claimed": row.claimed,
-            **{name: interval(each) for name, each in own.items()},
+            **{name: over_seeds([each], [subject_Q]) for name, each in own.items()},
             "full_less": gaps,
         }
     return {"rows": told}
@@ -55,7 +58,7 @@ def judge(found: Found | None) -> list[Claim]:
         return [Claim(CLAIM, NOT_GIVEN)]
     told = found["rows"]
     same, chance = told[OTHER]["full_less"]["mrr"], told[RANDOM]["full_less"]["mrr"]
-    control = f"another random projection: {as_text(same)}; a random ranking: {as_text(chance)}"
+    control = f"another random projection: {as_text(same)}; scale, a random ranking: {as_text(chance)}"
     return [
         Claim(
             f"On a real model, {row['label']}: MRR below the full recipe's",
