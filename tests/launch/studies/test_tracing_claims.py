@@ -144,6 +144,14 @@ def test_parting_is_paired_and_has_a_side():
     assert number >= UNSEEN, "what was never shown is no example"
 
 
+def test_where_random_passages_move_the_model_more_than_bm25s_do_nothing_is_reproduced():
+    level = {"bm25": 0.9, "trackstar": 0.5, "headwater": 0.9, "random": 0.01}
+    tail = {"trackstar": 0.05, "headwater": 0.05, "bm25": -0.1, "random": 0.0}
+    claims = parting.judge(parting.measure(made_seeds(level=level, tail=tail), LAST))
+    assert list(statuses(claims).values()) == [REPRODUCED, NOT_REPRODUCED, NOT_REPRODUCED, NOT_REPRODUCED]
+    assert "random passages are above BM25's as well" in claims[1].verdict[1]
+
+
 def test_without_tail_patch_nothing_is_said_of_it():
     seeds = made_seeds(level={"bm25": 0.9})
     for point in seeds[0].points.values():

@@ -11,6 +11,7 @@ from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.tracing.classes import CLASSES
 from headwater.launch.studies.tracing.measured import Seed, interval_of
 from headwater.launch.studies.tracing.settings import ASKED_ANOTHER, LABELS, TRACED
+from headwater.launch.studies.verdict import NOT_REPRODUCED, REPRODUCED, Verdict
 
 METRICS = ("mrr", "recall@10", "tail_patch")
 EXAMPLES = 4
@@ -111,9 +112,18 @@ def judge(found: Found) -> list[Claim]:
         claims.append(
             Claim(
                 f"{label} finds what moves the model: its tail-patch is above BM25's",
-                above_zero(less["tail_patch"], text if less["tail_patch"] else ""),
+                moves(above_zero(less["tail_patch"], text if less["tail_patch"] else ""), chance["tail_patch"]),
                 f"random passages: {as_text(tails['random'])}, less BM25: {as_text(chance['tail_patch'])}; "
                 f"scale, gold passages: {as_text(tails['gold'])}",
             )
         )
     return claims
+
+
+def moves(verdict: Verdict, chance: Sequence[float] | None) -> Verdict:
+    """A verdict on tail-patches: nothing is reproduced where a step on random passages is above one on BM25's as well,
+    as it is where a step of the run's length does harm."""
+    status, measured = verdict
+    if status == REPRODUCED and chance is not None and chance[1] > 0:
+        return NOT_REPRODUCED, f"{measured}, but random passages are above BM25's as well"
+    return verdict
