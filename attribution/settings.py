@@ -186,6 +186,16 @@ class IndexSettings:
             yield Problem("projection.head", self.projection.head, expected)
 
 
+TRACKSTAR: dict[str, Any] = {
+    "loss": "cross_entropy",
+    "correction": "adafactor",
+    "projection": ProjectionSettings(dims=32),
+    "curvature": CurvatureSettings(kind="full"),
+    "codecs": ["int8"],
+}
+"""What the recipe of TrackStar (arXiv 2410.17413) sets of an index, in int8."""
+
+
 @dataclass(kw_only=True, slots=True)
 class PlaceSettings:
     """Where an index's model is, if it is neither where it was, seen from the index, nor where it was at all."""

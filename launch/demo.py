@@ -22,10 +22,9 @@ from typing import Any
 
 from headwater.attribution.report.settings import ReportSettings
 from headwater.attribution.settings import (
-    CurvatureSettings,
+    TRACKSTAR,
     EvaluateSettings,
     IndexSettings,
-    ProjectionSettings,
     TracedModelSettings,
     TraceSettings,
 )
@@ -47,14 +46,7 @@ class DemoSettings:
     ranks: int = setting(1, "Processes that pretrain, through torchrun.", minimum=1)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
     trackstar: IndexSettings = section(
-        IndexSettings,
-        "The paper's recipe, beside it.",
-        model=TracedModelSettings(run="-"),
-        loss="cross_entropy",
-        correction="adafactor",
-        projection=ProjectionSettings(dims=32),
-        curvature=CurvatureSettings(kind="full"),
-        codecs=["int8"],
+        IndexSettings, "The paper's recipe, beside it.", model=TracedModelSettings(run="-"), **TRACKSTAR
     )
     trace: TraceSettings = section(TraceSettings, index="-")
     evaluate: EvaluateSettings = section(EvaluateSettings)

@@ -7,13 +7,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
-from headwater.configs.errors import UserError
+from headwater.configs.errors import CorruptError, UserError
 
 T = TypeVar("T")
 
@@ -72,6 +72,19 @@ class Store:
         """Fetches an object into a file; there is none afterwards where this fails."""
         with self._asking(f"{name} cannot be fetched from"):
             self._client.download_file(self.bucket, self._key(name), str(local), Config=self._one_after_the_other())
+
+    def get_all(self, names: Sequence[str], directory: Path, below: str = "") -> None:
+        """Fetches the objects under `below` (empty, or with a `/` at its end) into files of their names, `STREAMS` at a
+        time.
+
+        Raises:
+            CorruptError: a name leads out of the directory; nothing is fetched.
+        """
+        for name in names:
+            if not (directory / name).resolve().is_relative_to(directory.resolve()):
+                raise CorruptError(f"{f'{self.address}/{below}'.rstrip('/')} names {name}, which lies outside of it")
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        do_each(lambda name: self.get(f"{below}{name}", directory / name), names)
 
     def read(self, name: str) -> bytes | None:
         """A small object; None if there is none."""

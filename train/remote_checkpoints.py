@@ -78,11 +78,7 @@ class RemoteCheckpoints:
             raise CorruptError(f"{self.store.address}/{name_of(step)} lacks {', '.join(lacking[:3])}")
         final = directory / name_of(step)
         with atomic_path(final) as part:
-            for name in files:
-                if not (part / name).resolve().is_relative_to(part.resolve()):
-                    raise CorruptError(f"{self.store.address}/{name_of(step)} names {name}, which lies outside of it")
-                (part / name).parent.mkdir(parents=True, exist_ok=True)
-            do_each(lambda name: self.store.get(f"{name_of(step)}/{name}", part / name), [*files, META])
+            self.store.get_all([*files, META], part, f"{name_of(step)}/")
             open_checkpoint(part).verify()
         note_compared(final, files)
         self._fetch_records(directory.parent)

@@ -1,7 +1,7 @@
 """`model.precision=auto`: the number format in which this machine collects faster, found by trying.
 
 Which one it is depends on the processor: one with bf16 products may be nearly twice as fast in bf16, another slower.
-It is noted beside the index before anything else is made, so that a build that goes on elsewhere takes the same.
+It is noted beside the index before any row is made, so that a build that goes on elsewhere takes the same.
 """
 
 from __future__ import annotations

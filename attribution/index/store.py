@@ -91,11 +91,7 @@ def fetch(address: str, directory: Path, cache_bytes: str = "") -> int:
     require_empty(directory)
     names = [name for name in _listed(store) if not name.startswith(ROWS)]
     with atomic_path(directory) as part:
-        for name in names:
-            if not (part / name).resolve().is_relative_to(part.resolve()):
-                raise CorruptError(f"{address} names {name}, which lies outside of it")
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-        do_each(lambda name: store.get(name, part / name), names)
+        store.get_all(names, part)
         read_manifest(part)
         least = LEAST * max((record.bytes for record in read_shard_table(part)), default=0)
         if limit and limit < least:

@@ -20,7 +20,7 @@ from headwater.attribution.search.scan import scan
 from headwater.configs.errors import MissingError, UserError
 from headwater.train.remote import Store, StoreError
 
-from ..train.object_store import FaultyStore
+from ..train.object_store import FaultyStore, served
 from .dense_formula import LAYOUT, N, build, queries_of
 from .synthetic_rows import make_rows
 
@@ -32,13 +32,9 @@ SHARDS = -(-N // 31)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyStore]:
-    server = FaultyStore()
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in server.environment.items():
-            environment.setenv(name, value)
+    with served() as server:
         Store(ADDRESS)._client.create_bucket(Bucket="indexes")
         yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

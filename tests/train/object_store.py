@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 Answer = Callable[..., Any]
 
@@ -61,6 +64,17 @@ class FaultyStore:
     def stop(self) -> None:
         self._server.shutdown()
         self._thread.join()
+
+
+@contextmanager
+def served() -> Iterator[FaultyStore]:
+    """The server, which this process's clients find."""
+    server = FaultyStore()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        yield server
+    server.stop()
 
 
 def half(answer: Iterable[bytes]) -> Iterator[bytes]:

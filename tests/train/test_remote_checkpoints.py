@@ -26,7 +26,7 @@ from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads, newes
 from headwater.train.settings import PretrainSettings
 
 from ..jobs import call, train
-from .object_store import FaultyStore
+from .object_store import FaultyStore, served
 
 pytest.importorskip("moto.server", reason="needs moto (extra: dev)")
 
@@ -36,12 +36,8 @@ SHORT = ("checkpoint.every=2", "checkpoint.keep=1", "checkpoint.steps=[1]")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyStore]:
-    server = FaultyStore()
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in server.environment.items():
-            environment.setenv(name, value)
+    with served() as server:
         yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.attribution.settings import (
-    CurvatureSettings,
+    TRACKSTAR,
     IndexSettings,
-    ProjectionSettings,
     TailPatchSettings,
     TracedModelSettings,
     task_weight_problems,
@@ -105,14 +104,7 @@ class TracingSettings:
     )
     index: IndexSettings = section(IndexSettings, "Headwater's own.", model=TracedModelSettings(run="-"))
     trackstar: IndexSettings = section(
-        IndexSettings,
-        "The paper's recipe.",
-        model=TracedModelSettings(run="-"),
-        loss="cross_entropy",
-        correction="adafactor",
-        projection=ProjectionSettings(dims=32),
-        curvature=CurvatureSettings(kind="full"),
-        codecs=["int8"],
+        IndexSettings, "The paper's recipe.", model=TracedModelSettings(run="-"), **TRACKSTAR
     )
     evaluate: MeasureSettings = section(MeasureSettings)
     leave_out: LeaveOutSettings = section(LeaveOutSettings)
