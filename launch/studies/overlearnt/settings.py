@@ -48,6 +48,7 @@ class OverlearntSettings:
     precision: str = setting("bf16", "Number format of training's forward pass.", choices=("fp32", "bf16"))
     seeds: list[int] = setting([0, 1], "Models, each with its own people, order and weights.", minimum=0)
     checkpoints: int = setting(6, "Saved checkpoints, evenly over the run.", minimum=1)
+    captured_dims: int = setting(0, "Projected dimensions per side of captured rows; 0: the index's.", minimum=0)
     index: IndexSettings = section(IndexSettings, model=TracedModelSettings(run="-"))
     evaluate: EvaluateSettings = section(EvaluateSettings)
     leave_out: LeaveOutSettings = section(LeaveOutSettings)

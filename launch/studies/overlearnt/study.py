@@ -73,7 +73,7 @@ class Overlearnt:
             f"callbacks.probes.every={steps[0]}",
             "callbacks.capture.enabled=true",
             "callbacks.capture.mode=mean",
-            f"callbacks.capture.proj={index.projection.dims}",
+            f"callbacks.capture.proj={self.settings.captured_dims or index.projection.dims}",
             f"callbacks.capture.correction={index.correction}",
             f"callbacks.capture.curvature={index.curvature.kind}",
             f"callbacks.capture.damping={index.curvature.damped}",
