@@ -117,7 +117,7 @@ def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tupl
     stream = open_stream(
         run,
         global_batch=train.global_batch,
-        seed=settings.seed,
+        seed=settings.order_seed,
         exclude=train.exclude,
         skip=read_ranges(train.skip),
     )
