@@ -5,6 +5,7 @@ S3_ENDPOINT_URL for a store that is not Amazon's, and AWS's own for credentials 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -141,6 +142,18 @@ class Store:
                 got=f"{type(error).__name__}: {error}",
                 fix="check the address, the credentials and, for an S3-compatible store, S3_ENDPOINT_URL",
             ) from None
+
+
+def open_store(address: str) -> Store:
+    """The store at an address that a user gives.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not re.fullmatch(rf"{SCHEME}[^/]+/.*[^/]/?", address):
+        expected = f"{SCHEME}BUCKET/PREFIX"
+        raise UserError("that is no address of an object store", got=address, expected=expected)
+    return Store(address)
 
 
 def attempted(action: Callable[[], T], say: Callable[[str], None]) -> T | None:

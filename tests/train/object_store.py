@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,8 @@ class FaultyStore:
 
     Attributes:
         environment: what reaches it.
-        fault: called with (method, path); returns None, or one of `500`, `truncated`, `slow`, `dropped`.
+        fault: called with (method, path); returns None, or one of `500`, `truncated`, `cut` (half of
+            what is sent arrives), `slow`, `dropped`.
         asked: every (method, path) so far.
         senders: the application that asked so last (AWS_SDK_UA_APP_ID), empty where it has no name.
     """
@@ -59,6 +61,9 @@ class FaultyStore:
             environ["wsgi.input"].read(10)
             environ["werkzeug.socket"].close()
             return []
+        if fault == "cut":
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ |= {"wsgi.input": io.BytesIO(body[: len(body) // 2]), "CONTENT_LENGTH": str(len(body) // 2)}
         if fault == "slow":
             time.sleep(1.5)
         answer = self._app(environ, start_response)
