@@ -46,7 +46,7 @@ def send_results(directory: Path, address: str) -> int:
     names = list(result_files(directory))
     states = {name: state_of(directory / name) for name in names}
     files = {name: fingerprint_file(directory / name) for name in names}
-    note = {"format": FORMAT, "begun": begun(directory, names)}
+    note: dict[str, Any] = {"format": FORMAT, "begun": begun(directory, names)}
     before = require_own_place(store, note["begun"])
     _write(store, {**note, "complete": False, "files": {**before, **files}})
     do_each(lambda name: store.put(directory / name, name), names)
