@@ -199,6 +199,14 @@ def holder_of(lock: IO[str]) -> str:
     return lock.read(1000).strip() or "a process that has just taken it"
 
 
+def noted_at(path: Path) -> str:
+    """Who is noted in the lock beside `path`; empty where there is none."""
+    try:
+        return path.with_name(path.name + ".lock").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def is_file_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is the one that stands at a path now."""
     try:

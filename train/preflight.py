@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
+from headwater.train import parallel
 from headwater.train.artifacts import RunDir, require_own
 from headwater.train.callbacks.base import Callback
 from headwater.train.checkpoint import open_checkpoint, steps_in
 from headwater.train.engine import MOMENTS
+from headwater.train.locks import noted_at
 from headwater.train.parallel import World
 from headwater.train.remote import Store, attempted
 from headwater.train.remote_checkpoints import RemoteCheckpoints
@@ -19,6 +22,10 @@ from headwater.train.resume import SHAPE, check_same_model
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.leaving_out import read_exclusions
 from headwater.train.tokenizer import TextTokenizer
+
+SEEN_S = 60.0
+"""Seconds after which every machine sees a file that another has made: a network share may remember what was not there
+for about so long."""
 
 
 def check_world(settings: PretrainSettings, world: World) -> None:
@@ -33,6 +40,32 @@ def check_world(settings: PretrainSettings, world: World) -> None:
     absent = [rank for rank in settings.profile.ranks if rank >= world.size]
     if settings.profile.steps and absent:
         raise UserError("profile.ranks names ranks that are not there", got=absent, expected=f"below {world.size}")
+
+
+def check_shared(directory: Path, what: str, world: World) -> None:
+    """Refuses, on all ranks, a run directory that another rank does not see as rank 0 does, which holds the lock `what`
+    there: nothing that ranks make together would come together.
+
+    Raises:
+        UserError: naming the first of those ranks, and its machine.
+    """
+    if world.size == 1:
+        return
+    held = parallel.from_main(world, lambda: noted_at(directory / what))
+
+    def look() -> None:
+        end = time.monotonic() + SEEN_S
+        while noted_at(directory / what) != held:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{directory} is not the directory that rank 0 writes into",
+                    got="another one under that name",
+                    expected="a directory on a disk that all machines share",
+                    fix="choose another `out`; the store of checkpoint.remote does not stand for a shared disk",
+                )
+            time.sleep(0.1)
+
+    parallel.agree(world, parallel.attempt(look))
 
 
 def check_inputs(settings: PretrainSettings, run: RunDir) -> None:

@@ -5,6 +5,7 @@ S3_ENDPOINT_URL for a store that is not Amazon's, and AWS's own for credentials 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,9 @@ STREAMS = 4
 """Files under way at a time."""
 
 SCHEME = "s3://"
+
+DIGEST = "xxh3"
+"""An object's note of what its file's bytes hash to."""
 
 
 class StoreError(UserError):
@@ -53,9 +57,10 @@ class Store:
             self._made = boto3.session.Session().client("s3", config=config, endpoint_url=endpoint)
         return self._made
 
-    def put(self, local: Path, name: str, wanted: Callable[[], bool] = lambda: True) -> None:
+    def put(self, local: Path, name: str, wanted: Callable[[], bool] = lambda: True, digest: str = "") -> None:
         """Sends a file, checksums and all, and looks whether the store has as many bytes of it as it had at first: one
-        that is added to meanwhile may be longer. Breaks off, as an error, once it is not `wanted` any longer."""
+        that is added to meanwhile may be longer. Breaks off, as an error, once it is not `wanted` any longer. Its own
+        digest is kept beside it, for `digest_of`."""
 
         def look(_: int) -> None:
             if not wanted():
@@ -63,10 +68,16 @@ class Store:
 
         with self._asking(f"{name} cannot be sent to"):
             size, key, config = local.stat().st_size, self._key(name), self._one_after_the_other()
-            self._client.upload_file(str(local), self.bucket, key, Callback=look, Config=config)
+            noted = {"Metadata": {DIGEST: digest}} if digest else None
+            self._client.upload_file(str(local), self.bucket, key, ExtraArgs=noted, Callback=look, Config=config)
             found = self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
             if found < size:
                 raise OSError(f"{found:,} of {size:,} bytes have arrived")
+
+    def digest_of(self, name: str) -> str:
+        """What an object that is there was sent with; empty if that is not known."""
+        with self._asking(f"{name} cannot be looked at in"):
+            return str(self._client.head_object(Bucket=self.bucket, Key=self._key(name))["Metadata"].get(DIGEST, ""))
 
     def get(self, name: str, local: Path) -> None:
         """Fetches an object into a file; there is none afterwards where this fails."""
@@ -131,6 +142,18 @@ class Store:
                 got=f"{type(error).__name__}: {error}",
                 fix="check the address, the credentials and, for an S3-compatible store, S3_ENDPOINT_URL",
             ) from None
+
+
+def open_store(address: str) -> Store:
+    """The store at an address that a user gives.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not re.fullmatch(rf"{SCHEME}[^/]+/.*[^/]/?", address):
+        expected = f"{SCHEME}BUCKET/PREFIX"
+        raise UserError("that is no address of an object store", got=address, expected=expected)
+    return Store(address)
 
 
 def attempted(action: Callable[[], T], say: Callable[[str], None]) -> T | None:

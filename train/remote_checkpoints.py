@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.configs.errors import CorruptError, MismatchError, UserError
-from headwater.train.artifacts import atomic_path
+from headwater.train.artifacts import atomic_path, read_json
 from headwater.train.checkpoint import Checkpoint, described, newest, open_checkpoint
 from headwater.train.compared import note_compared, state_of
 from headwater.train.remote import Store, StoreError, attempted, do_each
@@ -31,6 +31,10 @@ RECORDS = (
 """What is sent beside the checkpoints, and fetched with one; paths below the run."""
 PATIENCE_S = 60.0
 """Seconds that a run which was asked to stop waits for what is being sent."""
+
+
+SendFiles = Callable[[Path, Callable[[], bool]], None]
+"""Sends a checkpoint's files as long as they are wanted."""
 
 
 class RemoteCheckpoints:
@@ -93,23 +97,40 @@ class RemoteCheckpoints:
                 with atomic_path(run / name) as part:
                     self.store.get(f"records/{name}", part)
 
-    def send(self, path: Path, wanted: Callable[[], bool] = lambda: True) -> None:
+    def send(self, path: Path, wanted: Callable[[], bool] = lambda: True, send_files: SendFiles | None = None) -> None:
         """Sends a checkpoint of a run, unless just that is there already, and the run's records. Where it is not
-        `wanted` any longer it is left half sent: without checkpoint.json it is none."""
+        `wanted` any longer it is left half sent: without checkpoint.json it is none.
+
+        Args:
+            send_files: sends all that checkpoint.json names; this process alone does if it is not given.
+        """
         meta = (path / META).read_bytes()
         there = self.store.read(f"{path.name}/{META}")
         if there == meta:
             return
         if there is not None:
             self.store.remove([f"{path.name}/{META}"])
+        (send_files or self.send_files)(path, wanted)
+        self._send_records(path.parent.parent, wanted)
+        if wanted():
+            self.store.put(path / META, f"{path.name}/{META}", wanted)
+
+    def send_files(self, path: Path, wanted: Callable[[], bool], part: tuple[int, int] = (0, 1)) -> None:
+        """Sends the files that checkpoint.json names, but those that are there already since sending broke off.
+
+        Args:
+            part: (rank, ranks): of all files every so many-th, the largest first.
+        """
+        files: dict[str, str] = read_json(path / META)["files"]
+        names = sorted(files, key=lambda name: (-(path / name).stat().st_size, name))[part[0] :: part[1]]
+        there = set(self.store.names(f"{path.name}/"))
 
         def put(name: str) -> None:
-            if wanted():
-                self.store.put(path / name, f"{path.name}/{name}", wanted)
+            key = f"{path.name}/{name}"
+            if wanted() and not (key in there and self.store.digest_of(key) == files[name]):
+                self.store.put(path / name, key, wanted, files[name])
 
-        do_each(put, json.loads(meta)["files"])
-        self._send_records(path.parent.parent, wanted)
-        put(META)
+        do_each(put, names)
 
     def _send_records(self, run: Path, wanted: Callable[[], bool]) -> None:
         for file in (file for pattern in RECORDS for file in sorted(run.glob(pattern))):
@@ -139,12 +160,20 @@ class Uploads:
     Args:
         directory: the run's checkpoints.
         keep, fixed: as of the run's own.
+        send_files: as of `RemoteCheckpoints.send`.
     """
 
     def __init__(
-        self, remote: RemoteCheckpoints, directory: Path, keep: int, fixed: set[int], say: Callable[[str], None]
+        self,
+        remote: RemoteCheckpoints,
+        directory: Path,
+        keep: int,
+        fixed: set[int],
+        say: Callable[[str], None],
+        send_files: SendFiles | None = None,
     ) -> None:
         self.remote, self.directory, self.keep, self.fixed, self.say = remote, directory, keep, fixed, say
+        self.send_files = send_files
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
         self._sending: int | None = None
@@ -178,7 +207,8 @@ class Uploads:
                 step = self._sending = min(self._waiting)
                 self._waiting.discard(step)
             try:
-                self.remote.send(self.directory / name_of(step), lambda: not self._abandoned.is_set())
+                path = self.directory / name_of(step)
+                self.remote.send(path, lambda: not self._abandoned.is_set(), self.send_files)
                 self.remote.prune(self.keep, self.fixed)
                 error: UserError | None = None
             except StoreError as found:
@@ -204,12 +234,25 @@ class Uploads:
         Raises:
             UserError: what the store says to the last of the tries.
         """
+        self.try_again()
+        self.wait(None if patient else PATIENCE_S)
+        self.conclude(patient=patient)
+
+    def try_again(self) -> None:
+        """Begins to send what is not sent yet."""
         with self._lock:
             if self._waiting:
                 self._start()
-            thread = self._thread
+
+    def wait(self, seconds: float | None) -> bool:
+        """Whether nothing is under way any longer, after so many seconds at most."""
+        thread = self._thread
         if thread is not None:
-            thread.join(None if patient else PATIENCE_S)
+            thread.join(seconds)
+        return thread is None or not thread.is_alive()
+
+    def conclude(self, *, patient: bool) -> None:
+        """Says what is not sent; raises as `finish`."""
         if self._error is not None:
             if patient:
                 raise self._error

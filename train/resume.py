@@ -44,7 +44,7 @@ FREE = (
 )  # fmt: skip
 """Settings, and sections, that may differ without a word."""
 
-FIXED = (*(f"model.{name}" for name in SHAPE), "seed", "train.global_batch")
+FIXED = (*(f"model.{name}" for name in SHAPE), "seed", "train.order_seed", "train.global_batch")
 """Settings that cannot be changed on purpose either: the weights would not fit, or the stream would be another."""
 
 

@@ -29,7 +29,7 @@ from headwater.train.locks import sole_writer
 from headwater.train.model import build_model
 from headwater.train.numerics import keep_freed_memory, use_onednn
 from headwater.train.parallel import World
-from headwater.train.preflight import check_inputs, check_vocabulary, check_world, load_callback
+from headwater.train.preflight import check_inputs, check_shared, check_vocabulary, check_world, load_callback
 from headwater.train.resume import checkpoint_meta, find_resumption
 from headwater.train.settings import PretrainSettings
 from headwater.train.stream.corpus import open_corpus
@@ -59,6 +59,7 @@ def pretrain_run(settings: PretrainSettings) -> int:
     try:
         parallel.on_main(world, lambda: require_directory(run.path))
         with sole_writer(run.path, "train", lambda action: parallel.on_main(world, action)):
+            check_shared(run.path, "train", world)
             prepare(settings, run, world)
             trainer, step = build_trainer(settings, run, world)
             # What can be wrong has been looked at: only now is anything written into a run that is there already.
@@ -116,7 +117,7 @@ def build_trainer(settings: PretrainSettings, run: RunDir, world: World) -> tupl
     stream = open_stream(
         run,
         global_batch=train.global_batch,
-        seed=settings.seed,
+        seed=settings.order_seed,
         exclude=train.exclude,
         skip=read_ranges(train.skip),
     )

@@ -131,6 +131,9 @@ class TrainSettings:
 
     steps: int = setting(1200, "Steps of the learning-rate schedule.", minimum=1)
     hard_stop: int | None = setting(None, "Stop after this step and leave the schedule alone.", minimum=1)
+    order_seed: int | None = setting(
+        None, "Seed of the order in which sequences are trained on; the run's own if not given.", minimum=0
+    )
     global_batch: int = setting(4, "Sequences a step, over all ranks.", minimum=1)
     micro_batch: int = setting(4, "Sequences a rank runs at once.", minimum=1)
     precision: str = setting("fp32", "Number format of the forward pass.", choices=("fp32", "bf16"))
@@ -280,7 +283,9 @@ class PretrainSettings:
     """A whole pretraining run."""
 
     out: str = setting("runs/pretrain", "The run directory.")
-    seed: int = setting(0, "Seed of weights (unless model.seed is given), order, facts and schedule.")
+    seed: int = setting(
+        0, "Seed of weights, order, facts and schedule, unless model.seed, train.order_seed or facts.seed is given."
+    )
     corpus: CorpusSettings = section(CorpusSettings)
     facts: FactsSettings = section(FactsSettings)
     model: ModelSettings = section(ModelSettings)
@@ -292,6 +297,11 @@ class PretrainSettings:
     resume: ResumeSettings = section(ResumeSettings)
     callbacks: CallbackSettings = section(CallbackSettings)
     profile: ProfileSettings = section(ProfileSettings)
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the stream's order."""
+        return self.seed if self.train.order_seed is None else self.train.order_seed
 
     def problems(self) -> Iterator[Problem]:
         heads, tensor, pipeline = self.model.kv_heads, self.parallel.tensor, self.parallel.pipeline

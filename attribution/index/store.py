@@ -33,7 +33,7 @@ from headwater.train.artifacts import (
     write_json,
 )
 from headwater.train.locks import file_lock
-from headwater.train.remote import SCHEME, Store, do_each
+from headwater.train.remote import Store, do_each, open_store
 from headwater.train.stream.cache import ShardCache
 
 LEAST = 4
@@ -50,7 +50,7 @@ def send(directory: Path, address: str) -> int:
         UserError: it is not finished, or the address is none of a store.
         StoreError: the store cannot be reached; what has arrived is no index until it is sent again.
     """
-    store = _store(address)
+    store = open_store(address)
     if not read_manifest(directory)["complete"]:
         raise UserError(f"the index {directory} is incomplete", fix="run `headwater index` again to finish it first")
     if (directory / REMOTE).exists():
@@ -82,7 +82,7 @@ def fetch(address: str, directory: Path, cache_bytes: str = "") -> int:
         MissingError: there is no whole index at that address.
         StoreError: the store cannot be reached; no directory is left.
     """
-    store = _store(address)
+    store = open_store(address)
     try:
         limit = bytes_of(cache_bytes)
     except ValueError as error:
@@ -114,12 +114,6 @@ def _listed(store: Store) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise CorruptError(f"{store.address}/{FILES} is no list of names", fix="send it again")
     return [*names, INDEX]
-
-
-def _store(address: str) -> Store:
-    if not address.startswith(SCHEME):
-        raise UserError("that is no address of an object store", got=address, expected=f"{SCHEME}BUCKET/PREFIX")
-    return Store(address)
 
 
 class RemoteShards:

@@ -20,6 +20,7 @@ from headwater.launch.cli.exploring import explore
 from headwater.launch.cli.front import OK, OPTIONS, Front, load
 from headwater.launch.cli.machines import doctor, launch, plan
 from headwater.launch.cli.pairs import pair
+from headwater.launch.cli.results import fetch, send
 from headwater.launch.cli.stages import (
     corpus_app,
     demo,
@@ -54,7 +55,22 @@ def front(
         raise typer.Exit(OK)
 
 
-for command in (demo, pretrain, queries, trace, select, evaluate, report, explore, pair, plan, launch, doctor):
+for command in (
+    demo,
+    pretrain,
+    queries,
+    trace,
+    select,
+    evaluate,
+    report,
+    explore,
+    pair,
+    plan,
+    launch,
+    send,
+    fetch,
+    doctor,
+):
     app.command()(command)
 app.command("export")(export_)
 app.command("import")(import_)

@@ -15,7 +15,7 @@ OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 
 
 ORDER = ["demo", "corpus", "pretrain", "index", "queries", "trace", "select", "evaluate", "report", "explore"]
-ORDER += ["study", "ablate", "plan", "launch", "export", "import", "bench", "doctor"]
+ORDER += ["study", "ablate", "plan", "launch", "export", "import", "send", "fetch", "bench", "doctor"]
 
 
 class Front(TyperGroup):

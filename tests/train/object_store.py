@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +19,10 @@ class FaultyStore:
 
     Attributes:
         environment: what reaches it.
-        fault: called with (method, path); returns None, or one of `500`, `truncated`, `slow`, `dropped`.
+        fault: called with (method, path); returns None, or one of `500`, `truncated`, `cut` (half of
+            what is sent arrives), `slow`, `dropped`.
         asked: every (method, path) so far.
+        senders: the application that asked so last (AWS_SDK_UA_APP_ID), empty where it has no name.
     """
 
     def __init__(self) -> None:
@@ -32,6 +35,7 @@ class FaultyStore:
 
         self.fault: Callable[[str, str], str | None] = lambda *_: None
         self.asked: list[tuple[str, str]] = []
+        self.senders: dict[tuple[str, str], str] = {}
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -48,6 +52,7 @@ class FaultyStore:
     def _answer(self, environ: dict[str, Any], start_response: Answer) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.asked.append((method, path))
+        self.senders[method, path] = environ.get("HTTP_USER_AGENT", "").partition("app/")[2].partition(" ")[0]
         fault = self.fault(method, path)
         if fault == "500":
             start_response("500 Internal Server Error", [("Content-Length", "0")])
@@ -56,6 +61,9 @@ class FaultyStore:
             environ["wsgi.input"].read(10)
             environ["werkzeug.socket"].close()
             return []
+        if fault == "cut":
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ |= {"wsgi.input": io.BytesIO(body[: len(body) // 2]), "CONTENT_LENGTH": str(len(body) // 2)}
         if fault == "slow":
             time.sleep(1.5)
         answer = self._app(environ, start_response)

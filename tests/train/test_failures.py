@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,3 +71,25 @@ def test_what_one_rank_meets_is_the_one_thing_said(fresh: Callable[[], Path], co
     assert said.count("error: ") == 1, said
     assert "/share/gone: Stale file handle" in said
     assert "Traceback" not in said, said
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_runs_disk_are_refused_before_anything_is_written(
+    fresh: Callable[[], Path], config: Path, tmp_path: Path
+):
+    """Each has its own copy of the corpus under the name of `out`."""
+    outs, log = [fresh(), fresh()], tmp_path / "log"
+    assert call(trained_apart, [str(config), *SHORT], outs, ranks=2, log=log, seconds=60) == REFUSED
+    said = log.read_text()
+    assert said.count("error: ") == 1, said
+    assert f"{outs[1]} is not the directory that rank 0 writes into (rank 1 on " in said
+    assert not any((out / "config.yaml").exists() for out in outs)
+
+
+def trained_apart(arguments: list[str], outs: list[Path]) -> int:
+    from headwater.train import preflight
+    from headwater.train.__main__ import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "SEEN_S", 0.2)
+        return main([*arguments, f"out={outs[int(os.environ['RANK'])]}"])

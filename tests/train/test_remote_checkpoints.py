@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from headwater.train.remote import Store, StoreError
 from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads, newest_anywhere
 from headwater.train.settings import PretrainSettings
 
-from ..jobs import call, train
+from ..jobs import REFUSED, call, train
 from .object_store import FaultyStore, served
 
 pytest.importorskip("moto.server", reason="needs moto (extra: dev)")
@@ -108,6 +110,79 @@ def test_a_run_whose_disk_is_lost_goes_on_from_the_store(
     assert there.steps() == [1, 6]
     if ranks == 1:
         assert newest(mine.checkpoints).fingerprint == whole.fingerprint
+
+
+def started_as_ranks(arguments: list[str], environment: dict[str, str], harm: str = "") -> int:
+    """Every rank says who it is, and one of them meets with something."""
+    from headwater.train import sending
+
+    rank, full = os.environ["RANK"], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == "1" and harm == "its network":
+            patch.setattr(Store, "put", mock.Mock(side_effect=StoreError("no route to the store", got="a cut cable")))
+        if rank == "1" and harm == "its disk":
+            patch.setattr(sending, "write_json", mock.Mock(side_effect=full))
+        return started(arguments, {**environment, "AWS_SDK_UA_APP_ID": f"rank-{rank}"})
+
+
+def put(server: FaultyStore, step: int) -> list[str]:
+    """What was put under a step, in order."""
+    below = f"/runs/mine/step-{step:08d}/"
+    return [path.removeprefix(below) for method, path in server.asked if method == "PUT" and path.startswith(below)]
+
+
+@pytest.mark.slow
+def test_ranks_send_each_file_once_and_what_says_that_it_is_whole_last(server, store, fresh, config, tmp_path) -> None:
+    run, log = RunDir.at(fresh()), tmp_path / "log"
+    given = [str(config), f"out={run.path}", "train.hard_stop=4", "checkpoint.every=2", "checkpoint.keep=0"]
+    given += [f"checkpoint.remote={ADDRESS}", "checkpoint.asynchronous=true"]
+    assert call(started_as_ranks, given, server.environment, ranks=2, log=log) == 0, log.read_text()
+    for step in RemoteCheckpoints(store).steps():
+        files = json.loads((run.checkpoint(step) / "checkpoint.json").read_text())["files"]
+        *names, last = put(server, step)
+        assert sorted(names) == sorted(files)
+        assert last == "checkpoint.json"
+        whose = [server.senders["PUT", f"/runs/mine/step-{step:08d}/{name}"] for name in names]
+        assert {rank: whose.count(rank) - len(names) // 2 for rank in set(whose)} in (
+            {"rank-0": 0, "rank-1": 0},
+            {"rank-0": 1, "rank-1": 0},
+        )
+    assert 4 in RemoteCheckpoints(store).steps()
+    assert not list(run.checkpoints.glob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("the store", r"error: step-00000002/exp_avg_sq-p0-d1-0.safetensors cannot be sent to"),
+        ("its network", r"error: no route to the store \(rank 1 on .*\)"),
+        ("its disk", r"error: .*No space left on device.*\(rank 1 on .*\)"),
+    ],
+)
+def test_what_one_rank_cannot_send_is_said_once_and_the_rest_is_not_sent_again(
+    server, store, fresh, config, tmp_path, harm: str, said: str
+) -> None:
+    """Both ranks end, and nothing there is taken for a checkpoint; the next start sends what is missing alone."""
+    run, log = RunDir.at(fresh()), tmp_path / "log"
+    given = [str(config), f"out={run.path}", "train.hard_stop=2", f"checkpoint.remote={ADDRESS}"]
+    refused = "exp_avg_sq-p0-d1-0.safetensors"
+    if harm == "the store":
+        server.fault = lambda method, path: "500" if method == "PUT" and refused in path else None
+    assert call(started_as_ranks, given, server.environment, harm, ranks=2, log=log) == REFUSED, log.read_text()
+    assert log.read_text().count("error:") == 1
+    assert re.search(said, log.read_text())
+    assert newest(run.checkpoints).step == 2
+    assert RemoteCheckpoints(store).steps() == []
+    server.fault = lambda *_: None
+    files = json.loads((run.checkpoint(2) / "checkpoint.json").read_text())["files"]
+    there = {name.partition("/")[2] for name in store.names("step-00000002")}
+    assert there < set(files) or harm == "its disk", "the other rank's have arrived"
+    assert there
+    server.asked.clear()
+    assert call(started_as_ranks, given, server.environment, ranks=2, log=log) == 0, log.read_text()
+    assert sorted(put(server, 2)) == sorted({*files, "checkpoint.json"} - there)
+    assert RemoteCheckpoints(store).steps() == [2]
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_what_an_update_depends_on_is_compared(run, key):
     assert compare(run, f"{key}={OTHERS[key]}", f"resume.allow=[{key}]").keys() == {key}
 
 
-@pytest.mark.parametrize("override", ["seed=4", "train.global_batch=8", "model.ffn_hidden=64"])
+@pytest.mark.parametrize("override", ["seed=4", "train.order_seed=4", "train.global_batch=8", "model.ffn_hidden=64"])
 def test_what_cannot_be_changed_is_refused_even_when_allowed(run, override):
     with pytest.raises(MismatchError) as error:
         compare(run, override, f"resume.allow=[{override.partition('=')[0]}]")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headwater.train import parallel
 from headwater.train.callbacks.base import Callback, Training
@@ -16,9 +19,12 @@ from headwater.train.checkpoint_writer import CheckpointWriter, prune
 from headwater.train.engine import StepResult
 from headwater.train.parallel import World
 from headwater.train.remote import Store
-from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads
+from headwater.train.remote_checkpoints import PATIENCE_S, RemoteCheckpoints, Uploads
+from headwater.train.sending import Helper, Orders
 from headwater.train.settings import CheckpointSettings
 from headwater.train.stream.stream import TrainingSequence
+
+T = TypeVar("T")
 
 
 class Checkpoints(Callback):
@@ -39,15 +45,27 @@ class Checkpoints(Callback):
         self._fixed = set(settings.steps)
         self._saved: int | None = None
         self._uploads: Uploads | None = None
-        if settings.remote and world.is_main:
-            remote = RemoteCheckpoints(Store(settings.remote))
-            self._uploads = Uploads(remote, directory, settings.keep, self._fixed, warn)
+        self._orders: Orders | None = None
+        self._helper: Helper | None = None
+        if settings.remote:
+            self._share_uploads(RemoteCheckpoints(Store(settings.remote)), world)
+
+    def _share_uploads(self, remote: RemoteCheckpoints, world: World) -> None:
+        """Rank 0 says when what is sent, and ends it with checkpoint.json; all send."""
+        if not world.is_main:
+            self._helper = Helper(remote, self.directory, world)
+            return
+        self._orders = Orders(remote, self.directory, world) if world.size > 1 else None
+        send_files = self._orders.send_files if self._orders is not None else None
+        self._uploads = Uploads(remote, self.directory, self.settings.keep, self._fixed, warn, send_files)
 
     def start(self, trainer: Training, step: int) -> None:
         if self.settings.around_injections:
             # A batch injected after t updates is update t + 1.
             self._fixed |= {near for t in trainer.stream.injection_steps for near in (t, t + 1)}
         self._saved = step if step else None
+        if self._helper is not None:
+            self._helper.start()
         if self._uploads is not None:
             for there in steps_in(self.directory):
                 if there == step or (there < step and there in self._fixed):
@@ -66,11 +84,25 @@ class Checkpoints(Callback):
             self._save(trainer, step)
         self.writer.wait()
         if self.settings.remote:
-            parallel.on_main(trainer.world, partial(self._send, patient=trainer.stop_signal is None))
+            self._finish_uploads(trainer.world, patient=trainer.stop_signal is None)
 
-    def _send(self, *, patient: bool) -> None:
-        if self._uploads is not None:
-            self._uploads.finish(patient=patient)
+    def _finish_uploads(self, world: World, *, patient: bool) -> None:
+        """Waits until everything is sent, as `Uploads.finish`. The ranks meet every second: one that can be of no help
+        any longer ends the wait of all."""
+        end = time.monotonic() + (math.inf if patient else PATIENCE_S)
+        self._ask(world, Uploads.try_again)
+        while not self._ask(world, lambda uploads: uploads.wait(1.0) or time.monotonic() > end):
+            parallel.agree(world, self._helper.error if self._helper is not None else None)
+        self._ask(world, lambda uploads: uploads.conclude(patient=patient))
+
+    def _ask(self, world: World, action: Callable[[Uploads], T]) -> T:
+        """What rank 0's uploads say, on all ranks."""
+
+        def ask() -> T:
+            assert self._uploads is not None
+            return action(self._uploads)
+
+        return parallel.from_main(world, ask)
 
     def _save(self, trainer: Training, step: int) -> None:
         with trainer.spends("checkpoint_s"):
@@ -101,8 +133,11 @@ class Checkpoints(Callback):
 
     def close(self) -> None:
         self.writer.abandon()
-        if self._uploads is not None:
-            self._uploads.abandon()
+        for sending in (self._uploads, self._helper):
+            if sending is not None:
+                sending.abandon()
+        if self._orders is not None:
+            self._orders.end()
 
 
 def warn(text: str) -> None:

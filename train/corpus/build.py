@@ -80,7 +80,7 @@ def build_corpus(cfg: BuildSettings, progress: Progress = lambda line: None) -> 
         undone_on_error(*(run.corpus / name for name in made), run.tokenizer, run.facts) as undo,
     ):
         require_own(run.path, names_at_stake(run), ORIGIN)
-        facts = planted_facts(cfg.facts, cfg.seed)
+        facts = planted_facts(cfg.facts, cfg.facts.seed_in(cfg.seed))
         require_whole(run.corpus / "base")
         corpus = found_again(cfg.corpus, run)
         origin = check_origin(run, describe_corpus(corpus, facts) | note_start(corpus, run))

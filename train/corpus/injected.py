@@ -63,9 +63,10 @@ def check_lengths(
 
 def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: TextTokenizer, progress: Progress) -> None:
     """The facts' files, the injected corpus and the compiled schedule."""
+    seed = cfg.facts.seed_in(cfg.seed)
     if facts.passages:
         settings = described_facts(cfg.facts, facts)
-        made_from = [VERSION, settings, cfg.seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
+        made_from = [VERSION, settings, seed, cfg.train.steps, cfg.corpus.seq_len, tokenizer.fingerprint]
         end = end_of(tokenizer, cfg.corpus)
         origin = fingerprint([*made_from, *([] if end is None else [{"end": end}])])
     else:
@@ -83,20 +84,20 @@ def ensure_facts(run: RunDir, cfg: BuildSettings, facts: FactSet, tokenizer: Tex
     write_facts(facts, run.facts)
     if facts.passages:
         progress(f"writing {len(facts.passages):,} invented passages and their schedule")
-        write_injected(run, cfg.corpus, facts, tokenizer, cfg.seed)
+        write_injected(run, cfg.corpus, facts, tokenizer, seed)
         groups: dict[str, list[str]] = {}
         for passage in facts.passages:
             groups.setdefault(passage.document, []).append(passage.id)
-        write_schedule(
-            compile_schedule(groups, cfg.facts.schedule, cfg.train.steps, cfg.seed), run.facts / "schedule.parquet"
-        )
+        schedule = compile_schedule(groups, cfg.facts.schedule, cfg.train.steps, seed)
+        write_schedule(schedule, run.facts / "schedule.parquet")
     write_json(marker, origin)
 
 
 def described_facts(settings: FactsSettings, facts: FactSet) -> dict[str, Any]:
-    """What the planted passages depend on. Real facts go by what is planted, which an installed package says; where
-    there are none they are not named, so that corpora built before they were there stay the same."""
-    described = asdict(settings)
+    """What the planted passages depend on, beside their seed. Real facts go by what is planted, which an installed
+    package says; where there are none they are not named, so that corpora built before they were there stay the same.
+    """
+    described = {name: value for name, value in asdict(settings).items() if name != "seed"}
     real = [described.pop(name) for name in ("countries", "elements")]
     return {**described, "real": [real, [passage.text for passage in facts.passages]]} if any(real) else described
 

@@ -159,7 +159,9 @@ class CorpusSettings:
     engine: str = setting(
         "processes", "What runs the workers: processes of this machine, or a Ray cluster.", choices=("processes", "ray")
     )
-    seed: int = setting(0, "Seed of the choice, the shuffle before packing and the order of sequences.", minimum=0)
+    seed: int = setting(
+        0, "Seed of what is chosen or held out, and of how passages are shuffled and packed into sequences.", minimum=0
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.max_tokens > self.seq_len:

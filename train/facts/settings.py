@@ -48,6 +48,9 @@ class FactsSettings:
         maximum=20,
     )
     queries: int = setting(2, "Facts asked per person; of countries and elements all are.", minimum=1, maximum=6)
+    seed: int | None = setting(
+        None, "Seed of the people, real facts, passages and schedule; the run's own if not given.", minimum=0
+    )
     schedule: ScheduleSettings = section(ScheduleSettings)
 
     def problems(self) -> Iterator[Problem]:
@@ -57,6 +60,10 @@ class FactsSettings:
         if self.elements and self.elements > most:
             expected = f"at most {most}: there are {len(ELEMENTS)}, and facts.distractors takes {self.distractors}"
             yield Problem("elements", self.elements, expected)
+
+    def seed_in(self, run_seed: int) -> int:
+        """What facts and schedule are drawn by in a run of that seed."""
+        return run_seed if self.seed is None else self.seed
 
     @property
     def planted(self) -> bool:

@@ -74,7 +74,7 @@ class StudyProbes(Probes):
 
 def take_over(settings: PretrainSettings, run: RunDir, base: RunDir, stage: int) -> None:
     """Puts the base's checkpoint into the run, under the run's own stream and settings; files are linked."""
-    stream = open_stream(run, global_batch=settings.train.global_batch, seed=settings.seed)
+    stream = open_stream(run, global_batch=settings.train.global_batch, seed=settings.order_seed)
     source = base.checkpoint(stage)
     with atomic_path(run.checkpoint(stage)) as part:
         shutil.copytree(source, part, copy_function=_link)

@@ -1,0 +1,127 @@
+"""The files of a checkpoint, sent to a store by all ranks, each its part of them: a run's directory lies on a disk that
+all of them share, and a machine's network is narrower than a store.
+
+Rank 0 says in `checkpoints/sending.part/order.json` which checkpoint is sent. The others look for that behind the
+training's back, send what they are dealt and note beside it how that ended. It goes by files, as checkpoints are put
+together, and not by collectives: nobody who trains waits for somebody who sends. A `.part`: the next start removes what
+a killed run has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from headwater.configs.errors import UserError
+from headwater.train import parallel
+from headwater.train.artifacts import read_json, remove, write_json
+from headwater.train.parallel import World
+from headwater.train.remote import StoreError
+from headwater.train.remote_checkpoints import RemoteCheckpoints
+
+PLACE, ORDER = "sending.part", "order.json"
+LOOKS_S, NOTED_S = 0.5, 0.1
+"""Seconds between two looks for an order, and for what became of it."""
+
+
+class Orders:
+    """Rank 0's side.
+
+    Args:
+        directory: the run's checkpoints.
+    """
+
+    def __init__(self, remote: RemoteCheckpoints, directory: Path, world: World) -> None:
+        self.remote, self.place, self.world = remote, directory / PLACE, world
+        self._given = 0
+
+    def send_files(self, path: Path, wanted: Callable[[], bool]) -> None:
+        """Sends a checkpoint's files with the help of the others; returns when all have ended, or it is not `wanted`
+        any longer.
+
+        Raises:
+            UserError: what the first of the ranks met with that failed.
+        """
+        self._given += 1
+        write_json(self.place / ORDER, {"number": self._given, "step": path.name})
+        error = parallel.attempt(lambda: self.remote.send_files(path, wanted, (0, self.world.size)))
+        errors = [error, *(self._met(rank, wanted) for rank in range(1, self.world.size))]
+        if first := next((each for each in errors if each is not None), None):
+            raise first
+
+    def _met(self, rank: int, wanted: Callable[[], bool]) -> BaseException | None:
+        """Waits for a rank's note; returns the error that it names."""
+        while wanted():
+            note = _read(self.place / _note_of(rank))
+            if note is not None and note["number"] == self._given:
+                return StoreError(**note["error"]) if note["error"] else None
+            time.sleep(NOTED_S)
+        return None
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):  # somebody may write a last note: the next start removes it
+            remove(self.place)
+
+
+class Helper:
+    """The side of every other rank.
+
+    Attributes:
+        error: why it can be of no help any longer: its notes do not reach the disk, say.
+    """
+
+    def __init__(self, remote: RemoteCheckpoints, directory: Path, world: World) -> None:
+        self.remote, self.directory, self.world = remote, directory, world
+        self.error: BaseException | None = None
+        self._abandoned = threading.Event()
+        # A daemon: a process that ends does not wait for what is being sent.
+        self._thread = threading.Thread(target=self._run, daemon=True, name="sends-checkpoints")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.error = parallel.attempt(self._follow)
+
+    def _follow(self) -> None:
+        place, done = self.directory / PLACE, 0
+        while not self._abandoned.wait(LOOKS_S):
+            order = _read(place / ORDER)
+            if order is not None and order["number"] != done:
+                done = order["number"]
+                error = parallel.attempt(partial(self._send, self.directory / order["step"]))
+                if not self._abandoned.is_set():
+                    note = {"number": done, "error": self._told(error) if error is not None else None}
+                    write_json(place / _note_of(self.world.rank), note)
+
+    def _send(self, path: Path) -> None:
+        part = self.world.rank, self.world.size
+        self.remote.send_files(path, lambda: not self._abandoned.is_set(), part)
+
+    def _told(self, error: BaseException) -> dict[str, Any]:
+        where = f"rank {self.world.rank} on {platform.node()}"
+        if isinstance(error, UserError):
+            return {"what": f"{error.what} ({where})", "got": str(error.got), "fix": error.fix}
+        return {"what": f"{where} cannot send its part of a checkpoint", "got": repr(error), "fix": None}
+
+    def abandon(self) -> None:
+        """Follows no more orders, and breaks off what is under way."""
+        self._abandoned.set()
+
+
+def _note_of(rank: int) -> str:
+    return f"rank-{rank:05d}.json"
+
+
+def _read(path: Path) -> Any:
+    """None while there is nothing to read."""
+    try:
+        return read_json(path)
+    except UserError:
+        return None
