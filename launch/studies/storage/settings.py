@@ -62,6 +62,7 @@ class GridSettings:
     people: int = setting(0, "People; 0: as many as the study has.", minimum=0)
     pretrain: list[str] = setting([], "Further key=value overrides of the pretraining: depth, width, steps.")
     ranks: list[int] = setting([], "Ranks of the probes' update of the embedding; none: that of `p_probe`.", minimum=1)
+    probe_steps: int = setting(0, "Updates of the probes; 0: those of `p_probe`.", minimum=0)
 
 
 @dataclass(kw_only=True, slots=True)

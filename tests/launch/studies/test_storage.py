@@ -249,6 +249,7 @@ def toy(out: Path) -> list[str]:
         "provenance={variants: [multi5+permute], questions: 5, top: 4}",
         "provenance.index.projection.dims=4",
         "celebrity=false",
+        "untrained=true",
         "seeds=[0]",
         "resamples=10",
         "parallel=1",

@@ -170,10 +170,10 @@ def test_lora_is_held_to_sixty_per_cent_and_shows_its_other_ranks():
     assert lora.judge(summary_of(study))[0].verdict[0] == NOT_REPRODUCED, "its interval holds the bound"
 
 
-def put_places(study: Measured, rich: float, plain: float, raw: float = 0.12) -> None:
+def put_places(study: Measured, rich: float, plain: float, raw: float = 0.12, due: float = 0.9) -> None:
     for seed in study.settings.seeds:
         for variant, name in ((MAIN, rich), (PLAIN, plain)):
-            study.places.setdefault(variant, {})[seed] = probed(study, seed, name)
+            study.places.setdefault(variant, {})[seed] = probed(study, seed, name, due=due)
             study.untrained_places.setdefault(variant, {})[seed] = probed(study, seed, raw, due=raw)
 
 
@@ -209,6 +209,16 @@ def test_probes_say_no_where_there_is_nothing(rich: float, plain: float, raw: fl
     study = made_study()
     put_places(study, rich, plain, raw)
     assert [claim.verdict[0] for claim in probes.judge(summary_of(study))[:4]] == expected
+
+
+def test_a_probe_that_cannot_read_what_is_due_proves_no_absence():
+    study = made_study()
+    put_places(study, 0.3, 0.15, due=0.6)
+    rich, plain = probes.judge(summary_of(study))[:2]
+    assert rich.verdict[0] == plain.verdict[0] == NOT_TESTABLE
+    assert "too weak" in rich.verdict[1]
+    put_places(study, 0.9, 0.15, due=0.6)
+    assert probes.judge(summary_of(study))[0].verdict[0] == REPRODUCED, "what it finds is there"
 
 
 def test_what_differs_before_the_name_too_is_the_probes():

@@ -15,6 +15,9 @@ from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRO
 
 STANDS, ABSENT = 0.6, 0.3
 """Accuracy at the name from which attributes stand on it, and up to which they do not."""
+READABLE = 0.8
+"""Accuracy just before an attribute's own value, which the model itself foresees there, from which a probe can be
+believed where it finds nothing."""
 VARIANTS_TO_RANK = 4
 SHUFFLES = 2_000
 
@@ -159,7 +162,7 @@ def judge(summary: dict[str, Any]) -> list[Claim]:
 
 def stands(found: Found, variant: str) -> Claim:
     """With the rich variant at least `STANDS` at the name, and above an untrained model; with the plain one at most
-    `ABSENT`."""
+    `ABSENT`. That a probe finds nothing says nothing where it cannot read what is due either."""
     rich = variant == MAIN
     claim = (
         f"P-probes: with {MAIN} the attributes stand on the name (60% or more)"
@@ -173,11 +176,17 @@ def stands(found: Found, variant: str) -> Claim:
     text = f"{as_text(value)}, commonest value {np.mean(row['majority']):.1%}"
     text += f"; before the first value {as_text(row['by_place'][PLACES[2]])}"
     text += f"; above an untrained model by {shown(above)}" if above else ""
-    fine = value[1] >= STANDS and not (above and above[1] <= 0) if rich else value[2] <= ABSENT
+    text += f"; where due {as_text(row['due'])}"
+    there, fine = value[1] >= STANDS, value[2] <= ABSENT
+    if rich:
+        fine = there and not (above and above[1] <= 0)
+    status = REPRODUCED if fine else NOT_REPRODUCED
+    if not there and row["due"][0] < READABLE:
+        status, text = NOT_TESTABLE, f"{text}: the probe is too weak to find nothing"
     raw = found["untrained"].get(variant)
     against = f"{BEFORE_NAME}: {as_text(row['by_place'][BEFORE_NAME])}"
     against += f"; untrained, {AT_NAME}: {as_text(raw['by_place'][AT_NAME])}" if raw else ""
-    return Claim(claim, (REPRODUCED if fine else NOT_REPRODUCED, text), against)
+    return Claim(claim, (status, text), against)
 
 
 def apart(found: Found) -> Claim:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, as_text
-from headwater.launch.studies.storage.claims.probes import ABSENT, STANDS, at, due, gap, over
+from headwater.launch.studies.storage.claims.probes import ABSENT, READABLE, STANDS, at, due, gap, over
 from headwater.launch.studies.storage.claims.ways import KNOWN
 from headwater.launch.studies.storage.data import MAIN, PLAIN
 from headwater.launch.studies.storage.measured import Measured
@@ -42,9 +42,10 @@ def measure(measured: Measured) -> Found:
 
 
 def shows(row: dict[str, Any]) -> bool:
-    """Whether both intervals are on the paper's side, with biographies that are known."""
-    known = min(row["told"].values()) >= KNOWN
-    return bool(known and row[MAIN] and row[MAIN][1] >= STANDS and row[PLAIN][2] <= ABSENT)
+    """Whether both intervals are on the paper's side, with biographies that are known and, of the plain ones, a probe
+    that can read what is due."""
+    known = min(row["told"].values()) >= KNOWN and bool(row["due"]) and row["due"][0] >= READABLE
+    return bool(known and row[MAIN][1] >= STANDS and row[PLAIN][2] <= ABSENT)
 
 
 def judge(summary: dict[str, Any]) -> list[Claim]:
