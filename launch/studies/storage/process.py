@@ -192,12 +192,14 @@ class PartRun:
         return self.with_model(RunDir.at(self.path), self._q_probed)
 
     def do_places(self, rank: str = "") -> dict[str, Any]:
-        """P-probes, with an update of the embedding of another rank, and as long as the size asks, where one is given."""
+        """P-probes; of a size of the grid with an update of the embedding of this rank, and as long as it asks."""
         settings = self.settings.p_probe
         if rank and self.point:
             steps = self.point.probe_steps or settings.steps
             settings = replace(settings, embedding_rank=int(rank), steps=steps)
-        return self.with_model(RunDir.at(self.path), lambda *opened: self._p_probed(*opened, settings))
+        return self.with_model(
+            RunDir.at(self.path), lambda model, tokenizer, device: self._p_probed(model, tokenizer, device, settings)
+        )
 
     def do_untrained(self) -> dict[str, Any]:
         """Both probes of the weights before any step."""

@@ -317,7 +317,7 @@ def check_window(out: Path) -> None:
     """No question was met in the first half of the steps, and some were in the second."""
     run = RunDir(out / "seed-0" / "windowed" / "single_50-100")
     ids = open_passages(run).ids(0, len(open_passages(run)))
-    met = [(row["step"], ids[row["passage"]].startswith("qa/")) for row in read_ledger(run).to_pylist()]
+    met = [(row["step"], ids[row["passage"]].startswith("qa/")) for row in read_ledger(run.ledger).to_pylist()]
     assert {step for step, is_question in met if is_question} <= {4, 5, 6}
     assert any(is_question for _, is_question in met)
     assert {step for step, is_question in met if not is_question} >= {1, 2, 3}

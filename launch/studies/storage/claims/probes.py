@@ -177,6 +177,7 @@ def stands(found: Found, variant: str) -> Claim:
     text += f"; before the first value {as_text(row['by_place'][PLACES[2]])}"
     text += f"; above an untrained model by {shown(above)}" if above else ""
     text += f"; where due {as_text(row['due'])}"
+    text += f"; Q-probe {as_text(found['names'][variant])}" if found["names"].get(variant) else ""
     there, fine = value[1] >= STANDS, value[2] <= ABSENT
     if rich:
         fine = there and not (above and above[1] <= 0)
@@ -186,6 +187,8 @@ def stands(found: Found, variant: str) -> Claim:
     raw = found["untrained"].get(variant)
     against = f"{BEFORE_NAME}: {as_text(row['by_place'][BEFORE_NAME])}"
     against += f"; untrained, {AT_NAME}: {as_text(raw['by_place'][AT_NAME])}" if raw else ""
+    raw_name = found["untrained_names"].get(variant)
+    against += f", Q-probe {as_text(raw_name)}" if raw_name else ""
     return Claim(claim, (status, text), against)
 
 
