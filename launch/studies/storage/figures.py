@@ -140,6 +140,7 @@ def draw_mixing(found: Mapping[str, Any]) -> bytes:
             label = {"mixed": "all the way", "full": "fine-tuned afterwards"}.get(way, f"steps {way}%")
             axis.errorbar([middle], [value], yerr=error, xerr=[half], marker="o", capsize=3, label=label)
         axis.set_title(variant, fontsize=10)
+        axis.set_xlim(-3, 103)
         finish(axis, "exact answers, asked people", "per cent of the steps at which questions are met")
     return as_png(drawn)
 
@@ -156,7 +157,7 @@ def spread(
 
 
 def finish(axis: Any, y: str, x: str) -> None:
-    axis.set_ylim(0, 1)
+    axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel(y)
     axis.set_xlabel(x)
     axis.legend(fontsize=7)

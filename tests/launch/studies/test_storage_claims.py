@@ -221,6 +221,17 @@ def test_a_probe_that_cannot_read_what_is_due_proves_no_absence():
     assert probes.judge(summary_of(study))[0].verdict[0] == REPRODUCED, "what it finds is there"
 
 
+def test_probes_of_what_is_not_stored_say_nothing():
+    study = made_study()
+    put_answers(study, MAIN, "full", 0.1)
+    put_answers(study, PLAIN, "full", 0.1)
+    put_places(study, 0.9, 0.15)
+    claims = probes.judge(summary_of(study, known=0.5))
+    assert {claim.verdict[0] for claim in claims} == {NOT_TESTABLE}
+    assert "not stored well enough" in claims[3].verdict[1]
+    assert probes.judge(summary_of(study))[3].verdict[0] == REPRODUCED
+
+
 def test_what_differs_before_the_name_too_is_the_probes():
     study = made_study()
     for variant, level in ((MAIN, 0.7), (PLAIN, 0.2)):
@@ -284,6 +295,10 @@ def test_the_smallest_size_is_the_first_that_shows_both():
     (none,) = size.judge(summary_of(study))
     assert none.verdict[0] == NOT_REPRODUCED
     assert "at none of 6" in none.verdict[1]
+    study.told = {key: [0.5] for key in study.told}
+    (unfair,) = size.judge(summary_of(study))
+    assert unfair.verdict[0] == NOT_TESTABLE
+    assert "nowhere are the biographies known" in unfair.verdict[1]
 
 
 def mixed_study(early: float, late: float, chance: float = CHANCE) -> Measured:
@@ -335,6 +350,8 @@ def test_rewriting_a_part_helps_the_rest_where_it_does():
     guessed = rewriting.judge(summary_of(rewritten_study(0.7, 0.3, chance=0.45)))
     assert statuses(guessed) == [REPRODUCED, NOT_REPRODUCED]
     assert "other people's values" in guessed[1].verdict[1]
+    unknown = rewriting.judge(summary_of(rewritten_study(0.7, 0.3), known=0.5))
+    assert statuses(unknown) == [NOT_TESTABLE, NOT_TESTABLE]
 
 
 def test_origin_is_held_against_wrong_answers():

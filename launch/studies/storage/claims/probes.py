@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, as_text
+from headwater.launch.studies.storage.claims.ways import unknown
 from headwater.launch.studies.storage.data import MAIN, PLAIN
 from headwater.launch.studies.storage.measured import Interval, Measured, Probed
 from headwater.launch.studies.storage.probes import AT_NAME, BEFORE_NAME, PLACES
@@ -152,12 +154,17 @@ def by_chance(one: np.ndarray, other: np.ndarray) -> list[float]:
 def judge(summary: dict[str, Any]) -> list[Claim]:
     found = summary["measures"]["probes"]
     return [
-        stands(found, MAIN),
-        stands(found, PLAIN),
-        apart(found),
-        late(found),
+        *(if_known(summary, stands(found, variant), [variant]) for variant in (MAIN, PLAIN)),
+        if_known(summary, apart(found), [MAIN, PLAIN]),
+        if_known(summary, late(found), [PLAIN]),
         *(ranked_alike(name, each) for name, each in found["ranks"].items()),
     ]
+
+
+def if_known(summary: dict[str, Any], claim: Claim, variants: Sequence[str]) -> Claim:
+    """The claim; not testable where the biographies are not stored."""
+    reason = unknown(summary, variants)
+    return replace(claim, verdict=(NOT_TESTABLE, f"{claim.verdict[1]}; {reason}")) if reason else claim
 
 
 def stands(found: Found, variant: str) -> Claim:

@@ -9,6 +9,7 @@ import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, as_text
 from headwater.launch.studies.resampling import slope_weights
+from headwater.launch.studies.storage.claims.ways import unknown
 from headwater.launch.studies.storage.data import MAIN, PLAIN, rewritten_name
 from headwater.launch.studies.storage.measured import RIGHT, SHUFFLED, Interval, Measured
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, shown
@@ -62,6 +63,8 @@ def judge(summary: dict[str, Any]) -> list[Claim]:
     more, others = "The more biographies are rewritten, the more is answered", "Those not rewritten gain too"
     if not found["rows"] or found["slope"][RIGHT] is None:
         return [Claim(name, (NOT_TESTABLE, "not run")) for name in (more, others)]
+    if reason := unknown(summary, list(found["rows"])):
+        return [Claim(name, (NOT_TESTABLE, reason)) for name in (more, others)]
     slopes, rows = found["slope"], found["rows"]
     curve = ", ".join(f"{100 * row['share']:g}% {as_text(row['all'])}" for row in rows.values())
     rises = REPRODUCED if slopes[RIGHT][1] > 0 else NOT_REPRODUCED

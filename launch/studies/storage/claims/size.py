@@ -41,11 +41,14 @@ def measure(measured: Measured) -> Found:
     return {"rows": rows}
 
 
+def fair(row: dict[str, Any]) -> bool:
+    """Whether the biographies are known, and the probe reads what is due of the plain ones."""
+    return min(row["told"].values()) >= KNOWN and bool(row["due"]) and row["due"][0] >= READABLE
+
+
 def shows(row: dict[str, Any]) -> bool:
-    """Whether both intervals are on the paper's side, with biographies that are known and, of the plain ones, a probe
-    that can read what is due."""
-    known = min(row["told"].values()) >= KNOWN and bool(row["due"]) and row["due"][0] >= READABLE
-    return bool(known and row[MAIN][1] >= STANDS and row[PLAIN][2] <= ABSENT)
+    """Whether both intervals are on the paper's side, in a fair test."""
+    return bool(fair(row) and row[MAIN][1] >= STANDS and row[PLAIN][2] <= ABSENT)
 
 
 def judge(summary: dict[str, Any]) -> list[Claim]:
@@ -55,6 +58,7 @@ def judge(summary: dict[str, Any]) -> list[Claim]:
     if not rows:
         return [Claim(claim, (NOT_TESTABLE, "not run"))]
     found = [row for row in rows if row["shows"]]
+    status = REPRODUCED if found else NOT_REPRODUCED if any(fair(row) for row in rows) else NOT_TESTABLE
     if found:
         first = found[0]
         text = f"the smallest: {label(first)}, {as_text(first[MAIN])} against {as_text(first[PLAIN])}"
@@ -62,9 +66,11 @@ def judge(summary: dict[str, Any]) -> list[Claim]:
         first = max(rows, key=lambda row: row["gap"][0] if row["gap"] else -1.0)
         text = f"at none of {len(rows)}; the largest difference at {label(first)}, {as_text(first['gap'])}"
         text += f": {as_text(first[MAIN])} against {as_text(first[PLAIN])}"
+    if status == NOT_TESTABLE:
+        text += "; nowhere are the biographies known and read where they are due"
     control = f"{BEFORE_NAME}, there: {as_text(first['before'])}; commonest value {first['majority']:.1%}"
     differs = "searched on seeds of its own, one a size"
-    return [Claim(claim, (REPRODUCED if found else NOT_REPRODUCED, text), control, differs)]
+    return [Claim(claim, (status, text), control, differs)]
 
 
 def label(row: dict[str, Any]) -> str:

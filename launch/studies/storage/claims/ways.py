@@ -68,6 +68,13 @@ def celebrity_share(measured: Measured) -> Interval:
     return measured.interval(values, people, of)
 
 
+def unknown(summary: dict[str, Any], variants: Sequence[str]) -> str:
+    """Why nothing can be said of what pretraining on these variants has stored: not enough is; empty where it is."""
+    kept = summary["recall"].get("pretrain", {})
+    least = min((kept[name]["values"] for name in variants if name in kept), default=1.0)
+    return f"values foreseen {least:.1%}: not stored well enough to say" if least < KNOWN else ""
+
+
 def judge(summary: dict[str, Any]) -> list[Claim]:
     found = summary["measures"]["ways"]
     claims = [beats(summary, method) for method in ("mixed", "full", "lora")]
@@ -143,12 +150,12 @@ def stored(summary: dict[str, Any], variant: str, bound: float, *, upper: bool) 
     if recall is None or not rows:
         return Claim(claim, (NOT_TESTABLE, "not run"))
     text = ", ".join(f"{method} {percent(row['asked'])}" for method, row in rows.items())
-    text += f"; next tokens {recall['next_token']:.1%}, values {recall['values']:.1%}"
+    text += f"; next tokens {recall['next_token']:.1%}, values {recall['values']:.1%} foreseen"
     others = [f"{method} {percent(row[SHUFFLED])}" for method, row in rows.items() if row.get(SHUFFLED)]
     against = f"answers held against another person's: {', '.join(others)}; " if others else ""
     against += f"commonest value {summary['majority']['mean']:.1%}"
-    if recall["values"] < KNOWN:
-        return Claim(claim, (NOT_TESTABLE, text + ": not stored well enough to say"), against)
+    if reason := unknown(summary, [variant]):
+        return Claim(claim, (NOT_TESTABLE, f"{text}; {reason}"), against)
     fine = all(row["asked"][2] <= bound if upper else row["asked"][1] >= bound for row in rows.values())
     return Claim(claim, (REPRODUCED if fine else NOT_REPRODUCED, text), against)
 
