@@ -59,24 +59,26 @@ class Probed:
     Attributes:
         right_PSA: share of a person's texts in which the probe was right, float64; of Q-probes there is one place.
         due_PA: the same at the place just before the attribute's own value; None of Q-probes.
+        early_P: the same before the first value, over all attributes but the one that is due there; None of Q-probes.
         majority_A: what the commonest value is worth.
     """
 
     person_P: np.ndarray
     right_PSA: np.ndarray
     due_PA: np.ndarray | None
+    early_P: np.ndarray | None
     majority_A: np.ndarray
 
     @classmethod
     def of_places(cls, kept: Mapping[str, Any]) -> Probed:
-        right, due = (np.array(kept[name], dtype=np.float64) for name in (RIGHT, "due"))
-        return cls(np.array(kept["person"]), right, due, np.array(kept["majority"]))
+        right, due, early = (np.array(kept[name], dtype=np.float64) for name in (RIGHT, "due", "early"))
+        return cls(np.array(kept["person"]), right, due, early, np.array(kept["majority"]))
 
     @classmethod
     def of_names(cls, kept: Mapping[str, Any]) -> Probed:
         right = np.array(list(kept[RIGHT].values()), dtype=np.float64)
         people = np.array([int(number) for number in kept[RIGHT]])
-        return cls(people, right[:, None], None, np.array(kept["majority"]))
+        return cls(people, right[:, None], None, None, np.array(kept["majority"]))
 
 
 Answers = dict[int, Asked]

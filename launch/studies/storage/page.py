@@ -16,7 +16,8 @@ from headwater.train.facts.biographies import VARIANTS
 
 SIZES = (
     *("size", "rank of the probe", "people", "values foreseen, multi5+permute", "single"),
-    *("at the name, multi5+permute", "single", "single, where due", "before the name"),
+    *("before the first value, multi5+permute", "single", "at the name, multi5+permute", "single, where due"),
+    "before the name",
 )
 LORAS = ("LoRA", "rank of the embedding", "of queries and values", "laps", "multi5+permute", "single", "taught people")
 BODY = """<h1>What is stored, and what can be extracted</h1>
@@ -143,7 +144,7 @@ def size_lines(found: dict[str, Any]) -> list[list[str]]:
     return [
         [
             *(row["size"], str(row["rank"]), f"{row['people']:,}", *(percent(row["told"][v]) for v in (MAIN, PLAIN))),
-            *(as_interval(row[key]) for key in (MAIN, PLAIN, "due", "before")),
+            *(as_interval(row[key]) for key in (MAIN, PLAIN, "name", "due", "before")),
         ]
         for row in found["rows"]
     ]

@@ -33,6 +33,8 @@ BEFORE_NAME, AT_NAME = "before the name", "at the name"
 PLACES = (BEFORE_NAME, AT_NAME, *(f"before value {k + 1}" for k in range(len(ATTRIBUTES))))
 """Where P-probes stand. Before the name nobody can know whom a text is about; the paper's six are those before the
 values."""
+FIRST = 2
+"""The place before the first value."""
 
 
 def probed_value(name: str, value: str) -> str:
@@ -143,7 +145,8 @@ def p_probe(
     """Accuracy by place and attribute, [8, 6], over all biographies of the asked people.
 
     Also of each asked person, in the order of the numbers in `person`, meaned over the person's biographies: `right`
-    [people, 8, 6], and `due` [people, 6], each attribute at the place just before its own value.
+    [people, 8, 6]; `due` [people, 6], each attribute at the place just before its own value; and `early` [people], all
+    attributes but the one that is due at the place before the first value.
     """
     texts, places, owners, due = [], [], [], []
     for number, passages in enumerate(population.biographies(variant)):
@@ -152,12 +155,14 @@ def p_probe(
             texts.append(tokens)
             places.append([max(0, spans[NAME][0] - 1), spans[NAME][1] - 1, *(spans[a][0] - 1 for a in each.places)])
             owners.append(number)
-            due.append([2 + list(each.places).index(name) for name in ATTRIBUTES])
+            due.append([FIRST + list(each.places).index(name) for name in ATTRIBUTES])
     right = probe(model, texts, places, owners, population, settings, population.seed, device).astype(float)
     asked = set(population.asked)
     owner = np.array([each for each in owners if each in asked])
     due_NA = np.array([spots for spots, each in zip(due, owners, strict=True) if each in asked])
     at_own = np.take_along_axis(right, due_NA[:, None], axis=1)[:, 0]
+    others_NA = due_NA != FIRST
+    early = (right[:, FIRST] * others_NA).sum(axis=1) / others_NA.sum(axis=1)
     people = [owner == n for n in population.asked]
     return {
         "accuracy": right.mean(axis=0).tolist(),
@@ -165,6 +170,7 @@ def p_probe(
         "person": population.asked,
         "right": [right[mine].mean(axis=0).tolist() for mine in people],
         "due": [at_own[mine].mean(axis=0).tolist() for mine in people],
+        "early": [float(early[mine].mean()) for mine in people],
         **baseline(population),
     }
 

@@ -63,7 +63,7 @@ def probed(study: Measured, seed: int, name: float, *, before: float = CHANCE, d
     chances[:, 0] = before
     right = rng.binomial(5, chances) / 5
     at_own = rng.binomial(5, due, (len(people), len(ATTRIBUTES))) / 5
-    return Probed(people, right, at_own, np.full(len(ATTRIBUTES), CHANCE))
+    return Probed(people, right, at_own, right[:, 2].mean(axis=1), np.full(len(ATTRIBUTES), CHANCE))
 
 
 def summary_of(study: Measured, known: float = 0.99) -> dict[str, Any]:
@@ -186,9 +186,10 @@ def test_probes_show_where_attributes_stand():
     assert row["by_place"][AT_NAME][0] == pytest.approx(0.9, abs=0.02)
     assert np.array(row["accuracy"]).shape == (8, 6)
     claims = probes.judge(summary_of(study))
-    assert [claim.verdict[0] for claim in claims[:4]] == [REPRODUCED] * 4
-    assert all(claim.control for claim in claims[:4])
-    assert "untrained, at the name: +0.1" in claims[0].control
+    assert [claim.verdict[0] for claim in claims[:7]] == [REPRODUCED] * 7
+    assert all(claim.control for claim in claims[:7])
+    assert "untrained, before the first value: +0.1" in claims[0].control
+    assert "untrained, at the name: +0.1" in claims[2].control
     assert draw_places(found, ATTRIBUTES)[:4] == b"\x89PNG"
 
 
@@ -208,7 +209,9 @@ def test_probes_show_where_attributes_stand():
 def test_probes_say_no_where_there_is_nothing(rich: float, plain: float, raw: float, expected: list[str]):
     study = made_study()
     put_places(study, rich, plain, raw)
-    assert [claim.verdict[0] for claim in probes.judge(summary_of(study))[:4]] == expected
+    found = [claim.verdict[0] for claim in probes.judge(summary_of(study))[:7]]
+    assert [*found[:2], found[4], found[6]] == expected
+    assert [*found[2:4], found[5]] == expected[:3], "at the name as before the first value"
 
 
 def test_a_probe_that_cannot_read_what_is_due_proves_no_absence():
@@ -228,8 +231,8 @@ def test_probes_of_what_is_not_stored_say_nothing():
     put_places(study, 0.9, 0.15)
     claims = probes.judge(summary_of(study, known=0.5))
     assert {claim.verdict[0] for claim in claims} == {NOT_TESTABLE}
-    assert "not stored well enough" in claims[3].verdict[1]
-    assert probes.judge(summary_of(study))[3].verdict[0] == REPRODUCED
+    assert "not stored well enough" in claims[6].verdict[1]
+    assert probes.judge(summary_of(study))[6].verdict[0] == REPRODUCED
 
 
 def test_what_differs_before_the_name_too_is_the_probes():
@@ -247,7 +250,7 @@ def ranked(order: list[int]) -> list[Claim]:
     for place, variant in enumerate(VARIANTS[:8]):
         put_answers(study, variant, "full", 0.1 + 0.1 * place, seeds=(0,))
         each = probed(study, 0, 0.1 + 0.1 * order[place])
-        study.names[variant] = {0: Probed(each.person_P, each.right_PSA[:, 1:2], None, each.majority_A)}
+        study.names[variant] = {0: Probed(each.person_P, each.right_PSA[:, 1:2], None, None, each.majority_A)}
     return probes.judge(summary_of(study))
 
 

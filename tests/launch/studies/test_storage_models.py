@@ -204,7 +204,8 @@ def test_p_probes_stand_before_and_at_the_name_and_before_each_value(
         stood.extend(zip(texts, places, strict=True))
         found = np.zeros((sum(owner in people.asked for owner in owners), len(PLACES), len(ATTRIBUTES)), dtype=bool)
         found[:, 1] = True
-        found[::5, 2, :] = True  # at the first value of everybody's first biography
+        found[::5, 2, :] = True  # before the first value of everybody's first biography
+        found[1::5, 2, 0] = True  # and, in the second, of the birth date alone
         return found
 
     monkeypatch.setattr("headwater.launch.studies.storage.probes.probe", right_at_name)
@@ -222,8 +223,14 @@ def test_p_probes_stand_before_and_at_the_name_and_before_each_value(
     by_place = np.array(found["right"]).mean(axis=(0, 2))
     assert by_place[PLACES.index(BEFORE_NAME)] == 0
     assert by_place[1] == 1
-    assert by_place[2] == pytest.approx(0.2)
+    assert by_place[2] == pytest.approx(0.2 + 0.2 / 6)
     # What stands first in a person's first biography is due there, and in a fifth of the texts the probe is right.
-    first = [next(iter(population.biographies("multi5+permute", [n])[0][0].places)) for n in population.asked]
-    expected = [[0.2 * (name == a) for a in ATTRIBUTES] for name in first]
+    told = [population.biographies("multi5+permute", [n])[0] for n in population.asked]
+    first, second = ([next(iter(each[k].places)) for each in told] for k in (0, 1))
+    dated = [name == ATTRIBUTES[0] for name in second]
+    expected = [
+        [0.2 * (name == a) + 0.2 * (a == ATTRIBUTES[0] and also) for a in ATTRIBUTES]
+        for name, also in zip(first, dated, strict=True)
+    ]
     assert np.array(found["due"]) == pytest.approx(np.array(expected))
+    assert found["early"] == pytest.approx([0.2 + (0 if also else 0.2 / 5) for also in dated])

@@ -54,7 +54,10 @@ def judge(summary: dict[str, Any]) -> list[Claim]:
 def judged(claim: str, row: dict[str, Any]) -> Claim:
     value, other = row["gaps"][RIGHT], row["gaps"][SHUFFLED]
     against = f"answers held against another person's: {as_text(other)}" if other else ""
-    differs = "a stretch of the steps instead of two stages; questions left out leave their places empty"
+    differs = (
+        "a stretch of the steps instead of two stages; questions left out leave their places empty; the learning rate "
+        "falls at the end"
+    )
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "no two stretches of one length"), against, differs)
     early, late = row["compared"]

@@ -61,10 +61,21 @@ def due(each: Probed) -> np.ndarray:
     return mean
 
 
+def early(each: Probed) -> np.ndarray:
+    assert each.early_P is not None, "of P-probes alone"
+    return each.early_P
+
+
+SPOTS = {"before the first value": early, AT_NAME: at(AT_NAME)}
+"""Where attributes are to be read early: at the paper's first place, all but the one that is due there; and at the
+name itself."""
+
+
 def by_place(measured: Measured, seeds: Seeds) -> dict[str, Any]:
     """Meaned over attributes, at each place and where an attribute is due; and by attribute, meaned over people."""
     return {
         "by_place": {place: over(measured, seeds, at(place)) for place in PLACES},
+        "spots": {spot: over(measured, seeds, of) for spot, of in SPOTS.items()},
         "due": over(measured, seeds, due),
         "accuracy": np.mean([each.right_PSA.mean(axis=0) for each in seeds.values()], axis=0).tolist(),
         "majority": np.mean([each.majority_A for each in seeds.values()], axis=0).tolist(),
@@ -93,15 +104,18 @@ def gap(
 def gaps(measured: Measured) -> dict[str, Interval]:
     rich, poor = (measured.places.get(name) for name in (MAIN, PLAIN))
     raw_rich, raw_poor = (measured.untrained_places.get(name) for name in (MAIN, PLAIN))
-    name, before = at(AT_NAME), at(BEFORE_NAME)
-    return {
-        "name": gap(measured, rich, poor, name, name),
-        "name, untrained": gap(measured, raw_rich, raw_poor, name, name),
-        "before the name": gap(measured, rich, poor, before, before),
-        f"{MAIN} - untrained": gap(measured, rich, raw_rich, name, name),
-        f"{PLAIN} - untrained": gap(measured, poor, raw_poor, name, name),
-        f"{PLAIN}, due - name": gap(measured, poor, poor, due, name),
-        f"{PLAIN}, due - name, untrained": gap(measured, raw_poor, raw_poor, due, name),
+    before = at(BEFORE_NAME)
+    found = {BEFORE_NAME: gap(measured, rich, poor, before, before)}
+    for spot, of in SPOTS.items():
+        found |= {
+            spot: gap(measured, rich, poor, of, of),
+            f"{spot}, untrained": gap(measured, raw_rich, raw_poor, of, of),
+            f"{spot}, {MAIN} - untrained": gap(measured, rich, raw_rich, of, of),
+            f"{spot}, {PLAIN} - untrained": gap(measured, poor, raw_poor, of, of),
+        }
+    return found | {
+        "late": gap(measured, poor, poor, due, early),
+        "late, untrained": gap(measured, raw_poor, raw_poor, due, early),
     }
 
 
@@ -154,8 +168,8 @@ def by_chance(one: np.ndarray, other: np.ndarray) -> list[float]:
 def judge(summary: dict[str, Any]) -> list[Claim]:
     found = summary["measures"]["probes"]
     return [
-        *(if_known(summary, stands(found, variant), [variant]) for variant in (MAIN, PLAIN)),
-        if_known(summary, apart(found), [MAIN, PLAIN]),
+        *(if_known(summary, stands(found, variant, spot), [variant]) for spot in SPOTS for variant in (MAIN, PLAIN)),
+        *(if_known(summary, apart(found, spot), [MAIN, PLAIN]) for spot in SPOTS),
         if_known(summary, late(found), [PLAIN]),
         *(ranked_alike(name, each) for name, each in found["ranks"].items()),
     ]
@@ -167,21 +181,17 @@ def if_known(summary: dict[str, Any], claim: Claim, variants: Sequence[str]) -> 
     return replace(claim, verdict=(NOT_TESTABLE, f"{claim.verdict[1]}; {reason}")) if reason else claim
 
 
-def stands(found: Found, variant: str) -> Claim:
-    """With the rich variant at least `STANDS` at the name, and above an untrained model; with the plain one at most
+def stands(found: Found, variant: str, spot: str) -> Claim:
+    """With the rich variant at least `STANDS` at the spot, and above an untrained model; with the plain one at most
     `ABSENT`. That a probe finds nothing says nothing where it cannot read what is due either."""
     rich = variant == MAIN
-    claim = (
-        f"P-probes: with {MAIN} the attributes stand on the name (60% or more)"
-        if rich
-        else f"P-probes: with {PLAIN} the attributes do not stand on the name (30% or less)"
-    )
+    words = f"{MAIN} the attributes are" if rich else f"{PLAIN} they are not"
+    claim = f"P-probes: with {words} known {spot} ({'60% or more' if rich else '30% or less'})"
     row = found["places"].get(variant)
     if row is None:
         return Claim(claim, (NOT_TESTABLE, "not run"))
-    value, above = row["by_place"][AT_NAME], found["gaps"].get(f"{variant} - untrained")
+    value, above = row["spots"][spot], found["gaps"].get(f"{spot}, {variant} - untrained")
     text = f"{as_text(value)}, commonest value {np.mean(row['majority']):.1%}"
-    text += f"; before the first value {as_text(row['by_place'][PLACES[2]])}"
     text += f"; above an untrained model by {shown(above)}" if above else ""
     text += f"; where due {as_text(row['due'])}"
     text += f"; Q-probe {as_text(found['names'][variant])}" if found["names"].get(variant) else ""
@@ -193,17 +203,20 @@ def stands(found: Found, variant: str) -> Claim:
         status, text = NOT_TESTABLE, f"{text}: the probe is too weak to find nothing"
     raw = found["untrained"].get(variant)
     against = f"{BEFORE_NAME}: {as_text(row['by_place'][BEFORE_NAME])}"
-    against += f"; untrained, {AT_NAME}: {as_text(raw['by_place'][AT_NAME])}" if raw else ""
+    against += f"; untrained, {spot}: {as_text(raw['spots'][spot])}" if raw else ""
     raw_name = found["untrained_names"].get(variant)
     against += f", Q-probe {as_text(raw_name)}" if raw_name else ""
-    return Claim(claim, (status, text), against)
+    return Claim(claim, (status, text), against, "" if spot != AT_NAME else NOT_THEIRS)
 
 
-def apart(found: Found) -> Claim:
-    """The direction alone: more at the name with the rich variant, by more than before the name or untrained."""
-    claim = f"P-probes: at the name {MAIN} gives more than {PLAIN}"
-    value = found["gaps"].get("name")
-    controls = {name: found["gaps"].get(name) for name in ("name, untrained", "before the name")}
+NOT_THEIRS = "the paper's places are those before the values"
+
+
+def apart(found: Found, spot: str) -> Claim:
+    """The direction alone: more with the rich variant, by more than before the name or untrained."""
+    claim = f"P-probes: {spot} {MAIN} gives more than {PLAIN}"
+    value = found["gaps"].get(spot)
+    controls = {name: found["gaps"].get(name) for name in (f"{spot}, untrained", BEFORE_NAME)}
     against = "; ".join(f"{name}: {as_text(each)}" for name, each in controls.items() if each)
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "not run"), against)
@@ -212,8 +225,8 @@ def apart(found: Found) -> Claim:
 
 def late(found: Found) -> Claim:
     """That the probe can read a plain biography at all, just before the value that is due."""
-    claim = f"P-probes: with {PLAIN} an attribute is readable just before its value, not at the name"
-    value, raw = (found["gaps"].get(f"{PLAIN}, due - name{more}") for more in ("", ", untrained"))
+    claim = f"P-probes: with {PLAIN} an attribute is known just before its value, and not before the first one"
+    value, raw = (found["gaps"].get(f"late{more}") for more in ("", ", untrained"))
     against = f"untrained: {as_text(raw)}" if raw else ""
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "not run"), against)

@@ -1,4 +1,5 @@
-"""From which size on P-probes show that rich biographies put attributes on the name, and plain ones do not."""
+"""From which size on P-probes show that with rich biographies attributes are known before the first value, and with
+plain ones not."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headwater.launch.studies.claim import Claim, Found, as_text
-from headwater.launch.studies.storage.claims.probes import ABSENT, READABLE, STANDS, at, due, gap, over
+from headwater.launch.studies.storage.claims.probes import ABSENT, READABLE, STANDS, at, due, early, gap, over
 from headwater.launch.studies.storage.claims.ways import KNOWN
 from headwater.launch.studies.storage.data import MAIN, PLAIN
 from headwater.launch.studies.storage.measured import Measured
@@ -24,17 +25,18 @@ def measure(measured: Measured) -> Found:
             rich, plain = (measured.grid.get((point.name, rank, variant)) for variant in (MAIN, PLAIN))
             if not rich or not plain:
                 continue
-            name, before = at(AT_NAME), at(BEFORE_NAME)
+            name = at(AT_NAME)
             row = {
                 "size": point.name,
                 "rank": rank,
                 "people": point.people or measured.settings.population.people,
                 "told": {v: float(np.mean(measured.told.get((point.name, v), [np.nan]))) for v in (MAIN, PLAIN)},
-                MAIN: over(measured, rich, name),
-                PLAIN: over(measured, plain, name),
+                MAIN: over(measured, rich, early),
+                PLAIN: over(measured, plain, early),
+                "name": over(measured, rich, name),
                 "due": over(measured, plain, due),
-                "gap": gap(measured, rich, plain, name, name),
-                "before": over(measured, rich, before),
+                "gap": gap(measured, rich, plain, early, early),
+                "before": over(measured, rich, at(BEFORE_NAME)),
                 "majority": float(np.mean([each.majority_A for each in rich.values()])),
             }
             rows.append({**row, "shows": shows(row)})
@@ -53,7 +55,9 @@ def shows(row: dict[str, Any]) -> bool:
 
 def judge(summary: dict[str, Any]) -> list[Claim]:
     """The first size, as configured, that shows it; the seeds of the search are not those of the other claims."""
-    claim = f"P-probes: from some size on, {MAIN} puts the attributes on the name and {PLAIN} does not"
+    claim = (
+        f"P-probes: from some size on, the attributes are known before the first value with {MAIN}, not with {PLAIN}"
+    )
     rows = summary["measures"]["size"]["rows"]
     if not rows:
         return [Claim(claim, (NOT_TESTABLE, "not run"))]
