@@ -220,6 +220,9 @@ def test_a_probe_that_cannot_read_what_is_due_proves_no_absence():
     rich, plain = probes.judge(summary_of(study))[:2]
     assert rich.verdict[0] == plain.verdict[0] == NOT_TESTABLE
     assert "too weak" in rich.verdict[1]
+    study.places[PLAIN] = {seed: probed(study, seed, 0.15, due=0.9) for seed in (0, 1)}
+    status = probes.judge(summary_of(study))[0].verdict[0]
+    assert status == NOT_REPRODUCED, "where the order is one, a probe of these people reads what is due"
     put_places(study, 0.9, 0.15, due=0.6)
     assert probes.judge(summary_of(study))[0].verdict[0] == REPRODUCED, "what it finds is there"
 

@@ -19,7 +19,8 @@ STANDS, ABSENT = 0.6, 0.3
 """Accuracy at the name from which attributes stand on it, and up to which they do not."""
 READABLE = 0.8
 """Accuracy just before an attribute's own value, which the model itself foresees there, from which a probe can be
-believed where it finds nothing."""
+believed where it finds nothing. It is that of plain biographies, whose order is one: where orders are many, a place's
+classifier meets each attribute when it is due in a sixth of the texts alone."""
 VARIANTS_TO_RANK = 4
 SHUFFLES = 2_000
 
@@ -183,7 +184,7 @@ def if_known(summary: dict[str, Any], claim: Claim, variants: Sequence[str]) -> 
 
 def stands(found: Found, variant: str, spot: str) -> Claim:
     """With the rich variant at least `STANDS` at the spot, and above an untrained model; with the plain one at most
-    `ABSENT`. That a probe finds nothing says nothing where it cannot read what is due either."""
+    `ABSENT`. That a probe finds nothing says nothing where such a probe cannot read what is due either."""
     rich = variant == MAIN
     words = f"{MAIN} the attributes are" if rich else f"{PLAIN} they are not"
     claim = f"P-probes: with {words} known {spot} ({'60% or more' if rich else '30% or less'})"
@@ -199,7 +200,7 @@ def stands(found: Found, variant: str, spot: str) -> Claim:
     if rich:
         fine = there and not (above and above[1] <= 0)
     status = REPRODUCED if fine else NOT_REPRODUCED
-    if not there and row["due"][0] < READABLE:
+    if not there and found["places"].get(PLAIN, row)["due"][0] < READABLE:
         status, text = NOT_TESTABLE, f"{text}: the probe is too weak to find nothing"
     raw = found["untrained"].get(variant)
     against = f"{BEFORE_NAME}: {as_text(row['by_place'][BEFORE_NAME])}"
