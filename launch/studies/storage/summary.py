@@ -70,6 +70,7 @@ def differences(summary: dict[str, Any]) -> str:
         f"Llama shape of {model['layers']} layers x {model['hidden']} instead of GPT-2",
         f"{model['tokens'] / 1e6:.3g}M tokens of pretraining instead of {80_000 * 96 * 512 / 1e9:.2g}B",
         "passages in a window do not see each other",
+        f"{len(summary['settings']['seeds'])} seed(s) of the main comparison, one of the others, instead of one",
     ]
     published = {"cities": 200, "universities": 300, "majors": 100, "employers": 263, "years": 200}
     smaller = [f"{population[name]} {name}" for name, size in published.items() if population[name] != size]
