@@ -208,18 +208,33 @@ def _tracing(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
 def _storage(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
     from headwater.launch.studies.storage.study import Storage
 
-    tasks = [task for part in Storage(settings).parts() for task in part.tasks]
+    tasks = [task for part in Storage(settings).parts() if not part.point for task in part.tasks]
     yield Work("pretrainings", tasks.count("train"), updates(planned))
     if settings.finetune:
         tuned = load_config(PretrainSettings, settings.preset, [*settings.pretrain, *settings.finetune])
         tokens = planned.train.global_batch * planned.corpus.seq_len
         size = tuned.train.global_batch * tuned.corpus.seq_len / tokens
         yield Work("fine-tunings of all weights", tasks.count("full"), updates(tuned), size)
-    for task, what in (("lora", "by LoRA"), ("q_probe", "Q-probes"), ("p_probe", "P-probes")):
-        if tasks.count(task):
-            adapter = getattr(settings, task)
+    untrained = tasks.count("untrained")
+    trained = [("by LoRA", settings.lora, tasks.count("lora"))]
+    trained += [(f"by LoRA, {each.name}", each, tasks.count(f"lora-{each.name}")) for each in settings.lora_sizes]
+    trained.append(("Q-probes", settings.q_probe, tasks.count("q_probe") + untrained))
+    trained.append(("P-probes", settings.p_probe, tasks.count("places") + untrained))
+    for what, adapter, count in trained:
+        if count:
             # Questions are shorter than a training's sequences: this is an upper bound.
-            yield Work(f"{what}, at most", tasks.count(task), adapter.steps, adapter.batch / planned.train.global_batch)
+            yield Work(f"{what}, at most", count, adapter.steps, adapter.batch / planned.train.global_batch)
+    yield from _storage_grid(settings, planned)
+
+
+def _storage_grid(settings: Any, planned: PretrainSettings) -> Iterator[Work]:
+    """The search for a size, with two variants at each: an update of another size is counted as one of the preset's."""
+    both = 2 * len(settings.grid_seeds)
+    for point in settings.grid:
+        made = load_config(PretrainSettings, settings.preset, [*settings.pretrain, *point.pretrain])
+        yield Work(f"at the size {point.name}", both, updates(made))
+        steps, size = point.probe_steps or settings.p_probe.steps, settings.p_probe.batch / planned.train.global_batch
+        yield Work("P-probes there, at most", both * max(1, len(point.ranks)), steps, size)
 
 
 def _sweep(settings: Any, planned: PretrainSettings) -> Iterator[Work]:

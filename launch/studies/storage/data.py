@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,7 +31,17 @@ from headwater.train.tokenizer import TextTokenizer, train_tokenizer
 
 CELEBRITY = "celebrity"
 """Rich biographies of the people whose questions are trained on, and poor ones of those who are asked."""
-RICH, POOR = "multi5+permute", "single+permute1"
+MAIN, PLAIN = "multi5+permute", "single"
+"""The variants of the main comparison."""
+ONCE = "single+permute1"
+"""That of those who are no celebrities."""
+REWRITTEN = "rewritten-"
+"""Before a percentage: the share of the people whose biographies are rich; those of the others are `PLAIN`."""
+
+
+def rewritten_name(share: float) -> str:
+    """The variant in which the biographies of a share of the people are rewritten."""
+    return f"{REWRITTEN}{100 * share:g}"
 
 
 @dataclass(frozen=True)
@@ -61,21 +71,41 @@ class Population:
     def biographies(self, variant: str, people: Sequence[int] | None = None) -> list[list[Biography]]:
         """The passages of each person (all, or those of the numbers)."""
         chosen = range(len(self.people)) if people is None else people
-        taught = set(self.taught)
-        rich, poor = (Variant.parse(each) for each in ((RICH, POOR) if variant == CELEBRITY else (variant, variant)))
+        names, favoured = (variant, variant), set(self.taught)
+        if variant == CELEBRITY:
+            names = (MAIN, ONCE)
+        elif variant.startswith(REWRITTEN):
+            names, favoured = (MAIN, PLAIN), self.rewritten(float(variant.removeprefix(REWRITTEN)) / 100)
+        rich, poor = map(Variant.parse, names)
         return [
-            list(biographies(self.people[n], rich if n in taught else poor, self.settings.wordings, self.seed))
+            list(biographies(self.people[n], rich if n in favoured else poor, self.settings.wordings, self.seed))
             for n in chosen
         ]
 
+    def rewritten(self, share: float) -> set[int]:
+        """Numbers of the people whose biographies are rewritten, the share of either half; a smaller share's are among
+        a larger one's."""
+        halves = [generator(self.seed, 27, k).permutation(half) for k, half in enumerate((self.taught, self.asked))]
+        return {int(n) for half in halves for n in half[: round(share * len(half))]}
+
     def questions(self, people: Sequence[int]) -> list[QuestionAnswer]:
         return [each for number in people for each in questions(self.people[number])]
+
+    def shuffled_questions(self) -> list[QuestionAnswer]:
+        """The questions about the asked people, each with the answer that is right of another asked person, the same
+        one for all of a person's: whoever answers these answers from what is common."""
+        order = generator(self.seed, 28).permutation(self.asked)
+        other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        return [
+            replace(each, target=self.people[other[each.person]].values[each.attribute])
+            for each in self.questions(self.asked)
+        ]
 
 
 def ensure_tokenizer(path: Path, population: Population, vocab_size: int) -> TextTokenizer:
     """One tokenizer for all runs of a seed, trained on the richest biographies and on all questions."""
     if not path.exists():
-        texts = [each.text for passages in population.biographies(RICH) for each in passages]
+        texts = [each.text for passages in population.biographies(MAIN) for each in passages]
         texts += [each.text for each in population.questions(range(len(population.people)))]
         train_tokenizer(texts, vocab_size).save(path)
     return TextTokenizer.from_file(path)

@@ -24,6 +24,7 @@ from headwater.train.parallel import World
 from headwater.train.settings import ModelSettings, TrainSettings
 from headwater.train.tokenizer import TextTokenizer, encode_query
 
+NAME = "name"
 BATCH_TOKENS = 4096
 MULTIPLE = 64
 """Batches are padded to a multiple of tokens: new shapes cost oneDNN milliseconds each."""
@@ -40,6 +41,20 @@ def open_frozen(run: RunDir, world: World) -> PackedGPT:
         raise MissingError(f"{run.path} has no checkpoint")
     model = build_model(ModelSettings(**checkpoint.meta["model"]), TrainSettings(), world, seed=0)
     load_weights(model, checkpoint)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def open_untrained(run: RunDir, world: World, seed: int) -> PackedGPT:
+    """A model of the shape of a run's newest checkpoint, frozen, with the weights of a seed before any step.
+
+    Raises:
+        MissingError: the run has none.
+    """
+    checkpoint = newest(run.checkpoints)
+    if checkpoint is None:
+        raise MissingError(f"{run.path} has no checkpoint")
+    model = build_model(ModelSettings(**checkpoint.meta["model"]), TrainSettings(), world, seed=seed)
     model.requires_grad_(False)
     return model.eval()
 
@@ -61,13 +76,23 @@ def exact_match(model: PackedGPT, prompts: list[Prompt], device: torch.device) -
     return exact
 
 
-def encode_biography(biography: Biography, tokenizer: TextTokenizer) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
-    """Tokens int64 [n], the beginning token first, and where each attribute's value lies in them."""
+def encode_biography(
+    biography: Biography, tokenizer: TextTokenizer, name: str = ""
+) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
+    """Tokens int64 [n], the beginning token first, and where each attribute's value lies in them.
+
+    Args:
+        name: the person's; if given, `NAME` is where it stands first.
+    """
     encoding = tokenizer.tokenizer.encode(biography.text, add_special_tokens=False)
     ends = np.array([end for _, end in encoding.offsets])
+    spans = dict(biography.places)
+    if name:
+        start = biography.text.index(name)
+        spans[NAME] = (start, start + len(name))
     places = {
-        name: (1 + int(np.searchsorted(ends, start, side="right")), 2 + int(np.searchsorted(ends, stop)))
-        for name, (start, stop) in biography.places.items()
+        each: (1 + int(np.searchsorted(ends, start, side="right")), 2 + int(np.searchsorted(ends, stop)))
+        for each, (start, stop) in spans.items()
     }
     return np.array([tokenizer.bos_id, *encoding.ids], dtype=np.int64), places
 

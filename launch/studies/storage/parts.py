@@ -13,8 +13,11 @@ class StoragePart(Part):
     """One training and what is asked of it.
 
     Attributes:
-        protocol: `pretrain` (biographies, then questions) or `mixed` (both from the start).
+        protocol: `pretrain` (biographies, then questions), `mixed` (both from the start), `windowed` (mixed, with
+            questions in one stretch alone) or `grid` (biographies alone, at another size).
         tasks: what is done, in order; each leaves NAME.json.
+        window: of `windowed`, the label of the stretch.
+        point: of `grid`, the name of the size.
     """
 
     module = "headwater.launch.studies.storage.process"
@@ -23,6 +26,8 @@ class StoragePart(Part):
     variant: str
     seed: int
     tasks: tuple[str, ...]
+    window: str = ""
+    point: str = ""
 
     def result(self, task: str) -> Path:
         return self.path / f"{task}.json"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from headwater.launch.jobs.command import run_module
 from headwater.launch.parts.process import run_part
 from headwater.launch.parts.training import is_trained
 from headwater.launch.studies.storage.data import Population
-from headwater.launch.studies.storage.settings import StorageSettings
+from headwater.launch.studies.storage.settings import AdapterSettings, StorageSettings, people_at
 from headwater.train.artifacts import RunDir, json_line, read_json, write_bytes, write_json
 from headwater.train.facts.biographies import QuestionAnswer
 from headwater.train.settings import PretrainSettings
@@ -43,7 +44,8 @@ class PartRun:
     def __init__(self, path: Path, note: dict[str, Any]) -> None:
         self.path, self.note = path, note
         self.settings = load_config(StorageSettings, self.note["settings"])
-        self.population = Population(self.settings.population, self.note["seed"])
+        self.point = next((each for each in self.settings.grid if each.name == self.note.get("point")), None)
+        self.population = Population(people_at(self.settings, self.point), self.note["seed"])
         self.protocol, self.variant = self.note["protocol"], self.note["variant"]
 
     def run(self) -> None:
@@ -52,7 +54,9 @@ class PartRun:
             if place.exists():
                 continue
             began = time.perf_counter()
-            made = getattr(self, f"do_{task}")()
+            name, _, which = task.partition("-")
+            work = getattr(self, f"do_{name}")
+            made = work(which) if which else work()
             write_json(place, {**made, "seconds": round(time.perf_counter() - began, 2)})
 
     @cached_property
@@ -64,10 +68,25 @@ class PartRun:
         return self.population.questions(self.population.taught)
 
     def do_train(self) -> dict[str, Any]:
-        more = self.settings.mix if self.protocol == "mixed" else []
+        mixed = self.protocol in ("mixed", "windowed")
+        more = self.settings.mix if mixed else self.point.pretrain if self.point else []
+        overrides = [*self.settings.pretrain, *more]
+        if self.protocol == "windowed":
+            overrides.append(f"train.exclude={self._write_exclusions(overrides)}")
         # A model that has never met a question has nothing to be followed by questions.
-        questions = self.asked if self.protocol == "mixed" else []
-        return self.train(self.path, self.note["corpora"]["train"], [*self.settings.pretrain, *more], questions)
+        questions = self.asked if mixed else []
+        return self.train(self.path, self.note["corpora"]["train"], overrides, questions)
+
+    def _write_exclusions(self, overrides: list[str]) -> Path:
+        """The file that leaves the questions out but in the part's stretch of the training."""
+        steps = load_config(PretrainSettings, self.settings.preset, overrides).train.steps
+        window = next(each for each in self.settings.windows if each.label == self.note["window"])
+        first, last = window.steps(steps)
+        outside = [(low, high) for low, high in ((1, first - 1), (last + 1, steps)) if low <= high]
+        lines = [f"{each.id}\t{low}\t{high}\n" for each in self.taught for low, high in outside]
+        path = self.path / "exclude.txt"
+        write_bytes(path, "".join(lines).encode())
+        return path
 
     def train(self, path: Path, corpus: str, overrides: list[str], questions: list[QuestionAnswer]) -> dict[str, Any]:
         """A run directory over a corpus made before; its probes are the questions."""
@@ -149,50 +168,70 @@ class PartRun:
         from headwater.launch.studies.storage.models import exact_match, prompts_of
 
         def measure(model: Any, tokenizer: Any, device: Any) -> dict[str, Any]:
-            return as_answers(
-                (self.taught, exact_match(model, prompts_of(self.taught, tokenizer), device)),
-                (self.asked, exact_match(model, prompts_of(self.asked, tokenizer), device)),
-            )
+            found = [
+                exact_match(model, prompts_of(each, tokenizer), device)
+                for each in (self.taught, self.asked, self.population.shuffled_questions())
+            ]
+            return as_answers(self.asked, *found)
 
         return self.with_model(run, measure)
 
-    def do_lora(self) -> dict[str, Any]:
+    def do_lora(self, size: str = "") -> dict[str, Any]:
         from headwater.launch.studies.storage.adapters import finetune_lora
 
+        settings = next((each for each in self.settings.lora_sizes if each.name == size), self.settings.lora)
+
         def measure(model: Any, tokenizer: Any, device: Any) -> dict[str, Any]:
-            taught, asked = finetune_lora(
-                model, tokenizer, self.taught, self.asked, self.settings.lora, self.note["seed"], device
-            )
-            return as_answers((self.taught, taught), (self.asked, asked))
+            asked = (self.asked, self.population.shuffled_questions())
+            found = finetune_lora(model, tokenizer, self.taught, asked, settings, self.note["seed"], device)
+            return as_answers(self.asked, *found)
 
         return self.with_model(RunDir.at(self.path), measure)
 
     def do_q_probe(self) -> dict[str, Any]:
-        from headwater.launch.studies.storage.adapters import q_probe
+        return self.with_model(RunDir.at(self.path), self._q_probed)
 
+    def do_places(self, rank: str = "") -> dict[str, Any]:
+        """P-probes; of a size of the grid with an update of the embedding of this rank, and as long as it asks."""
+        settings = self.settings.p_probe
+        if rank and self.point:
+            steps = self.point.probe_steps or settings.steps
+            settings = replace(settings, embedding_rank=int(rank), steps=steps)
         return self.with_model(
-            RunDir.at(self.path),
-            lambda model, tokenizer, device: q_probe(model, tokenizer, self.population, self.settings.q_probe, device),
+            RunDir.at(self.path), lambda model, tokenizer, device: self._p_probed(model, tokenizer, device, settings)
         )
 
-    def do_p_probe(self) -> dict[str, Any]:
-        from headwater.launch.studies.storage.adapters import p_probe
+    def do_untrained(self) -> dict[str, Any]:
+        """Both probes of the weights before any step."""
 
-        return self.with_model(
-            RunDir.at(self.path),
-            lambda model, tokenizer, device: p_probe(
-                model, tokenizer, self.population, self.variant, self.settings.p_probe, device
-            ),
-        )
+        def measure(model: Any, tokenizer: Any, device: Any) -> dict[str, Any]:
+            return {
+                "q_probe": self._q_probed(model, tokenizer, device),
+                "places": self._p_probed(model, tokenizer, device, self.settings.p_probe),
+            }
+
+        return self.with_model(RunDir.at(self.path), measure, untrained=True)
+
+    def _q_probed(self, model: Any, tokenizer: Any, device: Any) -> dict[str, Any]:
+        from headwater.launch.studies.storage.probes import q_probe
+
+        return q_probe(model, tokenizer, self.population, self.settings.q_probe, device)
+
+    def _p_probed(self, model: Any, tokenizer: Any, device: Any, settings: AdapterSettings) -> dict[str, Any]:
+        from headwater.launch.studies.storage.probes import p_probe
+
+        return p_probe(model, tokenizer, self.population, self.variant, settings, device)
 
     def do_trace(self) -> dict[str, Any]:
         from headwater.launch.studies.storage.provenance import trace_answers
 
         return trace_answers(RunDir.at(self.path), self.population, self.settings.provenance, self.note["seed"])
 
-    def with_model(self, run: RunDir, action: Callable[[Any, Any, Any], dict[str, Any]]) -> dict[str, Any]:
-        """Opens a run's newest checkpoint on this one process."""
-        from headwater.launch.studies.storage.models import open_frozen
+    def with_model(
+        self, run: RunDir, action: Callable[[Any, Any, Any], dict[str, Any]], *, untrained: bool = False
+    ) -> dict[str, Any]:
+        """Opens a run's newest checkpoint, or the weights before any step, on this one process."""
+        from headwater.launch.studies.storage.models import open_frozen, open_untrained
         from headwater.train import parallel
         from headwater.train.numerics import keep_freed_memory, use_onednn
         from headwater.train.tokenizer import TextTokenizer
@@ -202,22 +241,24 @@ class PartRun:
         try:
             keep_freed_memory()
             use_onednn()
-            return action(open_frozen(run, world), TextTokenizer.from_file(run.tokenizer), world.device)
+            model = open_untrained(run, world, self.note["seed"]) if untrained else open_frozen(run, world)
+            return action(model, TextTokenizer.from_file(run.tokenizer), world.device)
         finally:
             parallel.stop()
 
 
 def as_answers(
-    taught: tuple[list[QuestionAnswer], np.ndarray], asked: tuple[list[QuestionAnswer], np.ndarray]
+    questions: list[QuestionAnswer], taught: np.ndarray, right: np.ndarray, shuffled: np.ndarray
 ) -> dict[str, Any]:
-    """Shares of exact answers, and of every question about an asked person whether it was."""
-    questions, right = asked
+    """Shares of exact answers; of every question about an asked person whether it was, and whether the answer was that
+    of another person (`shuffled`)."""
     return {
-        "taught": float(taught[1].mean()),
+        "taught": float(taught.mean()),
         "asked": float(right.mean()),
         "person": [each.person for each in questions],
         "attribute": [each.attribute for each in questions],
         "right": right.astype(int).tolist(),
+        "shuffled": shuffled.astype(int).tolist(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
 from headwater.configs import load_config
-from headwater.launch.studies.storage.claims import judge
-from headwater.launch.studies.storage.data import CELEBRITY, Population
+from headwater.launch.studies.claim import as_kept
+from headwater.launch.studies.storage.claims import lora, mixing, origin, probes, rewriting, size, ways
+from headwater.launch.studies.storage.data import CELEBRITY, Population, rewritten_name
+from headwater.launch.studies.storage.measured import METHODS, RIGHT, SHUFFLED, Measured, gather
 from headwater.launch.studies.storage.parts import StoragePart
 from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import summarise
@@ -20,40 +22,83 @@ from headwater.train.artifacts import RunDir, read_json
 from headwater.train.facts.biographies import ATTRIBUTES
 from headwater.train.settings import PretrainSettings
 
-METHODS = ("mixed", "full", "lora")
-"""How a model comes to answer: questions from the start, fine-tuning of all weights, LoRA."""
+ROOMS = (ways, lora, probes, size, mixing, rewriting, origin)
+"""The claims, in the order of the table."""
 
 
 def analyse(settings: StorageSettings, parts: Sequence[StoragePart]) -> dict[str, Any]:
     """The summary: accuracy by variant and method, probes, provenance, majority baselines, claims."""
-    populations = {seed: Population(settings.population, seed) for seed in settings.seeds}
-    answers = gather(parts)
-    accuracy = {
-        name: {
-            method: measured(found, populations, settings.resamples)
-            for method in METHODS
-            if (found := answers.get((name, method)))
-        }
-        for name in dict.fromkeys([*settings.variants, *settings.mixed, *([CELEBRITY] * settings.celebrity)])
-    }
+    measured = gather(settings, parts)
+    populations = list(measured.populations.values())
+    reported = [part for part in parts if not part.point]
     summary: dict[str, Any] = {
         "study": "storage",
         "settings": asdict(settings),
         "model": describe(parts[0].path),
-        "people": {"all": settings.population.people, "asked": len(populations[settings.seeds[0]].asked)},
+        "people": {"all": settings.population.people, "asked": len(populations[0].asked)},
         "attributes": list(ATTRIBUTES),
-        "majority": majority(list(populations.values())),
-        "accuracy": {name: rows for name, rows in accuracy.items() if rows},
-        "recall": recalls(parts),
-        "q_probes": q_probes(parts),
-        "p_probes": {part.variant: task(part, "p_probe") for part in reversed(parts) if has(part, "p_probe")},
-        "curves": curves(parts),
-        "provenance": provenance(parts),
-        "comparisons": comparisons(answers, populations, settings),
+        "majority": majority(populations),
+        "accuracy": accuracies(measured),
+        "recall": recalls([part for part in reported if not part.window]),
+        "q_probes": q_probes(reported),
+        "curves": curves(reported),
+        "provenance": provenance(reported),
+        "measures": {
+            "ways": ways.measure(measured),
+            "lora": lora.measure(measured),
+            "probes": probes.measure(measured),
+            "size": size.measure(measured),
+            "mixing": mixing.measure(measured),
+            "rewriting": rewriting.measure(measured),
+        },
         "seconds": seconds(parts),
     }
-    summary["claims"] = judge(summary)
-    return summary
+    return summary | {"claims": judge(summary)}
+
+
+def judge(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """Each claim with its status, what was measured, its negative control, and how the study differs from the paper."""
+    general = differences(summary)
+    return [as_kept(claim, general) for room in ROOMS for claim in room.judge(summary)]
+
+
+def differences(summary: dict[str, Any]) -> str:
+    """How every claim's setting differs from the paper's."""
+    model, population = summary["model"], summary["settings"]["population"]
+    parts = [
+        f"{population['people']:,} people instead of 100,000",
+        f"Llama shape of {model['layers']} layers x {model['hidden']} instead of GPT-2",
+        f"{model['tokens'] / 1e6:.3g}M tokens of pretraining instead of {80_000 * 96 * 512 / 1e9:.2g}B",
+        "passages in a window do not see each other",
+        f"{len(summary['settings']['seeds'])} seed(s) of the main comparison, one of the others, instead of one",
+    ]
+    published = {"cities": 200, "universities": 300, "majors": 100, "employers": 263, "years": 200}
+    smaller = [f"{population[name]} {name}" for name, size in published.items() if population[name] != size]
+    if smaller:
+        parts.append("values: " + ", ".join(smaller))
+    return "; ".join(parts)
+
+
+def accuracies(measured: Measured) -> dict[str, Any]:
+    """By variant and method: [value, low, high] of the answers about asked people, and of these held against another
+    person's; about taught ones, by attribute and by seed."""
+    chosen = measured.settings
+    made: dict[str, Any] = {}
+    order = [*chosen.variants, *chosen.mixed, CELEBRITY, *(rewritten_name(share) for share in chosen.rewritten)]
+    for variant, method in itertools.product(dict.fromkeys(order), METHODS):
+        found = measured.answers.get((variant, method))
+        if not found:
+            continue
+        right = np.concatenate([each.right_N for each in found.values()])
+        attribute = np.concatenate([each.attribute_N for each in found.values()])
+        made.setdefault(variant, {})[method] = {
+            "asked": measured.accuracy(variant, method, RIGHT),
+            SHUFFLED: measured.accuracy(variant, method, SHUFFLED),
+            "taught": float(np.mean([each.taught for each in found.values()])),
+            "by_attribute": {name: float(right[attribute == name].mean()) for name in ATTRIBUTES},
+            "by_seed": {str(seed): float(each.right_N.mean()) for seed, each in sorted(found.items())},
+        }
+    return made
 
 
 def has(part: StoragePart, name: str) -> bool:
@@ -62,38 +107,6 @@ def has(part: StoragePart, name: str) -> bool:
 
 def task(part: StoragePart, name: str) -> dict[str, Any]:
     return {key: value for key, value in read_json(part.result(name)).items() if key != "right"}
-
-
-def gather(parts: Sequence[StoragePart]) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
-    """Answers by (variant, method), then by seed."""
-    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-    for part in parts:
-        for name, method in (("asked", "mixed"), ("full", "full"), ("lora", "lora")):
-            if has(part, name):
-                found.setdefault((part.variant, method), {})[part.seed] = read_json(part.result(name))
-    return found
-
-
-def owners_of(found: dict[int, dict[str, Any]], populations: dict[int, Population]) -> np.ndarray:
-    """The person of each answer, numbered over seeds."""
-    most = next(iter(populations.values())).settings.people
-    return np.concatenate([seed * most + np.array(each["person"]) for seed, each in sorted(found.items())])
-
-
-def rights_of(found: dict[int, dict[str, Any]]) -> np.ndarray:
-    return np.concatenate([np.array(each["right"], dtype=float) for _, each in sorted(found.items())])
-
-
-def measured(found: dict[int, dict[str, Any]], populations: dict[int, Population], resamples: int) -> dict[str, Any]:
-    """Accuracy about asked people [value, low, high] (over people), about taught ones, by attribute and by seed."""
-    right, owner = rights_of(found), owners_of(found, populations)
-    attribute = np.concatenate([np.array(each["attribute"]) for _, each in sorted(found.items())])
-    return {
-        "asked": cluster_bootstrap(owner, lambda n: float(right[n].mean()), resamples=resamples),
-        "taught": float(np.mean([each["taught"] for each in found.values()])),
-        "by_attribute": {name: float(right[attribute == name].mean()) for name in ATTRIBUTES},
-        "by_seed": {str(seed): each["asked"] for seed, each in sorted(found.items())},
-    }
 
 
 def majority(populations: Sequence[Population]) -> dict[str, Any]:
@@ -167,36 +180,6 @@ def provenance(parts: Sequence[StoragePart]) -> dict[str, Any]:
         name: {key: summarise(rows, right) for key, right in (("all", None), ("right", True), ("wrong", False))}
         for name, rows in traced.items()
     }
-
-
-def comparisons(
-    answers: dict[tuple[str, str], dict[int, dict[str, Any]]],
-    populations: dict[int, Population],
-    settings: StorageSettings,
-) -> dict[str, Any]:
-    """Differences of accuracy about the same people, [value, low, high], over people."""
-
-    def difference(one: str, other: str, method: str) -> list[float] | None:
-        first, second = answers.get((one, method)), answers.get((other, method))
-        shared = sorted(set(first or {}) & set(second or {}))
-        if first is None or second is None or not shared:
-            return None
-        first, second = ({seed: each[seed] for seed in shared} for each in (first, second))
-        gap = rights_of(first) - rights_of(second)
-        owner = owners_of(first, populations)
-        return cluster_bootstrap(owner, lambda n: float(gap[n].mean()), resamples=settings.resamples)
-
-    pairs = [
-        ("multi5+permute", "single"),
-        ("multi2", "single"),
-        ("multi5", "multi2"),
-        ("multi5+permute", "multi5"),
-        ("single+permute5", "single+permute1"),
-        ("single+fullname", "single"),
-        (CELEBRITY, "single+permute1"),
-    ]
-    found = {f"{one} - {other}, {method}": difference(one, other, method) for one, other in pairs for method in METHODS}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def seconds(parts: Sequence[StoragePart]) -> dict[str, float]:

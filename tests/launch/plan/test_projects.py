@@ -47,6 +47,21 @@ def trained(config: str, *overrides: str) -> list[tuple[int, int, float]]:
             "study/storage-1b",
             [(19, 80_000, 1), (17, 40_000, 1), (3, 50_000, 1), (16, 30_000, 200 / 96), (2, 30_000, 50 / 96)],
         ),
+        # The same with two seeds of the main comparison, and the probes of two variants and seeds on untrained weights.
+        ("study/storage", [(23, 1000, 1), (19, 200, 1), (5, 400, 6), (18 + 4, 150, 12.5), (4 + 4, 150, 6.25)]),
+        # A third seed, three shares rewritten and three stretches of questions in two variants; LoRA of two more sizes;
+        # P-probes of six more variants; two variants at seven sizes, most with probes of two ranks.
+        (
+            "study/storage-long",
+            [
+                *((23 + 4 + 3 + 6, 1000, 1), (19 + 2 + 3, 200, 1), (7, 400, 6), (6, 400, 6), (6, 400, 6)),
+                *((20 + 6, 150, 12.5), (6 + 6 + 6, 150, 6.25)),
+                *((2, 1000, 1), (4, 150, 6.25), (2, 2000, 1), (4, 150, 6.25)),
+                *((2, 1000, 1), (4, 150, 6.25)) * 2,
+                *((2, 3000, 1), (4, 450, 6.25)) * 2,
+                *((2, 6000, 1), (2, 1350, 6.25)),
+            ],
+        ),
         # Three schedules and three seeds at each of three batch sizes; the preset's is 4 sequences.
         ("ablation/injection", [(9, 400, 0.5), (9, 400, 1), (9, 400, 2)]),
         ("ablation/trackstar", [(1, 1000, 1)]),

@@ -11,20 +11,25 @@ import pytest
 from headwater.configs import ConfigError, UserError, load_config
 from headwater.configs.errors import MismatchError
 from headwater.launch.parts import pool
-from headwater.launch.studies.storage.claims import judge
+from headwater.launch.studies.storage import study
 from headwater.launch.studies.storage.data import CELEBRITY, Population, ensure_corpus, ensure_tokenizer
-from headwater.launch.studies.storage.settings import StorageSettings
+from headwater.launch.studies.storage.process import do_tasks
+from headwater.launch.studies.storage.settings import StorageSettings, WindowSettings
 from headwater.launch.studies.storage.shares import GROUPS, KINDS, kinds_of, shares, summarise
 from headwater.launch.studies.storage.study import Storage, run_storage
 from headwater.launch.studies.storage.summary import majority
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from headwater.train.artifacts import RunDir
+from headwater.train.callbacks.ledger_files import read_ledger
 from headwater.train.corpus.settings import CorpusSettings
 from headwater.train.facts.biographies import ATTRIBUTES, VARIANTS
 from headwater.train.facts.settings import PopulationSettings
 from headwater.train.stream.corpus import open_corpus
 from headwater.train.stream.order import BLOCK, SequenceOrder
+from headwater.train.stream.passages import open_passages
 
-from ..forked_parts import begin, killed_when
+from ..forked_parts import killed_when
+from .here import finisher
 
 PEOPLE = PopulationSettings(
     people=24,
@@ -126,39 +131,39 @@ def test_kinds_of_passages():
         assert kinds == [0, 4 if answer != "Nothing" else 5, 1 if same else 2, 3]
 
 
-def planted_summary(rich: list[float], poor: list[float], known: float = 0.99) -> dict:
-    """A summary in which the main comparison has the given accuracies [value, low, high]."""
-    gap = [rich[0] - poor[0], rich[1] - poor[2], rich[2] - poor[1]]
-    accuracy = {"multi5+permute": {"full": {"asked": rich}}, "single": {"full": {"asked": poor}}}
-    return {
-        "model": {"layers": 2, "hidden": 8, "tokens": 1e6},
-        "settings": {
-            "population": {**dict.fromkeys(("cities", "universities", "majors", "employers", "years"), 9), "people": 50}
-        },
-        "majority": {"mean": 0.1},
-        "accuracy": accuracy,
-        "recall": {"pretrain": {name: {"next_token": 0.9, "values": known} for name in accuracy}},
-        "comparisons": {"multi5+permute - single, full": gap, "celebrity - single+permute1, full": [0.2, -0.1, 0.5]},
-        "q_probes": {},
-        "p_probes": {},
-        "provenance": {},
-    }
+def test_rewritten_people_are_nested_and_of_both_halves():
+    population = Population(PEOPLE, 0)
+    quarter, half = population.rewritten(0.25), population.rewritten(0.5)
+    assert (len(quarter), len(half)) == (6, 12)
+    assert quarter < half
+    assert len(half & set(population.taught)) == 6
+    counts = {n: len(each) for n, each in enumerate(population.biographies("rewritten-25"))}
+    assert {n for n, count in counts.items() if count == 5} == quarter
+    assert set(counts.values()) == {1, 5}
+    assert population.rewritten(0.0) == set()
+    assert population.biographies("rewritten-50", [min(half)]) == population.biographies("multi5+permute", [min(half)])
 
 
-def test_claims_follow_the_intervals():
-    def status(summary: dict) -> dict[str, str]:
-        return {claim["claim"]: claim["status"] for claim in judge(summary)}
+def test_shuffled_questions_ask_for_another_persons_values():
+    population = Population(PEOPLE, 0)
+    questions, shuffled = population.questions(population.asked), population.shuffled_questions()
+    assert [each.prompt for each in shuffled] == [each.prompt for each in questions]
+    by_person: dict[int, dict[str, str]] = {}
+    for each in shuffled:
+        by_person.setdefault(each.person, {})[each.attribute] = each.target
+    given = [tuple(values.items()) for values in by_person.values()]
+    own = {n: tuple(population.people[n].values.items()) for n in population.asked}
+    assert sorted(given) == sorted(own.values()), "each person's values go to one other"
+    assert all(tuple(by_person[n].items()) != own[n] for n in population.asked)
 
-    found = status(planted_summary([0.8, 0.75, 0.85], [0.1, 0.05, 0.15]))
-    assert found["multi5+permute beats single by 40 points or more (fine-tuned, all weights)"] == REPRODUCED
-    assert found["multi5+permute beats single by 40 points or more (LoRA)"] == NOT_TESTABLE
-    assert found["With multi5+permute, as well stored, at least 60% of answers are right"] == REPRODUCED
-    assert [s for c, s in found.items() if "celebrities" in c] == [NOT_REPRODUCED], "its interval holds zero"
-    near = status(planted_summary([0.6, 0.55, 0.65], [0.25, 0.2, 0.3]))
-    assert near["multi5+permute beats single by 40 points or more (fine-tuned, all weights)"] == NOT_REPRODUCED
-    unknown = status(planted_summary([0.8, 0.75, 0.85], [0.1, 0.05, 0.15], known=0.7))
-    assert unknown["With multi5+permute, as well stored, at least 60% of answers are right"] == NOT_TESTABLE
-    assert all("50 people instead of 100,000" in c["differs"] for c in judge(planted_summary([1, 1, 1], [0, 0, 0])))
+
+def test_a_window_says_at_which_steps_there_are_questions():
+    assert [WindowSettings(first=a, last=b).steps(1000) for a, b in ((0, 0.5), (0.25, 0.75), (0.5, 1))] == [
+        (1, 500),
+        (251, 750),
+        (501, 1000),
+    ]
+    assert WindowSettings(first=0.25, last=1).label == "25-100"
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path):
@@ -166,6 +171,18 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path):
         load_config(StorageSettings, None, ["variants=[single]", "q_probed=[multi5]", "provenance.variants=[multi2]"])
     assert "q_probed" in str(caught.value)
     assert "provenance.variants" in str(caught.value)
+    for given, words in (
+        ("windows=[{first: 0.5, last: 0.5}]", "more than first"),
+        ("windows=[{first: 0, last: 1}, {first: 0, last: 1}]", "each once"),
+        ("grid=[{name: a/b}]", "letters and figures"),
+        ("grid=[{name: base}]", "other seeds than those that are reported"),
+        ("lora_sizes=[{}]", "each once"),
+        ("rewritten=[1.0]", "rewritten"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load_config(StorageSettings, None, [given, "seeds=[100]"])
+    with pytest.raises(ConfigError, match=r"model\.layerz"):
+        Storage(load_config(StorageSettings, None, ["grid=[{name: base, pretrain: [model.layerz=3]}]"]))
     with pytest.raises(UserError, match="single5"):
         Storage(StorageSettings(variants=["single5"], out=str(tmp_path), q_probed=[], p_probed=[], lora_variants=[]))
     with pytest.raises(ConfigError, match=r"optimizer\.lrr"):
@@ -180,6 +197,22 @@ def test_the_preset_runs_all_sixteen_and_the_main_comparison_first():
     repeated = len(settings.seeds) * 2 * len(settings.repeated)
     assert {part.variant for part in parts[:repeated]} == {"single", "multi5+permute"}
     assert len({part.path for part in parts}) == len(parts)
+
+
+def test_the_long_preset_adds_parts_to_the_short_one():
+    short, long = (Storage(load_config(StorageSettings, f"study/storage{name}")).parts() for name in ("", "-long"))
+    known = {part.name: set(part.tasks) for part in long}
+    assert all(set(part.tasks) <= known[part.name] for part in short)
+    settings = load_config(StorageSettings, "study/storage-long")
+    assert len({part.path for part in long}) == len(long)
+    assert not set(settings.grid_seeds) & set(settings.seeds)
+    kinds = [part.protocol for part in long]
+    assert kinds.count("windowed") == len(settings.windows) * len(settings.windowed) > 0
+    assert kinds.count("grid") == 2 * len(settings.grid) * len(settings.grid_seeds) > 0
+    assert {part.variant for part in long} > {f"rewritten-{100 * share:g}" for share in settings.rewritten} != set()
+    point = next(part for part in long if part.protocol == "grid")
+    assert point.tasks[:2] == ("train", "told")
+    assert all(task.startswith("places-") for task in point.tasks[2:])
 
 
 TOY = [
@@ -205,12 +238,18 @@ def toy(out: Path) -> list[str]:
         f"pretrain={json.dumps(TOY)}",
         "variants=[single]",
         "mixed=[multi5+permute]",
+        "rewritten=[0.5]",
+        "windows=[{first: 0.5, last: 1}]",
+        "windowed=[single]",
+        "lora_sizes=[{name: small, steps: 2, batch: 8, embedding_rank: 2, rank: 1}]",
+        "grid=[{name: narrow, people: 12, pretrain: [model.hidden=16], ranks: [1]}]",
         "finetune=[train.steps=4]",
         *(f"{name}={fast}" for name in ("lora", "q_probe", "p_probe")),
         *(f"{name}=[single]" for name in ("lora_variants", "q_probed", "p_probed", "repeated")),
         "provenance={variants: [multi5+permute], questions: 5, top: 4}",
         "provenance.index.projection.dims=4",
         "celebrity=false",
+        "untrained=true",
         "seeds=[0]",
         "resamples=10",
         "parallel=1",
@@ -229,14 +268,17 @@ def test_a_study_from_end_to_end_killed_in_the_middle(
         with pytest.raises(KeyboardInterrupt):
             run_storage(settings)
     assert not (out / "summary.json").exists()
-    monkeypatch.setattr(pool, "begin", begin)
     capsys.readouterr()
-    run_storage(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "finish_parts", finisher(do_tasks))
+        run_storage(settings)
     check_study(out, capsys.readouterr().out)
     first = json.loads((out / "summary.json").read_text())
-    run_storage(settings)
-    assert "2 parts, 2 finished before" in capsys.readouterr().out
-    assert json.loads((out / "summary.json").read_text()) == first
+    with monkeypatch.context() as patch:
+        patch.setattr("headwater.launch.studies.storage.page.write_report", lambda settings, summary: None)
+        again = Storage(settings).run()
+    assert "6 parts, 6 finished before" in capsys.readouterr().out
+    assert json.loads(json.dumps(again)) == first
     with pytest.raises(MismatchError, match="other settings"):
         Storage(load_config(StorageSettings, "study/storage", [*toy(out), "question_share=0.5"])).run()
 
@@ -246,11 +288,18 @@ def check_study(out: Path, printed: str) -> None:
     assert {claim["status"] for claim in summary["claims"]} <= {REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE}
     assert set(summary["accuracy"]["single"]) == {"full", "lora"}
     assert set(summary["accuracy"]["multi5+permute"]) == {"mixed"}
+    assert set(summary["accuracy"]["rewritten-50"]) == {"full"}
     for rows in summary["accuracy"].values():
         for row in rows.values():
             assert set(row["by_attribute"]) == set(ATTRIBUTES)
             assert 0 <= row["asked"][1] <= row["asked"][0] <= row["asked"][2] <= 1
-    assert np.array(summary["p_probes"]["single"]["accuracy"]).shape == (6, 6)
+    found = summary["measures"]
+    for probed in ("places", "untrained"):
+        assert np.array(found["probes"][probed]["single"]["accuracy"]).shape == (8, 6)
+    assert set(found["lora"]["rows"]) == {"lora", "lora-small"}
+    assert [(row["size"], row["people"], row["rank"]) for row in found["size"]["rows"]] == [("narrow", 12, 1)]
+    assert set(found["mixing"]["single"]["rows"]) == {"50-100", "full"}
+    check_window(out)
     assert len(summary["q_probes"]["single"]["accuracy"]) == 6
     assert list(summary["curves"]["multi5+permute"]) == ["0", "3", "6"]
     traced = summary["provenance"]["multi5+permute"]["all"]
@@ -260,6 +309,17 @@ def check_study(out: Path, printed: str) -> None:
     # 24 people with five biographies and half of them with six questions.
     assert traced["expected"]["groups"]["own biographies"] == pytest.approx(5 / (24 * 5 + 12 * 6))
     page = (out / "report/index.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 8
+    assert "answers held against another person" in (out / "table.md").read_text()
     assert "differs from the paper in" in page
     assert "not testable" in printed
+
+
+def check_window(out: Path) -> None:
+    """No question was met in the first half of the steps, and some were in the second."""
+    run = RunDir(out / "seed-0" / "windowed" / "single_50-100")
+    ids = open_passages(run).ids(0, len(open_passages(run)))
+    met = [(row["step"], ids[row["passage"]].startswith("qa/")) for row in read_ledger(run.ledger).to_pylist()]
+    assert {step for step, is_question in met if is_question} <= {4, 5, 6}
+    assert any(is_question for _, is_question in met)
+    assert {step for step, is_question in met if not is_question} >= {1, 2, 3}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from headwater.launch.studies.storage.adapters import Classes, finetune_lora, probe
+from headwater.launch.studies.storage.adapters import finetune_lora
 from headwater.launch.studies.storage.data import Population, ensure_tokenizer
 from headwater.launch.studies.storage.models import (
+    NAME,
     LowRankAttention,
     LowRankEmbedding,
     batch_of,
@@ -21,6 +22,7 @@ from headwater.launch.studies.storage.models import (
     prompts_of,
     recall,
 )
+from headwater.launch.studies.storage.probes import BEFORE_NAME, PLACES, Classes, p_probe, probe
 from headwater.launch.studies.storage.provenance import generate
 from headwater.launch.studies.storage.settings import AdapterSettings
 from headwater.train import parallel
@@ -78,6 +80,9 @@ def test_values_lie_where_they_are_said_to(population: Population, tokenizer: Te
             tokens, places = encode_biography(each, tokenizer)
             assert tokenizer.decode(tokens).strip() == each.text
             assert {a: tokenizer.decode(tokens[i:j]).strip() for a, (i, j) in places.items()} == person.values
+            low, high = encode_biography(each, tokenizer, person.name)[1][NAME]
+            assert tokenizer.decode(tokens[low:high]).strip() == person.name
+            assert person.name not in tokenizer.decode(tokens[: high - 1])
 
 
 def test_recall_counts_tokens_and_whole_values(model: PackedGPT, population: Population, tokenizer: TextTokenizer):
@@ -165,7 +170,8 @@ def test_lora_learns_the_taught_answers_and_leaves_the_model_alone(
     taught = population.questions(population.taught[:1])[1:3]
     asked = population.questions(population.asked[:2])
     settings = AdapterSettings(steps=60, batch=4, lr=3e-2, embedding_rank=16, rank=4)
-    answers = finetune_lora(model, tokenizer, taught, asked, settings, 0, CPU)
+    answers = finetune_lora(model, tokenizer, taught, [asked, taught[:1]], settings, 0, CPU)
+    assert [len(each) for each in answers] == [2, 12, 1]
     assert answers[0].all()
     assert not answers[1].all(), "nothing is known of the asked"
     assert not exact_match(model, prompts_of(taught, tokenizer), CPU).any()
@@ -187,3 +193,44 @@ def test_a_probe_finds_what_is_there_and_nothing_else(model: PackedGPT, populati
     assert accuracy[0, major] < 0.7
     others = [a for a in range(len(ATTRIBUTES)) if a != major]
     assert accuracy[:, others].max() < 0.75
+
+
+def test_p_probes_stand_before_and_at_the_name_and_before_each_value(
+    model: PackedGPT, population: Population, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    stood: list[tuple[np.ndarray, list[int]]] = []
+
+    def right_at_name(model, texts, places, owners, people, settings, seed, device):
+        stood.extend(zip(texts, places, strict=True))
+        found = np.zeros((sum(owner in people.asked for owner in owners), len(PLACES), len(ATTRIBUTES)), dtype=bool)
+        found[:, 1] = True
+        found[::5, 2, :] = True  # before the first value of everybody's first biography
+        found[1::5, 2, 0] = True  # and, in the second, of the birth date alone
+        return found
+
+    monkeypatch.setattr("headwater.launch.studies.storage.probes.probe", right_at_name)
+    found = p_probe(model, tokenizer, population, "multi5+permute", AdapterSettings(), CPU)
+    passages = [each for person in population.biographies("multi5+permute") for each in person]
+    for (tokens, places), passage, number in zip(stood, passages, np.repeat(np.arange(30), 5).tolist(), strict=True):
+        person = population.people[number]
+        assert tokenizer.decode(tokens[: places[1] + 1]).strip().endswith(person.name)
+        before, after = tokenizer.decode(tokens[: places[0] + 1]), tokenizer.decode(tokens[places[0] + 1 :])
+        assert person.name not in before
+        assert after.strip().startswith(person.name)
+        for place, name in zip(places[2:], passage.places, strict=True):
+            assert tokenizer.decode(tokens[place + 1 :]).strip().startswith(person.values[name])
+    assert found["person"] == population.asked
+    by_place = np.array(found["right"]).mean(axis=(0, 2))
+    assert by_place[PLACES.index(BEFORE_NAME)] == 0
+    assert by_place[1] == 1
+    assert by_place[2] == pytest.approx(0.2 + 0.2 / 6)
+    # What stands first in a person's first biography is due there, and in a fifth of the texts the probe is right.
+    told = [population.biographies("multi5+permute", [n])[0] for n in population.asked]
+    first, second = ([next(iter(each[k].places)) for each in told] for k in (0, 1))
+    dated = [name == ATTRIBUTES[0] for name in second]
+    expected = [
+        [0.2 * (name == a) + 0.2 * (a == ATTRIBUTES[0] and also) for a in ATTRIBUTES]
+        for name, also in zip(first, dated, strict=True)
+    ]
+    assert np.array(found["due"]) == pytest.approx(np.array(expected))
+    assert found["early"] == pytest.approx([0.2 + (0 if also else 0.2 / 5) for also in dated])
