@@ -155,10 +155,10 @@ def test_ranks_send_each_file_once_and_what_says_that_it_is_whole_last(server, s
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        ("the store", r"error: step-00000002/exp_avg_sq-p0-d1-0.safetensors cannot be sent to"),
         ("its network", r"error: no route to the store \(rank 1 on .*\)"),
         ("its disk", r"error: .*No space left on device.*\(rank 1 on .*\)"),
     ],
+    ids=["its network", "its disk"],
 )
 def test_what_one_rank_cannot_send_is_said_once_and_the_rest_is_not_sent_again(
     server, store, fresh, config, tmp_path, harm: str, said: str
@@ -166,15 +166,11 @@ def test_what_one_rank_cannot_send_is_said_once_and_the_rest_is_not_sent_again(
     """Both ranks end, and nothing there is taken for a checkpoint; the next start sends what is missing alone."""
     run, log = RunDir.at(fresh()), tmp_path / "log"
     given = [str(config), f"out={run.path}", "train.hard_stop=2", f"checkpoint.remote={ADDRESS}"]
-    refused = "exp_avg_sq-p0-d1-0.safetensors"
-    if harm == "the store":
-        server.fault = lambda method, path: "500" if method == "PUT" and refused in path else None
     assert call(started_as_ranks, given, server.environment, harm, ranks=2, log=log) == REFUSED, log.read_text()
     assert log.read_text().count("error:") == 1
     assert re.search(said, log.read_text())
     assert newest(run.checkpoints).step == 2
     assert RemoteCheckpoints(store).steps() == []
-    server.fault = lambda *_: None
     files = json.loads((run.checkpoint(2) / "checkpoint.json").read_text())["files"]
     there = {name.partition("/")[2] for name in store.names("step-00000002")}
     assert there < set(files) or harm == "its disk", "the other rank's have arrived"
