@@ -156,9 +156,9 @@ class Capture(Callback):
             self._targets.append(Target(rows_BD, bounds))
             self._places.append(places)
         if not self._agreed and self._first is None:
-            gpt = trainer.engine.model
+            gpt, summed = trainer.engine.model, trainer.engine.sums_gradients
             alone = not (gpt.tied and gpt.pre_process)  # or the embedding's gradient is in the weight's, too
-            self._first = FirstUpdate(self.watcher, self._correction_of, self.watcher.head if alone else None)
+            self._first = FirstUpdate(self.watcher, self._correction_of, self.watcher.head if alone else None, summed)
 
     def _correction_of(self, site: Site) -> Correction | None:
         """What the rows of the part of a layer that is here are corrected with."""

@@ -32,12 +32,17 @@ class FirstUpdate:
         watcher: of the captured layers, with its corrections.
         correction_of: what the rows of a layer are corrected with.
         head: the output head, if its weight's gradient is its own.
+        summed: the last backward pass brings the sum over all micro-batches, not the gradient of the last alone.
     """
 
     def __init__(
-        self, watcher: Watcher, correction_of: Callable[[Site], Correction | None], head: Site | None = None
+        self,
+        watcher: Watcher,
+        correction_of: Callable[[Site], Correction | None],
+        head: Site | None = None,
+        summed: bool = False,
     ) -> None:
-        self.watcher, self.head = watcher, head
+        self.watcher, self.head, self.summed = watcher, head, summed
         chosen = first_and_last(names_of(watcher.sites))
         self.sites = [site for site in watcher.sites if site.name in chosen] + ([head] if head is not None else [])
         self.expected = {site.name: torch.zeros(0) for site in self.sites}
@@ -49,7 +54,7 @@ class FirstUpdate:
             dense_OI = corrected(site.matrix(gradient).detach().float(), self._corrections[site.name])
             part = projected(self.watcher, site, dense_OI).flatten().double().cpu()
             before = self.expected[site.name]
-            self.expected[site.name] = before + part if len(before) else part
+            self.expected[site.name] = before + part if len(before) and not self.summed else part
 
         return arrived
 

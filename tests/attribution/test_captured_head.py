@@ -31,11 +31,11 @@ def world() -> Iterator[parallel.World]:
     parallel.stop()
 
 
-def settings_of(tied: bool) -> PretrainSettings:
+def settings_of(tied: bool, precision: str = "fp32", head: int = HEAD) -> PretrainSettings:
     shape = {"layers": 1, "hidden": WIDTH, "heads": 2, "kv_heads": 2, "ffn_hidden": 24, "vocab_size": V}
-    train = TrainSettings(global_batch=3, micro_batch=1)
+    train = TrainSettings(global_batch=3, micro_batch=1, precision=precision)
     settings = PretrainSettings(model=ModelSettings(**shape, tie_embeddings=tied), train=train)
-    settings.callbacks.capture = CaptureSettings(proj=3, head=HEAD)
+    settings.callbacks.capture = CaptureSettings(proj=3, head=head)
     return settings
 
 
@@ -53,14 +53,14 @@ def dense_rows(states_Td: Tensor, weight_Vd: Tensor, batch: Any, lengths: list[i
     ]
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("tied", "precision"), [(True, "fp32"), (False, "fp32"), (False, "bf16")])
 def test_rows_of_each_micro_batch(
-    tied: bool, world: parallel.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tied: bool, precision: str, world: parallel.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three the first predicts nothing and the second not every token, ten predictions at a time; an evaluation
-    that comes before the rows are taken adds nothing."""
+    that comes before the rows are taken adds nothing. In bf16 autograd's gradients are added up beside it."""
     monkeypatch.setattr(losses, "_CHUNK", 10)
-    steps = Steps(settings_of(tied), world, tmp_path, seq_len=40, longest=16)
+    steps = Steps(settings_of(tied, precision), world, tmp_path, seq_len=40, longest=16)
     gpt, capture = steps.engine.model, steps.capture
     masks = [np.zeros(40, dtype=bool), np.arange(40) % 3 > 0, None]
     sequences = [replace(each, counted=mask) for each, mask in zip(steps.rows, masks, strict=True)]
@@ -72,20 +72,33 @@ def test_rows_of_each_micro_batch(
     gpt.decoder.register_forward_hook(lambda module, inputs, out: states.append(out.detach().squeeze(1).double()))
     weight_Vd = gpt.head_weight.detach().double().clone()
     capture.attach()
-    capture.before_step(steps.trainer, 1, sequences)
-    result = steps.engine.step(batches, tokens)
-    steps.engine.evaluate(batches[2])
-    capture.after_step(steps.trainer, 1, sequences, result)
-    capture.detach()
+    try:
+        capture.before_step(steps.trainer, 1, sequences)
+        result = steps.engine.step(batches, tokens)
+        steps.engine.evaluate(batches[2])
+        capture.after_step(steps.trainer, 1, sequences, result)
+    finally:
+        capture.detach()
     found: list[tuple[Tensor, Tensor]] = []
     for sequence, batch, states_Td in zip(sequences, batches, states, strict=False):
         expected = dense_rows(states_Td, weight_Vd, batch, sequence.lengths.tolist())
         found += [(rows[int(n)][capture.blocks :], each) for n, each in zip(sequence.passages, expected, strict=True)]
     assert sum(bool(expected.any()) for _, expected in found) >= 6
     for got, expected in found:
-        assert float((got - expected).norm()) <= 1e-4 * float(expected.norm())
+        assert float((got - expected).norm()) <= (1e-4 if precision == "fp32" else 0.02) * float(expected.norm())
     (one, _), (_, other) = found[-2:]
     assert float((one - other).norm()) > 0.1 * float(other.norm())
+
+
+def test_without_a_head_a_checkpoint_says_what_it_did_before_there_were_any(
+    world: parallel.World, tmp_path: Path
+) -> None:
+    """So runs and indexes of then go on, and are opened."""
+    capture = Steps(settings_of(True, head=0), world, tmp_path, seq_len=40, longest=16).capture
+    note = capture._note()
+    assert note["projection"] == {"dims": 3, "modules": {}, "seed": 0}
+    assert len(note["layout"]) == 4
+    assert HEAD_NAME not in capture.parts
 
 
 def test_a_whole_curvature_of_a_wide_head_is_refused() -> None:
