@@ -147,9 +147,9 @@ class Watcher:
     ) -> HeadWatch:
         target: list[Target | None] = [None]
 
-        def bounds() -> list[int] | None:
+        def bounds() -> list[int] | Tensor | None:
             target[0] = target_of(head)
-            return None if target[0] is None else target[0].bounds
+            return None if target[0] is None else target[0].placed(target[0].bounds)
 
         def seen(pull_CV: Tensor, hidden_Cd: Tensor, edges: Tensor) -> None:
             into = target[0]
