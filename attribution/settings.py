@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from headwater.configs import Problem, section, setting
 from headwater.train.corpus.settings import SourceSettings
-from headwater.train.settings import CODEC_NAMES, ParallelSettings
+from headwater.train.settings import CODEC_NAMES, ParallelSettings, wide_head_problems
 
 LOSSES = ("log_odds", "cross_entropy", "margin")
 CURVATURE_KINDS = ("kronecker", "full", "none")
@@ -139,10 +139,6 @@ class CurvatureSettings:
         return self.damping if self.damping is not None else default_damping(self.kind)
 
 
-WIDEST_WHOLE = 128
-"""Dimensions a side of the output head of which a whole curvature is still made: a matrix of 2 GiB."""
-
-
 @dataclass(kw_only=True, slots=True)
 class IndexSettings:
     """A gradient index of every passage of a corpus."""
@@ -172,9 +168,7 @@ class IndexSettings:
             yield Problem("corpus.path", "", "the documents to index, since a Hugging Face model has no run")
         if self.model.path and not self.out:
             yield Problem("out", "", "the index directory, since a Hugging Face model has no run")
-        if self.curvature.kind == "full" and self.projection.head > WIDEST_WHOLE:
-            expected = f"at most {WIDEST_WHOLE} with curvature.kind=full, whose matrix of the head has head^4 numbers"
-            yield Problem("projection.head", self.projection.head, expected, "projection.head=0, as the paper has it")
+        yield from wide_head_problems(self.projection.head, "projection.head", self.curvature.kind, "curvature.kind")
         fitted = self.model.moments == "fit"
         if self.model.path and self.correction != "none" and not (self.model.optimizer_state or fitted):
             fix = "fit them: model.moments=fit"

@@ -116,6 +116,11 @@ class Engine:
         """Optimizer updates made; skipped steps are not among them."""
         return self._updates
 
+    @property
+    def sums_gradients(self) -> bool:
+        """Whether a weight's gradient in a step's last backward pass is, to hooks, the sum over all (accumulation)."""
+        return self._sum is not None
+
     def set_lr(self, lr: float) -> None:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr

@@ -30,8 +30,9 @@ _watches: list[Watch] = []
 
 @contextmanager
 def watched_head(seen: Watch) -> Iterator[None]:
-    """Within it, `seen` is called with each chunk of `head_loss`: which of the T tokens it holds, their hidden states
-    [C, d], and the gradient [C, V] of the weighted sum with respect to their logits on this rank."""
+    """Within it, `seen` is called with each chunk of a `head_loss` whose gradients are wanted (under `no_grad` none
+    are): which of the T tokens it holds, their hidden states [C, d], and the gradient [C, V] of the weighted sum with
+    respect to their logits on this rank."""
     _watches.append(seen)
     try:
         yield
@@ -70,7 +71,10 @@ def head_loss(
         raise ValueError(f"loss {kind!r}: expected one of {', '.join(LOSSES)}")
     if z_loss and kind != "cross_entropy":
         raise ValueError(f"loss {kind!r} has no z-loss: expected cross_entropy")
-    return _HeadLoss.apply(hidden_Td, weight_Vd, labels_T, weights_T, kind, group, first_row, z_loss)
+    watches = tuple(_watches)
+    if not torch.is_grad_enabled():  # autograd would tell the function that its inputs want gradients all the same
+        hidden_Td, weight_Vd, watches = hidden_Td.detach(), weight_Vd.detach(), ()
+    return _HeadLoss.apply(hidden_Td, weight_Vd, labels_T, weights_T, kind, group, first_row, z_loss, watches)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -85,6 +89,7 @@ class _HeadLoss(torch.autograd.Function):
         group: dist.ProcessGroup | None,
         first_row: int,
         z_loss: float,
+        watches: tuple[Watch, ...],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         want_hidden, want_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_Td) if want_hidden else None
@@ -101,13 +106,13 @@ class _HeadLoss(torch.autograd.Function):
                 weights_T[part],
                 kind,
                 group,
-                want_hidden or want_weight or bool(_watches),
+                want_hidden or want_weight or bool(watches),
                 z_loss,
             )
             if grad_CV is None:
                 continue
             grad_CV = grad_CV.to(weight_Vd.dtype)
-            for seen in _watches:
+            for seen in watches:
                 seen(part, hidden_Cd, grad_CV)
             if grad_hidden is not None:
                 torch.mm(grad_CV, weight_Vd, out=grad_hidden[part])
@@ -126,7 +131,7 @@ class _HeadLoss(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
-            *(None,) * 6,
+            *(None,) * 7,
         )
 
 

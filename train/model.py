@@ -148,7 +148,7 @@ class PackedGPT(GPTModel):
             hidden_T1d = self.run(batch)
         finally:
             self.post_process = True
-        weight_Vd = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
+        weight_Vd = self.head_weight
         return (hidden_T1d.squeeze(1) @ weight_Vd.T).float()
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class PackedGPT(GPTModel):
             hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
                 hidden_states, tensor_parallel_output_grad=False
             )
-        weight_Vd = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
+        weight_Vd = self.head_weight
         places_K = self.places_K
         sharded = parallel.tensor_size() > 1
         return head_loss(
@@ -197,6 +197,13 @@ class PackedGPT(GPTModel):
     @property
     def tied(self) -> bool:
         return bool(self.share_embeddings_and_output_weights)
+
+    @property
+    def head_weight(self) -> torch.nn.Parameter:
+        """The output head's, which may be the embedding's; on the last stage."""
+        weight = self.shared_embedding_or_output_weight() if self.tied else self.output_layer.weight
+        assert isinstance(weight, torch.nn.Parameter)
+        return weight
 
 
 def build_model(
@@ -358,6 +365,14 @@ def tied_copy(gpt: PackedGPT) -> torch.nn.Parameter | None:
     if gpt.tied and gpt.post_process and not gpt.pre_process:
         return gpt.output_layer.weight
     return None
+
+
+def head_part(gpt: PackedGPT) -> ParameterPart | None:
+    """The output head on the last stage, under its own name if it is tied, too; None on the others."""
+    if not gpt.post_process:
+        return None
+    rows, width = whole_shape(gpt.head_weight)
+    return ParameterPart(HEAD, gpt.head_weight, (rows * parallel.tensor_size(), width), 0, False)
 
 
 @torch.no_grad()

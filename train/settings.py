@@ -15,6 +15,9 @@ from headwater.train.stream.skipping import read_ranges
 CODEC_NAMES = ("fp32", "bf16", "int8", "int4", "sign", "factors16", "factors8", "factors4")
 """Ways to store rows (attribution/index/codecs), the finest first."""
 
+WIDEST_WHOLE = 128
+"""Dimensions a side of the output head of which a whole curvature is still made: a matrix of 2 GiB."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ModelSettings:
@@ -220,6 +223,7 @@ class CaptureSettings:
     )
     correction: str = setting("none", "Optimizer correction.", choices=("none", "adam", "adafactor"))
     proj: int = setting(64, "Projected dimensions per side.", minimum=1)
+    head: int = setting(0, "Those of the output head, as of index.projection.head; 0: no rows.", minimum=0)
     refresh: int = setting(10, "Steps between refreshes of the correction from the live moments.", minimum=1)
     curvature: str = setting(
         "kronecker", "Form of the index's curvature, as of index.curvature.kind.", choices=("kronecker", "full", "none")
@@ -232,6 +236,16 @@ class CaptureSettings:
         "How the index stores rows.",
         choices=CODEC_NAMES,
     )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from wide_head_problems(self.head, "head", self.curvature, "curvature")
+
+
+def wide_head_problems(head: int, key: str, curvature: str, kind_key: str) -> Iterator[Problem]:
+    """What is said of a whole curvature that would be too large; of rows with `head` dimensions a side of the head."""
+    if curvature == "full" and head > WIDEST_WHOLE:
+        expected = f"at most {WIDEST_WHOLE} with {kind_key}=full, whose matrix of the head has head^4 numbers"
+        yield Problem(key, head, expected, f"{key}=0, as the paper has it")
 
 
 @dataclass(kw_only=True, slots=True)

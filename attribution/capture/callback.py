@@ -6,7 +6,7 @@
 The rows are those of the training loss, the cross entropy: the log-odds loss weights each token's gradient at the head
 by 1 / (1 - p), which a sum over tokens taken below the head cannot make up for, so it would need a backward pass of its
 own. The scale that training puts on the loss is undone: a row equals the one computed afterwards at the same weights
-and moments.
+and moments. Those of the output head (`callbacks.capture.head`) are made as the loss is, before that scale.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from headwater.attribution.capture.sums import MeanRows
 from headwater.attribution.capture.visits import VisitLog
 from headwater.attribution.capture.whole import whole_moment, whole_sequence, whole_shapes
 from headwater.attribution.models.base import EPS, Site
-from headwater.attribution.models.headwater import is_block_linear, megatron_sites
+from headwater.attribution.models.headwater import HEAD_NAME, is_block_linear, megatron_head, megatron_sites
 from headwater.attribution.rows.checks import require_finite
 from headwater.attribution.rows.collector import module_dims
 from headwater.attribution.rows.correction import part_of, whole_correction
@@ -38,7 +38,7 @@ from headwater.train import parallel
 from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.callbacks.base import Callback, Training
 from headwater.train.engine import Engine, StepResult
-from headwater.train.model import parameter_parts
+from headwater.train.model import ParameterPart, head_part, parameter_parts
 from headwater.train.parallel import World
 from headwater.train.settings import CaptureSettings, PretrainSettings
 from headwater.train.stream.stream import TrainingSequence
@@ -65,7 +65,7 @@ class Capture(Callback):
 
     def __init__(self, run: RunDir, settings: CaptureSettings) -> None:
         self.run, self.settings = run, settings
-        self.projection = ProjectionSettings(dims=settings.proj)
+        self.projection = ProjectionSettings(dims=settings.proj, head=settings.head)
         self.left_out = 0
         self.corrections: dict[str, Correction] = {}
         self._resumed: Path | None = None
@@ -74,21 +74,13 @@ class Capture(Callback):
         self._targets: list[Target] = []
         self._places: list[list[int]] = []
         self._passes: dict[str, int] = {}
+        self._running = -1
         self._first: FirstUpdate | None = None
         self._agreed = False
 
     def start(self, trainer: Training, step: int) -> None:
         self.trainer, self.world = trainer, trainer.world
-        gpt = trainer.engine.model
-        self.parts = {
-            part.name.removesuffix(".weight"): part for part in parameter_parts(gpt) if is_block_linear(part.name)
-        }
-        widths = module_dims(whole_shapes(self.parts, self.world), self.projection)
-        self.layout = RowLayout((name, *width) for name, width in widths.items())
-        sequence = trainer.settings.parallel.sequence
-        self.watcher = Watcher(
-            megatron_sites(gpt, self.world), self.layout, 0, self.world.device, whole_sequence if sequence else None
-        )
+        self._watch()
         first_of_replica = dist.get_rank(parallel.replica_group()) == 0
         # One rank of each replica keeps the rows of every n-th shard, whoever meets their passages.
         self.share = (self.world.data_rank, self.world.data) if first_of_replica else None
@@ -103,9 +95,36 @@ class Capture(Callback):
             self.watcher.correct(self._correction_of)
         self.attach()
 
+    def _watch(self) -> None:
+        """Says what a row holds, and sets up what fills it."""
+        gpt, model = self.trainer.engine.model, self.trainer.settings.model
+        parts = [part for part in parameter_parts(gpt) if is_block_linear(part.name)]
+        self.parts: dict[str, ParameterPart] = {part.name.removesuffix(".weight"): part for part in parts}
+        shapes = whole_shapes(self.parts, self.world)
+        widths = module_dims(shapes, self.projection, (HEAD_NAME, (model.vocab_size, model.hidden)))
+        self.layout = RowLayout((name, *width) for name, width in widths.items())
+        self.blocks = sum(span.dims for span in self.layout if span.name != HEAD_NAME)
+        head = head_part(gpt) if self.settings.head else None
+        if head is not None:
+            self.parts[HEAD_NAME] = head
+        self.watcher = Watcher(
+            megatron_sites(gpt, self.world),
+            self.layout,
+            self.projection.seed,
+            self.world.device,
+            whole_sequence if self.trainer.settings.parallel.sequence else None,
+            megatron_head(head) if head is not None else None,
+        )
+
     def attach(self) -> None:
-        """Hangs the hooks on the layers."""
-        self._handles = self.watcher.attach(self._target_of)
+        """Hangs the hooks on the layers, and looks on at the head's loss."""
+        gpt = self.trainer.engine.model
+        self._handles = self.watcher.attach(self._target_of, predicting=lambda: gpt.places_K)
+        self._handles.append(gpt.register_forward_pre_hook(self._begun))
+
+    def _begun(self, *_: Any) -> None:
+        """A micro-batch without a token to predict has no chunk by which it could be counted, so passes are."""
+        self._running += torch.is_grad_enabled()
 
     def detach(self) -> None:
         """Takes the hooks off again."""
@@ -117,12 +136,14 @@ class Capture(Callback):
         """The rows of the micro-batch that a layer is running: in a pipeline too its n-th pass is the n-th's."""
         if not self._targets:
             return None
+        if site is self.watcher.head:
+            return self._targets[self._running]
         number = self._passes.get(site.name, 0)
         self._passes[site.name] = number + 1
         return self._targets[number]
 
     def before_step(self, trainer: Training, step: int, sequences: list[TrainingSequence]) -> None:
-        self._targets, self._places, self._passes = [], [], {}
+        self._targets, self._places, self._passes, self._running = [], [], {}, -1
         if self.settings.correction != "none":
             if trainer.engine.updates and ((step - 1) % self.settings.refresh == 0 or not self.corrections):
                 self._refresh(trainer.engine)
@@ -135,7 +156,9 @@ class Capture(Callback):
             self._targets.append(Target(rows_BD, bounds))
             self._places.append(places)
         if not self._agreed and self._first is None:
-            self._first = FirstUpdate(self.watcher, self._correction_of)
+            gpt, summed = trainer.engine.model, trainer.engine.sums_gradients
+            alone = not (gpt.tied and gpt.pre_process)  # or the embedding's gradient is in the weight's, too
+            self._first = FirstUpdate(self.watcher, self._correction_of, self.watcher.head if alone else None, summed)
 
     def _correction_of(self, site: Site) -> Correction | None:
         """What the rows of the part of a layer that is here are corrected with."""
@@ -157,8 +180,10 @@ class Capture(Callback):
 
     def after_step(self, trainer: Training, step: int, sequences: list[TrainingSequence], result: StepResult) -> None:
         passages = np.concatenate([each.passages for each in sequences]).astype(np.int64)
+        # The loss was divided by the tokens of the global batch, and multiplied by the replicas that are averaged over.
+        undone = max(result.tokens, 1) / self.world.data
         if self._first is not None:
-            self._first.require(self._targets)
+            self._first.require(self._targets, 1 / undone)
             self._first, self._agreed = None, True
         if not self._targets or result.skipped:
             self.left_out += len(passages)
@@ -168,8 +193,8 @@ class Capture(Callback):
             return
         parts = [target.rows_BD[places] for target, places in zip(self._targets, self._places, strict=True)]
         self._targets = []
-        # The loss was divided by the tokens of the global batch, and multiplied by the replicas that are averaged over.
-        rows_ND = torch.cat(parts).mul_(result.tokens / self.world.data)
+        rows_ND = torch.cat(parts)
+        rows_ND[:, : self.blocks] *= undone
         if self.world.tensor * self.world.pipeline > 1:
             group = parallel.replica_group()
             dist.reduce(rows_ND, dist.get_process_group_ranks(group)[0], group=group)
@@ -219,7 +244,7 @@ class Capture(Callback):
             "loss": "cross_entropy",
             "correction": settings.correction,
             **({"eps": eps} if settings.correction != "none" and eps != EPS else {}),
-            "projection": {"dims": self.projection.dims, "modules": {}, "seed": self.projection.seed},
+            "projection": self.projection.saved(),
             "model": {"kind": "headwater", "precision": self.trainer.settings.train.precision},
             "kind of mean": "unit rows",
             "captured": {"weights": "lr", "mode": settings.mode, "refresh": settings.refresh},

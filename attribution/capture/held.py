@@ -2,7 +2,8 @@
 
 The loss of an update is the sum over its passages, so the projected gradient that autograd adds up in a layer's weight
 is the sum of the passages' rows, whatever the layout. A layer that multiplies something else than it is handed, or that
-delivers twice or not at all, is found before anything of it is kept.
+delivers twice or not at all, is found before anything of it is kept. An output head is held against it where its weight
+has no other use: in a tied one's the embedding's gradient is added up as well.
 """
 
 from __future__ import annotations
@@ -30,12 +31,20 @@ class FirstUpdate:
     Args:
         watcher: of the captured layers, with its corrections.
         correction_of: what the rows of a layer are corrected with.
+        head: the output head, if its weight's gradient is its own.
+        summed: the last backward pass brings the sum over all micro-batches, not the gradient of the last alone.
     """
 
-    def __init__(self, watcher: Watcher, correction_of: Callable[[Site], Correction | None]) -> None:
-        self.watcher = watcher
+    def __init__(
+        self,
+        watcher: Watcher,
+        correction_of: Callable[[Site], Correction | None],
+        head: Site | None = None,
+        summed: bool = False,
+    ) -> None:
+        self.watcher, self.head, self.summed = watcher, head, summed
         chosen = first_and_last(names_of(watcher.sites))
-        self.sites = [site for site in watcher.sites if site.name in chosen]
+        self.sites = [site for site in watcher.sites if site.name in chosen] + ([head] if head is not None else [])
         self.expected = {site.name: torch.zeros(0) for site in self.sites}
         self._corrections = {site.name: correction_of(site) for site in self.sites}
         self._handles = [site.weight.register_hook(self._hook(site)) for site in self.sites]
@@ -45,7 +54,7 @@ class FirstUpdate:
             dense_OI = corrected(site.matrix(gradient).detach().float(), self._corrections[site.name])
             part = projected(self.watcher, site, dense_OI).flatten().double().cpu()
             before = self.expected[site.name]
-            self.expected[site.name] = before + part if len(before) else part
+            self.expected[site.name] = before + part if len(before) and not self.summed else part
 
         return arrived
 
@@ -55,8 +64,11 @@ class FirstUpdate:
             handle.remove()
         self._handles = []
 
-    def require(self, targets: Sequence[Target]) -> None:
+    def require(self, targets: Sequence[Target], scale: float) -> None:
         """Compares with the rows of the same update, as this rank has made them.
+
+        Args:
+            scale: what the loss was multiplied by before its backward pass: the head's rows are without it.
 
         Raises:
             UserError: naming the layers whose rows do not add up to their gradients.
@@ -69,7 +81,7 @@ class FirstUpdate:
             if not len(expected_D) or not torch.isfinite(expected_D).all():
                 continue  # frozen, or whoever takes the rows is told whose are not finite
             rows: list[Any] = [target.rows_BD[:, span.slice].double().sum(dim=0).cpu() for target in targets]
-            got_D = torch.stack(rows).sum(dim=0)
+            got_D = torch.stack(rows).sum(dim=0) * (scale if site is self.head else 1.0)
             difference = float((got_D - expected_D).norm() / expected_D.norm().clamp_min(1e-4 * largest + 1e-30))
             if not difference <= TOLERANCE.get(site.weight.dtype, ROUGH):
                 wrong[site.name] = difference

@@ -13,10 +13,12 @@ from headwater.attribution.models.base import EPS, Example, Site, TracedModel, f
 from headwater.configs.errors import UserError
 from headwater.train.checkpoint import Checkpoint, model_settings
 from headwater.train.loading import load_weights
-from headwater.train.model import EMBEDDING, HEAD, Batch, ParameterPart, build_model, parameter_parts
+from headwater.train.model import EMBEDDING, HEAD, Batch, ParameterPart, build_model, head_part, parameter_parts
 from headwater.train.parallel import World, tensor_rank, tensor_size
 from headwater.train.pipeline import run_schedule
 from headwater.train.settings import TrainSettings
+
+HEAD_NAME = HEAD.removesuffix(".weight")
 
 
 class HeadwaterModel(TracedModel):
@@ -52,18 +54,14 @@ class HeadwaterModel(TracedModel):
 
     @property
     def head(self) -> Site | None:
-        if not self.gpt.post_process:
-            return None
-        name, shape = self.head_shape
-        weight = self.gpt.shared_embedding_or_output_weight() if self.gpt.tied else self.gpt.output_layer.weight
-        first = tensor_rank() * weight.shape[0]
-        return Site(name, None, shape, out_parts=[(first, first + weight.shape[0])], parameter=weight)
+        part = head_part(self.gpt)
+        return megatron_head(part) if part is not None else None
 
     @property
     def head_shape(self) -> tuple[str, tuple[int, int]]:
         entries = self.checkpoint.meta["tensors"]["weight"]
         shape = entries.get(HEAD, entries[EMBEDDING])["shape"]
-        return HEAD.removesuffix(".weight"), (shape[0], shape[1])
+        return HEAD_NAME, (shape[0], shape[1])
 
     def backward(self, examples: Sequence[Example], loss: str) -> None:
         self.gpt.loss_kind = loss
@@ -105,6 +103,14 @@ def megatron_sites(gpt: nn.Module, world: World | None) -> list[Site]:
         for part in parameter_parts(gpt)  # type: ignore[arg-type]
         if is_block_linear(part.name)
     ]
+
+
+def megatron_head(part: ParameterPart) -> Site:
+    """The rows of the output head that this rank holds."""
+    width = part.shape[0] // tensor_size()
+    first = tensor_rank() * width
+    shape = (part.shape[0], part.shape[1])
+    return Site(HEAD_NAME, None, shape, out_parts=[(first, first + width)], parameter=part.parameter)
 
 
 def is_block_linear(name: str) -> bool:

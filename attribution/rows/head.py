@@ -24,11 +24,14 @@ class HeadWatch:
 
     Args:
         predicting: asked for the places, int64 [K] and rising, of the batch whose loss is being taken.
-        bounds: asked where its segments begin and end in the flattened tokens, rising.
+        bounds: asked where its segments begin and end in the flattened tokens, rising: a list on a CPU, else int32
+            [segments + 1] on the device, so that no chunk waits for a copy. None: this one is not watched.
         seen: takes a chunk.
     """
 
-    def __init__(self, predicting: Callable[[], Tensor], bounds: Callable[[], list[int] | None], seen: Seen) -> None:
+    def __init__(
+        self, predicting: Callable[[], Tensor], bounds: Callable[[], Tensor | list[int] | None], seen: Seen
+    ) -> None:
         self.predicting, self.bounds, self.seen = predicting, bounds, seen
         self._mode = watched_head(self._chunk)
 
@@ -45,5 +48,5 @@ class HeadWatch:
         if bounds is None:
             return
         places_C = self.predicting()[part]
-        edges = torch.tensor(bounds, dtype=places_C.dtype).to(places_C.device, non_blocking=True)
+        edges = torch.as_tensor(bounds).to(places_C)
         self.seen(pull_CV, hidden_Cd, torch.searchsorted(places_C, edges).to(torch.int32))

@@ -126,8 +126,8 @@ class Watcher:
         With frozen weights the graph begins at the first watched layer's output: nothing before it is differentiated.
 
         Args:
-            target_of: asked at each forward pass of a layer that will be differentiated: one object for all layers of
-                a pass; None: this one is not watched.
+            target_of: asked at each forward pass of a layer that will be differentiated, of the head at each chunk of
+                its loss: one object for all layers of a pass; None: this one is not watched.
             predicting: for the head: asked for the places, int64 [K], that predict a token with a loss.
         """
         handles: list[Handle] = [
@@ -147,9 +147,9 @@ class Watcher:
     ) -> HeadWatch:
         target: list[Target | None] = [None]
 
-        def bounds() -> list[int] | None:
+        def bounds() -> list[int] | Tensor | None:
             target[0] = target_of(head)
-            return None if target[0] is None else target[0].bounds
+            return None if target[0] is None else target[0].placed(target[0].bounds)
 
         def seen(pull_CV: Tensor, hidden_Cd: Tensor, edges: Tensor) -> None:
             into = target[0]

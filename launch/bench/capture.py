@@ -23,6 +23,7 @@ def main(
     batch: int = 4,
     longest: int = 64,
     proj: int = 16,
+    head: int = 0,
     correction: str = "adafactor",
     refresh: int = 10,
     precision: str = "fp32",
@@ -31,6 +32,7 @@ def main(
     """Time of a training step with capture over one without, taking turns in one run: one thread, process time.
 
     The defaults are the model of `headwater demo`. A round is --refresh steps, so that the correction's refresh is in.
+    --head: dimensions a side of the output head's rows, none by default.
     """
     import torch
 
@@ -45,7 +47,7 @@ def main(
         optimizer=OptimizerSettings(),
         train=TrainSettings(global_batch=batch, micro_batch=batch, precision=precision),
     )
-    settings.callbacks.capture = CaptureSettings(proj=proj, correction=correction, refresh=refresh)
+    settings.callbacks.capture = CaptureSettings(proj=proj, head=head, correction=correction, refresh=refresh)
     world = parallel.start(threads=1)
     try:
         keep_freed_memory()
@@ -65,13 +67,13 @@ def main(
         "tokens_per_s_plain": tokens / seconds["plain"],
         "correction": correction,
         "proj": proj,
+        "head": head,
         "refresh": refresh,
         "precision": precision,
         "dims": steps.capture.layout.dims,
     }
-    print(
-        f"{correction}, {proj} x {proj} a layer, {precision}, refreshed every {refresh} steps; one thread, process time"
-    )
+    widths = f"{proj} x {proj} a layer" + (f", {head} x {head} of the head" if head else "")
+    print(f"{correction}, {widths}, {precision}, refreshed every {refresh} steps; one thread, process time")
     print(f"tokens/s plain {found['tokens_per_s_plain']:,.0f}, with capture {found['tokens_per_s']:,.0f}")
     print(f"capture adds {100 * found['overhead']:.1f}% to a training step")
     return found
@@ -123,8 +125,9 @@ class Steps:
                     tokens, np.array(lengths, dtype=np.int32), passages, np.zeros(len(lengths), bool), number
                 )
             )
-        self.batches = [pack_sequences(self.rows)]
-        self.tokens = int((self.batches[0].weights_T > 0).sum())
+        size = settings.train.micro_batch
+        self.batches = [pack_sequences(self.rows[i : i + size]) for i in range(0, len(self.rows), size)]
+        self.tokens = sum(int((batch.weights_T > 0).sum()) for batch in self.batches)
         trainer: Any = SimpleNamespace(
             engine=self.engine,
             world=world,

@@ -27,6 +27,7 @@ def main(
     batch_tokens: int = 2048,
     rounds: int = 3,
     threads: int = 1,
+    codec: str = "int8",
 ) -> dict[str, Any]:
     """Rows of documents under a Hugging Face model: passages/s, tokens/s, and the time as a ratio to the forward and
     backward pass of the same batches as transformers makes it, with and without weight gradients, and to one with the
@@ -34,6 +35,7 @@ def main(
 
     --model: a causal language model's directory, with its tokenizer. --corpus: JSONL with `text`.
     --correction: none, adafactor or adam; their second moments are random here, which costs what real ones cost.
+    --codec: how the rows would be stored; its encoding is timed beside their collecting.
     Times are the process's own (process time), on one thread unless --threads says otherwise.
     """
     import torch
@@ -67,9 +69,11 @@ def main(
     collector = GradientCollector(traced, ProjectionSettings(dims=proj), correction, "cross_entropy")
     batches = [[examples[i] for i in batch] for batch in batched([len(e.tokens) for e in examples], batch_tokens)]
 
+    stored = make_codec(codec, collector.layout)
     rows_ND = collect(collector, examples, batch_tokens)
     # Before any pass with weight gradients, which would need more.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit_ND = torch.nn.functional.normalize(rows_ND)
 
     from transformers import AutoModelForCausalLM
 
@@ -107,20 +111,19 @@ def main(
         "without weight gradients": passes,
         "own forward and backward": own_passes_with_weights,
         "collect": lambda: collect(collector, examples, batch_tokens),
+        "encode": lambda: stored.encode(unit_ND),
     }
     seconds = interleaved(variants, rounds)
     tokens = sum(len(example.tokens) for example in examples)
-    codec = make_codec("int8", collector.layout)
-    unit_ND = torch.nn.functional.normalize(rows_ND)
-    stored = sum(field.nbytes for field in codec.encode(unit_ND).values()) / len(rows_ND) + 8  # and two norms
     found = {
         "tokens_per_s": tokens / seconds["collect"],
         "passages_per_s": len(examples) / seconds["collect"],
         "ratio_fwdbwd": seconds["collect"] / seconds["forward and backward"],
         "ratio_no_wgrad": seconds["collect"] / seconds["without weight gradients"],
         "ratio_own_fwdbwd": seconds["collect"] / seconds["own forward and backward"],
+        "ratio_encode": seconds["encode"] / seconds["collect"],
         "peak_rss_bytes": peak,
-        "bytes_per_passage": stored,
+        "bytes_per_passage": stored.bytes_per_row + 8,  # and two norms
     }
     setup = {
         "model": model,
@@ -134,7 +137,7 @@ def main(
         "dtype": dtype,
         "threads": threads,
         "rounds": rounds,
-        "codec": "int8",
+        "codec": codec,
         "seconds": seconds,
     }
     report(found, setup)
@@ -176,5 +179,7 @@ def report(found: dict[str, Any], setup: dict[str, Any]) -> None:
     print(f"time over transformers' forward + backward   {found['ratio_fwdbwd']:12.3f}")
     print(f"  without weight gradients                   {found['ratio_no_wgrad']:12.3f}")
     print(f"  with Headwater's attention and head        {found['ratio_own_fwdbwd']:12.3f}")
+    print(f"{'time of coding the rows over it':44s} {found['ratio_encode']:12.3f}")
     print(f"peak memory, MiB                             {found['peak_rss_bytes'] / 2**20:12,.0f}")
-    print(f"bytes a passage ({setup['dims']} dimensions, int8)   {found['bytes_per_passage']:12,.0f}")
+    stored = f"bytes a passage ({setup['dims']} dimensions, {setup['codec']})"
+    print(f"{stored:44s} {found['bytes_per_passage']:12,.0f}")

@@ -1,7 +1,8 @@
 """How fast the scan reads and compares, against a plain read of the same files and faiss; how much memory it takes.
 
-    headwater bench search --rows 20000 --dims 8192            rates, interleaved in one run
-    headwater bench search --rows 20000,200000 --dims 1024     peak memory of build and scan for each size
+    headwater bench search --rows 20000 --dims 8192                  rates, interleaved in one run
+    headwater bench search --codecs int8 sign factors16 factors8     the same of other stored forms, of equal rows
+    headwater bench search --rows 20000,200000 --dims 1024           peak memory of build and scan for each size
 
 Rows are synthetic (heavy tails, decaying spectrum). All files lie in the page cache, so that a plain read is as fast as
 memory allows.
@@ -19,20 +20,41 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
+from headwater.configs.errors import UserError
+
 READ_BYTES = 16 << 20
+MODULES = 8
 
 
 def make_layout(dims: int) -> Any:
     """Eight square modules if that comes out even, else one row of numbers."""
     from headwater.attribution.rows.layout import RowLayout
 
-    side = int((dims / 8) ** 0.5)
-    if 8 * side * side == dims:
-        return RowLayout((f"module.{i}", side, side) for i in range(8))
+    side = side_of(dims)
+    if MODULES * side * side == dims:
+        return RowLayout((f"module.{i}", side, side) for i in range(MODULES))
     return RowLayout([("module.0", 1, dims)])
+
+
+def side_of(dims: int) -> int:
+    return isqrt(dims // MODULES)
+
+
+def require_sides(dims: int, codecs: Sequence[str]) -> None:
+    """Products of signs are of matrices: refuses them for rows that come out as one row of numbers."""
+    of_sides = [name for name in codecs if name.startswith("factors")]
+    side = side_of(dims)
+    if of_sides and MODULES * side * side != dims:
+        near = [MODULES * each * each for each in (max(side, 1), side + 1)]
+        raise UserError(
+            f"--dims leaves {', '.join(of_sides)} no sides to take products of",
+            got=dims,
+            expected=f"{MODULES} times a square, as {near[0]:,} or {near[1]:,}",
+        )
 
 
 def build_index(path: Path, rows: int, dims: int, codecs: Sequence[str]) -> float:
@@ -157,7 +179,7 @@ def faiss_flat(index: Any) -> Any:
 
 def print_line(line: dict[str, Any]) -> None:
     """Size, plain read, and the scan with the corpus's curvature alone or the task's as well."""
-    text = f"{line['codec']:5s} {line['queries']:4d} queries {line['curvature']:5s} {line['bytes_per_row']:7.0f} B/row"
+    text = f"{line['codec']:9s} {line['queries']:4d} queries {line['curvature']:5s} {line['bytes_per_row']:7.0f} B/row"
     text += f"  {line['rows_per_s']:9.0f} rows/s {line['bytes_per_s'] / 1e9:5.2f} GB/s"
     text += f"  plain read {line['read_bytes_per_s'] / 1e9:5.2f} GB/s: x{line['of_plain_read']:.2f}"
     if line["of_faiss"] is not None:
@@ -203,10 +225,11 @@ def main(
         rows: one size: rates. Several: peak memory and time of build and scan for each.
         dims: numbers per row.
         queries: compared at once, beside a single one.
-        codecs: stored forms.
+        codecs: stored forms; those of products of signs (factors16, factors8, factors4) take 8 times a square of dims.
         rounds: interleaved repetitions; medians are reported.
         folder: where the synthetic index is made (and removed again).
     """
+    require_sides(dims, codecs)
     report: dict[str, Any] = {"dims": dims, "queries": queries}
     if len(rows) > 1:
         report["memory"] = [memory_of(count, dims, queries, codecs) for count in rows]

@@ -52,6 +52,7 @@ TRAINING = (
     "callbacks.metrics.tensorboard=false",
     "callbacks.capture.enabled=true",
     "callbacks.capture.proj=7",
+    "callbacks.capture.head=5",
     "callbacks.capture.codecs=[fp32]",
     "callbacks.capture.mode=visits",
 )

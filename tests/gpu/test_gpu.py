@@ -146,7 +146,8 @@ LAYOUTS = {
 def test_training(figures: dict[str, Any], on_cpu: Path, tmp_path: Path, layout: str) -> None:
     """By NCCL where there are several, with capture on; losses as on the CPU."""
     ranks, overrides = LAYOUTS[layout]
-    captured = ("callbacks.capture.enabled=true", "callbacks.capture.proj=8", "callbacks.capture.codecs=[fp32]")
+    rows = ("callbacks.capture.proj=8", "callbacks.capture.head=8", "callbacks.capture.codecs=[fp32]")
+    captured = ("callbacks.capture.enabled=true", *rows)
     done = pretrain(tmp_path / "run", *SMALL, *captured, *overrides, ranks=ranks)
     assert done.returncode == 0, done.stderr[-3000:]
     got, expected = (

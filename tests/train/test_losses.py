@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwater.train import losses
-from headwater.train.losses import LOSSES, head_loss
+from headwater.train.losses import LOSSES, head_loss, watched_head
 
 from ..jobs import call
 from .vocabulary_shards import compare_shards
@@ -126,3 +126,19 @@ def test_unknown_loss_is_refused():
 def test_sharded_vocabulary_equals_the_whole(tmp_path: Path):
     log = tmp_path / "log"
     assert call(compare_shards, ranks=2, log=log) == 0, log.read_text()
+
+
+def test_without_gradients_nothing_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluating makes no gradient, which nobody would use, and a watch sees none."""
+    hidden, weight, labels, weights = random_case(30, 6, 11)
+    weight.requires_grad_()
+    pulls: list[bool] = []
+    chunk = losses._chunk
+    monkeypatch.setattr(losses, "_chunk", lambda *given: pulls.append(given[6]) or chunk(*given))
+    seen: list[slice] = []
+    with watched_head(lambda part, hidden_Cd, pull_CV: seen.append(part)):
+        expected = head_loss(hidden, weight, labels, weights)
+        with torch.no_grad():
+            got = head_loss(hidden, weight, labels, weights)
+    assert (pulls, len(seen)) == ([True, False], 1)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
