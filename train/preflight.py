@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from headwater.configs.errors import CorruptError, MissingError, UserError
 from headwater.train import parallel
-from headwater.train.artifacts import RunDir, require_own
+from headwater.train.artifacts import RunDir, require_own, sync
 from headwater.train.callbacks.base import Callback
 from headwater.train.checkpoint import open_checkpoint, steps_in
 from headwater.train.engine import MOMENTS
@@ -51,7 +52,13 @@ def check_shared(directory: Path, what: str, world: World) -> None:
     """
     if world.size == 1:
         return
-    held = parallel.from_main(world, lambda: noted_at(directory / what))
+
+    def note() -> str:
+        with suppress(OSError):
+            sync(directory / f"{what}.lock")  # it stays open: a network share may show it to nobody else before
+        return noted_at(directory / what)
+
+    held = parallel.from_main(world, note)
 
     def look() -> None:
         end = time.monotonic() + SEEN_S
