@@ -36,14 +36,17 @@ def send_results(directory: Path, address: str) -> int:
 
     Raises:
         MissingError: there is no such directory.
-        UserError: it holds no results, or somebody writes into it; the address is none of a store, or holds something
-            else.
+        UserError: it holds no results, or a file of the list's name; somebody writes into it; the address is none of a
+            store, or holds something else.
         MismatchError: another directory's results lie there.
         StoreError: the store cannot be reached; what has arrived is not taken for results until it is sent again.
     """
     store = open_store(address)
     require_results(directory)
     names = list(result_files(directory))
+    if MANIFEST in names:
+        fix = "give it another name"
+        raise UserError(f"{directory / MANIFEST} has the name of the list of what is sent", fix=fix)
     states = {name: state_of(directory / name) for name in names}
     files = {name: fingerprint_file(directory / name) for name in names}
     note: dict[str, Any] = {"format": FORMAT, "begun": begun(directory, names)}
@@ -70,6 +73,7 @@ def fetch_results(address: str, directory: Path) -> int:
     """
     store = open_store(address)
     require_empty(directory)
+    directory = directory.absolute()  # `.` has no name
     found = _read(store)
     if found is None or not found["complete"]:
         what = "holds no results" if found is None else "holds results that have not all arrived"
@@ -108,11 +112,12 @@ def result_files(directory: Path) -> Iterator[str]:
 
 
 def begun(directory: Path, names: list[str]) -> str:
-    """What tells a directory from others however it grows: its first start of a training; empty if there was none."""
+    """What tells a directory from others: however it grows and moves, its first start of a training; if there was none,
+    where it is."""
     listed = [read_json(directory / name) for name in names if Path(name).name == "provenance.json"]
     starts = [each[0] for each in listed if isinstance(each, list) and each and isinstance(each[0], dict)]
     told = sorted([str(start.get("time")), str(start.get("command"))] for start in starts)
-    return fingerprint(told[0]) if told else ""
+    return fingerprint(told[0] if told else str(directory.resolve()))
 
 
 def require_own_place(store: Store, mine: str) -> dict[str, str]:
@@ -127,7 +132,7 @@ def require_own_place(store: Store, mine: str) -> dict[str, str]:
         return {}
     if found["begun"] != mine:
         what, fix = f"{store.address} holds the results of another directory", "choose another prefix"
-        raise MismatchError(what, got=mine or "no training", expected=found["begun"] or "no training", fix=fix)
+        raise MismatchError(what, got=mine, expected=found["begun"], fix=fix)
     files: dict[str, str] = found["files"]
     return files
 

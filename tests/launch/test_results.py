@@ -171,6 +171,31 @@ def test_a_place_that_holds_something_else_is_left_as_it_is(store, study, tmp_pa
     assert {name: store.read(name) for name in store.names()} == there
 
 
+def test_directories_without_a_training_are_told_apart(store, tmp_path):
+    for name in ("one", "other"):
+        write_bytes(tmp_path / name / "table.json", f'["{name}"]'.encode())
+    send_results(tmp_path / "one", ADDRESS)
+    with pytest.raises(MismatchError, match="another directory"):
+        send_results(tmp_path / "other", ADDRESS)
+    assert send_results(tmp_path / "one", ADDRESS) == 1
+    assert store.read("table.json") == b'["one"]'
+
+
+def test_a_file_that_has_the_lists_name_is_refused(store, study):
+    write_bytes(study / "results.json", b"[]")
+    with pytest.raises(UserError, match="the name of the list"):
+        send_results(study, ADDRESS)
+    assert store.names() == []
+
+
+def test_they_are_fetched_into_the_directory_one_stands_in(store, study, tmp_path, monkeypatch):
+    send_results(study, ADDRESS)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert command("fetch", ADDRESS, ".").status == 0
+    assert everything(tmp_path / "here") == SENT
+
+
 def test_bad_input_is_one_clear_error(store, study, tmp_path):
     write_bytes(tmp_path / "home/letter.md", b"private")
     for arguments, said in (
