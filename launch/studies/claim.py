@@ -28,14 +28,32 @@ class Claim:
     differs: str = ""
 
 
-def above_zero(value: Sequence[float] | None, text: str = "") -> Verdict:
-    """Reproduced if the whole interval is above zero; one that holds zero has decided nothing, and says so."""
+def above_zero(
+    value: Sequence[float] | None,
+    text: str = "",
+    controls: Sequence[Sequence[float] | None] = (),
+    named: str = "a control",
+) -> Verdict:
+    """Reproduced if the whole interval is above zero, and above every control's; one that holds zero has decided
+    nothing, and says so.
+
+    Args:
+        controls: intervals of what the same statistic says where there is nothing to find; None: not measured.
+        named: what they are, in words.
+    """
     if value is None:
         return NOT_TESTABLE, "nothing to compare"
     if value[1] > 0:
-        return REPRODUCED, text + shown(value)
+        if is_above(value, controls):
+            return REPRODUCED, text + shown(value)
+        return NOT_REPRODUCED, f"{text}{shown(value)}, but not above {named}"
     undecided = ", undecided: the interval holds zero" if value[2] >= 0 else ""
     return NOT_REPRODUCED, f"{text}{shown(value)}{undecided}"
+
+
+def is_above(value: Sequence[float], controls: Sequence[Sequence[float] | None]) -> bool:
+    """Whether an interval lies above every control's that lies above zero itself."""
+    return not any(each and each[1] > 0 and value[1] <= each[2] for each in controls)
 
 
 def as_text(value: Sequence[float] | None) -> str:

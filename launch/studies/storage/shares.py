@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.attribution.evaluation.bootstrap import cluster_bootstrap
+from headwater.launch.studies.resampling import over_seeds
 from headwater.launch.studies.storage.data import Population
 from headwater.train.facts.biographies import QuestionAnswer
 
@@ -78,8 +78,10 @@ def shares(scores_N: np.ndarray, kinds_N: np.ndarray, top: int) -> dict[str, Any
 
 
 def summarise(traced: Sequence[dict[str, Any]], right: bool | None) -> dict[str, Any]:
-    """Mean shares over questions (right ones, wrong ones, or all) of several traced runs; with how many there are."""
-    rows = [row for each in traced for row in each["questions"] if right is None or row["right"] == right]
+    """Mean shares over questions (right ones, wrong ones, or all) of the traced runs, one a seed; with how many there
+    are."""
+    by_seed = [[row for row in each["questions"] if right is None or row["right"] == right] for each in traced]
+    rows = [row for each in by_seed for row in each]
     if not rows:
         return {"questions": 0}
     made: dict[str, Any] = {"questions": len(rows)}
@@ -91,8 +93,7 @@ def summarise(traced: Sequence[dict[str, Any]], right: bool | None) -> dict[str,
                 name: float(sum(mean[KINDS.index(kind)] for kind in members)) for name, members in GROUPS.items()
             },
         }
-    lead = np.array([row["all"][0] - row["expected"][0] for row in rows])
-    owner = np.array([row["person"] for row in rows])
-    made["own_lead"] = cluster_bootstrap(owner, lambda n: float(lead[n].mean()))
+    leads = [np.array([row["all"][0] - row["expected"][0] for row in each]) for each in by_seed]
+    made["own_lead"] = over_seeds(leads, [np.array([row["person"] for row in each]) for each in by_seed])
     made["own_first"] = float(np.mean([row["own_rank"] == 0 for row in rows]))
     return made

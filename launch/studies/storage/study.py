@@ -121,7 +121,8 @@ class Storage:
         return (*tasks, *["untrained"] * controlled)
 
     def _check_same(self) -> None:
-        same = replace(self.settings, resamples=0, parallel=1, out="")
+        searched = self.settings.grid_seeds if self.settings.grid else []
+        same = replace(self.settings, resamples=0, parallel=1, out="", grid_seeds=searched)
         keep_study(
             self.out,
             self.settings,

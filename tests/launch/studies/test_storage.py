@@ -118,6 +118,14 @@ def test_shares_by_hand():
     assert sum(map(len, GROUPS.values())) == len(KINDS)
 
 
+def test_leads_are_of_seeds_and_of_the_people_of_each():
+    """Person 3 of one seed is not person 3 of another: each seed's one lead is its own draw."""
+    row = {"top": [0.0] * 6, "all": [0.5, *[0.1] * 5], "expected": [0.1] * 6, "own_rank": 0, "right": True, "person": 3}
+    other = {**row, "all": [0.2, *[0.1] * 5]}
+    made = summarise([{"questions": [row]}, {"questions": [other]}, {"questions": []}], None)
+    assert made["own_lead"] == pytest.approx([0.25, 0.1, 0.4])
+
+
 def test_kinds_of_passages():
     population = Population(PEOPLE, 0)
     subject, other = (population.people[n] for n in population.asked[:2])

@@ -360,6 +360,25 @@ def test_rewriting_a_part_helps_the_rest_where_it_does():
     assert statuses(unknown) == [NOT_TESTABLE, NOT_TESTABLE]
 
 
+def test_rewriting_is_held_against_other_peoples_values_and_against_the_plain_ones():
+    study = rewritten_study(0.3, 0.0)
+    put_answers(study, MAIN, "full", 0.4, shuffled=0.6)
+    (more, _) = rewriting.judge(summary_of(study))
+    assert more.verdict[0] == NOT_REPRODUCED
+    assert "other people's values" in more.verdict[1]
+    del study.answers[PLAIN, "full"]
+    (_, others) = rewriting.judge(summary_of(study))
+    assert others.verdict[0] == NOT_TESTABLE
+
+
+def test_what_is_below_zero_by_one_method_is_not_undecided():
+    found = {"right": {"a - b, full": [0.0, -0.1, 0.1], "a - b, mixed": [-0.3, -0.4, -0.2]}, "shuffled": {}}
+    assert "undecided" not in ways.ordered(found, ("a - b",))[1]
+    found["right"]["a - b, mixed"] = [0.3, 0.2, 0.4]
+    status, text = ways.ordered(found, ("a - b",))
+    assert (status, "undecided" in text) == (NOT_REPRODUCED, True)
+
+
 def test_origin_is_held_against_wrong_answers():
     groups = {"own biographies": 0.3, "others' questions of the relation": 0.5, "the rest": 0.2}
     side = {

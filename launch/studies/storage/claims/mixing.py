@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from headwater.launch.studies.claim import Claim, Found, as_text
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
+from headwater.launch.studies.storage.claims.ways import OTHERS
 from headwater.launch.studies.storage.measured import RIGHT, SHUFFLED, Measured
 from headwater.launch.studies.storage.settings import WindowSettings
-from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, shown
+from headwater.launch.studies.verdict import NOT_TESTABLE
 
 
 def measure(measured: Measured) -> Found:
@@ -61,11 +62,6 @@ def judged(claim: str, row: dict[str, Any]) -> Claim:
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "no two stretches of one length"), against, differs)
     early, late = row["compared"]
-    text = f"{early}% of the steps less {late}%: {shown(value)}; " + ", ".join(
-        f"{way} {as_text(each[RIGHT])}" for way, each in row["rows"].items()
-    )
-    by_chance = other is not None and other[1] > 0 and value[1] <= other[2]
-    status = REPRODUCED if value[1] > 0 and not by_chance else NOT_REPRODUCED
-    text += ", undecided: the interval holds zero" if value[1] <= 0 <= value[2] else ""
-    text += ", but not above what is found for other people's values" if by_chance else ""
-    return Claim(claim, (status, text), against, differs)
+    status, text = above_zero(value, f"{early}% of the steps less {late}%: ", [other], OTHERS)
+    rows = ", ".join(f"{way} {as_text(each[RIGHT])}" for way, each in row["rows"].items())
+    return Claim(claim, (status, f"{text}; {rows}"), against, differs)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from headwater.launch.studies.claim import Claim, Found, as_text
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.storage.claims.ways import unknown
 from headwater.launch.studies.storage.data import MAIN, PLAIN
 from headwater.launch.studies.storage.measured import Interval, Measured, Probed
 from headwater.launch.studies.storage.probes import AT_NAME, BEFORE_NAME, PLACES
-from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict, shown
+from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, shown
 
 STANDS, ABSENT = 0.6, 0.3
 """Accuracy at the name from which attributes stand on it, and up to which they do not."""
@@ -221,7 +221,7 @@ def apart(found: Found, spot: str) -> Claim:
     against = "; ".join(f"{name}: {as_text(each)}" for name, each in controls.items() if each)
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "not run"), against)
-    return Claim(claim, held_against(value, list(controls.values())), against)
+    return Claim(claim, above_zero(value, controls=list(controls.values())), against)
 
 
 def late(found: Found) -> Claim:
@@ -231,18 +231,8 @@ def late(found: Found) -> Claim:
     against = f"untrained: {as_text(raw)}" if raw else ""
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "not run"), against)
-    status, text = held_against(value, [raw])
+    status, text = above_zero(value, controls=[raw])
     return Claim(claim, (status, f"{text}; due {as_text(found['places'][PLAIN]['due'])}"), against)
-
-
-def held_against(value: Sequence[float], controls: Sequence[Interval]) -> Verdict:
-    """Reproduced if the interval lies above zero, and above every control's that does too."""
-    if value[1] <= 0:
-        undecided = ", undecided: the interval holds zero" if value[2] >= 0 else ""
-        return NOT_REPRODUCED, shown(value) + undecided
-    if any(each and each[1] > 0 and value[1] <= each[2] for each in controls):
-        return NOT_REPRODUCED, f"{shown(value)}, but not above a control"
-    return REPRODUCED, shown(value)
 
 
 def ranked_alike(name: str, row: Mapping[str, Any]) -> Claim:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from headwater.launch.studies.claim import Claim, Found, as_text
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text
 from headwater.launch.studies.resampling import slope_weights
-from headwater.launch.studies.storage.claims.ways import unknown
+from headwater.launch.studies.storage.claims.ways import OTHERS, unknown
 from headwater.launch.studies.storage.data import MAIN, PLAIN, rewritten_name
 from headwater.launch.studies.storage.measured import RIGHT, SHUFFLED, Interval, Measured
-from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, shown
+from headwater.launch.studies.verdict import NOT_TESTABLE
 
 WAY = "full"
 Among = Callable[[int, np.ndarray], np.ndarray]
@@ -67,19 +67,23 @@ def judge(summary: dict[str, Any]) -> list[Claim]:
         return [Claim(name, (NOT_TESTABLE, reason)) for name in (more, others)]
     slopes, rows = found["slope"], found["rows"]
     curve = ", ".join(f"{100 * row['share']:g}% {as_text(row['all'])}" for row in rows.values())
-    rises = REPRODUCED if slopes[RIGHT][1] > 0 else NOT_REPRODUCED
-    against = f"answers held against another person's: {as_text(slopes[SHUFFLED])}"
-    rise = Claim(more, (rises, f"from none to all {shown(slopes[RIGHT])}; {curve}"), against, DIFFERS)
-    parts = [row for row in rows.values() if row["gain"][RIGHT]]
-    text = "; ".join(f"{100 * row['share']:g}% rewritten: {shown(row['gain'][RIGHT])}" for row in parts)
-    control = "; ".join(f"{100 * row['share']:g}%: {as_text(row['gain'][SHUFFLED])}" for row in parts)
-    value, other = parts[-1]["gain"][RIGHT], parts[-1]["gain"][SHUFFLED]
-    by_chance = other is not None and other[1] > 0 and value[1] <= other[2]
-    status = REPRODUCED if value[1] > 0 and not by_chance else NOT_REPRODUCED
-    text += ", undecided: the interval holds zero" if value[1] <= 0 <= value[2] else ""
-    text += ", but not above what is found for other people's values" if by_chance else ""
-    against = f"answers held against another person's: {control}"
-    return [rise, Claim(others, (status, text + "; judged at the largest share"), against, DIFFERS)]
+    status, text = above_zero(slopes[RIGHT], "from none to all ", [slopes[SHUFFLED]], OTHERS)
+    rise = Claim(more, (status, f"{text}; {curve}"), f"{AGAINST}: {as_text(slopes[SHUFFLED])}", DIFFERS)
+    return [rise, spared(others, [row for row in rows.values() if row["gain"][RIGHT]])]
 
 
+def spared(claim: str, rows: Sequence[dict[str, Any]]) -> Claim:
+    """Of those who were not rewritten, judged at the largest share."""
+    if not rows:
+        return Claim(claim, (NOT_TESTABLE, f"{PLAIN} was not run"))
+    verdicts = [
+        above_zero(row["gain"][RIGHT], f"{100 * row['share']:g}% rewritten: ", [row["gain"][SHUFFLED]], OTHERS)
+        for row in rows
+    ]
+    control = "; ".join(f"{100 * row['share']:g}%: {as_text(row['gain'][SHUFFLED])}" for row in rows)
+    text = "; ".join(text for _, text in verdicts) + "; judged at the largest share"
+    return Claim(claim, (verdicts[-1][0], text), f"{AGAINST}: {control}", DIFFERS)
+
+
+AGAINST = "answers held against another person's"
 DIFFERS = "the paper advises it and does not draw the curve; rewritten are people of both halves, with multi5+permute"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.launch.studies.claim import Claim, Found, as_text
+from headwater.launch.studies.claim import Claim, Found, above_zero, as_text, is_above
 from headwater.launch.studies.storage.data import CELEBRITY, MAIN, ONCE, PLAIN
 from headwater.launch.studies.storage.measured import METHODS, RIGHT, SHUFFLED, Interval, Measured
 from headwater.launch.studies.verdict import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Verdict, shown
@@ -16,6 +16,7 @@ from headwater.train.facts.biographies import VARIANTS
 KNOWN = 0.95
 """Share of the biographies' values that must be foreseen before extraction says anything. Not of all their tokens:
 short biographies are to a good part names, and no model can foresee whom a text is about."""
+OTHERS = "what is found for other people's values"
 POINTS = 0.4
 """By how much the paper's richest biographies are better than its plainest, with room to spare."""
 LABELS = {"mixed": "questions from the start", "full": "fine-tuned, all weights", "lora": "LoRA"}
@@ -98,7 +99,10 @@ def beats(summary: dict[str, Any], method: str) -> Claim:
     rows = [f"{each} {percent(summary['accuracy'][each][method]['asked'])}" for each in (MAIN, PLAIN)]
     text = f"{shown(value)}: {' against '.join(rows)}; majority {summary['majority']['mean']:.1%}"
     differs = "the paper's mixed training reaches 86.6% with single biographies" if method == "mixed" else ""
-    return Claim(claim, (REPRODUCED if value[1] >= POINTS else NOT_REPRODUCED, text), shuffled(found, [name]), differs)
+    fine = is_above(value, [found[SHUFFLED].get(name)])
+    text += "" if fine else f", but not above {OTHERS}"
+    status = REPRODUCED if fine and value[1] >= POINTS else NOT_REPRODUCED
+    return Claim(claim, (status, text), shuffled(found, [name]), differs)
 
 
 def percent(value: Sequence[float]) -> str:
@@ -129,13 +133,14 @@ def ordered(found: Found, pairs: Sequence[str]) -> Verdict:
             other = found[SHUFFLED].get(f"{pair}, {method}")
             texts.append(f"{pair}, {method} {shown(value)}" if len(pairs) > 1 else f"{method} {shown(value)}")
             wrong += [", undecided" * (value[2] >= 0)] if value[1] <= 0 else []
-            chance += [method] if other and other[1] > 0 and value[1] <= other[2] else []
+            chance += [method] if value[1] > 0 and not is_above(value, [other]) else []
     text = "; ".join(texts) or "not run"
     if lacks:
         return NOT_TESTABLE, text
     if chance:
-        return NOT_REPRODUCED, f"{text}, but not above what is found for other people's values ({', '.join(chance)})"
-    return (NOT_REPRODUCED, text + max(wrong)) if wrong else (REPRODUCED, text)
+        return NOT_REPRODUCED, f"{text}, but not above {OTHERS} ({', '.join(chance)})"
+    # What is below zero by one method is decided.
+    return (NOT_REPRODUCED, text + min(wrong)) if wrong else (REPRODUCED, text)
 
 
 def stored(summary: dict[str, Any], variant: str, bound: float, *, upper: bool) -> Claim:
@@ -190,8 +195,6 @@ def mixed_or_after(summary: dict[str, Any]) -> Claim:
     value, other = found[RIGHT].get(name), found[SHUFFLED].get(name)
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "not run"))
-    text = shown(value) + (f"; {MAIN}: {shown(found[RIGHT][beside])}" if beside in found[RIGHT] else "")
-    by_chance = other is not None and other[1] > 0 and value[1] <= other[2]
-    text += ", but not above what is found for other people's values" if by_chance else ""
-    status = REPRODUCED if value[1] > 0 and not by_chance else NOT_REPRODUCED
+    status, text = above_zero(value, controls=[other], named=OTHERS)
+    text += f"; {MAIN}: {shown(found[RIGHT][beside])}" if beside in found[RIGHT] else ""
     return Claim(claim, (status, text), shuffled(found, [name]))
