@@ -60,7 +60,7 @@ class Store:
     def put(self, local: Path, name: str, wanted: Callable[[], bool] = lambda: True, digest: str = "") -> None:
         """Sends a file, checksums and all, and looks whether the store has as many bytes of it as it had at first: one
         that is added to meanwhile may be longer. Breaks off, as an error, once it is not `wanted` any longer. Its own
-        digest is kept beside it, for `digest_of`."""
+        digest is kept beside it, for `holds`."""
 
         def look(_: int) -> None:
             if not wanted():
@@ -74,10 +74,12 @@ class Store:
             if found < size:
                 raise OSError(f"{found:,} of {size:,} bytes have arrived")
 
-    def digest_of(self, name: str) -> str:
-        """What an object that is there was sent with; empty if that is not known."""
+    def holds(self, local: Path, name: str, digest: str) -> bool:
+        """Whether an object that is there was sent with a file's digest and has all of its bytes: what was cut short on
+        the way carries the digest as well."""
         with self._asking(f"{name} cannot be looked at in"):
-            return str(self._client.head_object(Bucket=self.bucket, Key=self._key(name))["Metadata"].get(DIGEST, ""))
+            found = self._client.head_object(Bucket=self.bucket, Key=self._key(name))
+            return found["Metadata"].get(DIGEST) == digest and found["ContentLength"] == local.stat().st_size
 
     def get(self, name: str, local: Path) -> None:
         """Fetches an object into a file; there is none afterwards where this fails."""

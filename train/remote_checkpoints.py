@@ -29,10 +29,6 @@ RECORDS = (
     *("probes.parquet", "ledger/steps-*.parquet"),
 )
 """What is sent beside the checkpoints, and fetched with one; paths below the run."""
-PATIENCE_S = 60.0
-"""Seconds that a run which was asked to stop waits for what is being sent."""
-
-
 SendFiles = Callable[[Path, Callable[[], bool]], None]
 """Sends a checkpoint's files as long as they are wanted."""
 
@@ -113,7 +109,16 @@ class RemoteCheckpoints:
         (send_files or self.send_files)(path, wanted)
         self._send_records(path.parent.parent, wanted)
         if wanted():
+            self._require_all(path)
             self.store.put(path / META, f"{path.name}/{META}", wanted)
+
+    def _require_all(self, path: Path) -> None:
+        """Several may have sent, a process that outlived the start before this one among them: it is looked at once
+        more before checkpoint.json says that all is there."""
+        there = set(self.store.names(f"{path.name}/"))
+        lacking = [name for name in read_json(path / META)["files"] if f"{path.name}/{name}" not in there]
+        if lacking:
+            raise StoreError(f"{self.store.address}/{path.name} lacks {', '.join(lacking[:3])}", got="not sent")
 
     def send_files(self, path: Path, wanted: Callable[[], bool], part: tuple[int, int] = (0, 1)) -> None:
         """Sends the files that checkpoint.json names, but those that are there already since sending broke off.
@@ -127,7 +132,7 @@ class RemoteCheckpoints:
 
         def put(name: str) -> None:
             key = f"{path.name}/{name}"
-            if wanted() and not (key in there and self.store.digest_of(key) == files[name]):
+            if wanted() and not (key in there and self.store.holds(path / name, key, files[name])):
                 self.store.put(path / name, key, wanted, files[name])
 
         do_each(put, names)
@@ -225,19 +230,6 @@ class Uploads:
                         self.say(f"step {step} is not in {self.remote.store.address} yet: {error.what} ({error.got})")
                     return
 
-    def finish(self, *, patient: bool) -> None:
-        """Waits until everything is sent.
-
-        Args:
-            patient: for as long as it takes; otherwise `PATIENCE_S`, and the rest is left to the next start.
-
-        Raises:
-            UserError: what the store says to the last of the tries.
-        """
-        self.try_again()
-        self.wait(None if patient else PATIENCE_S)
-        self.conclude(patient=patient)
-
     def try_again(self) -> None:
         """Begins to send what is not sent yet."""
         with self._lock:
@@ -252,7 +244,14 @@ class Uploads:
         return thread is None or not thread.is_alive()
 
     def conclude(self, *, patient: bool) -> None:
-        """Says what is not sent; raises as `finish`."""
+        """Says what is not sent, at the end of a training.
+
+        Args:
+            patient: the training has not been asked to stop: that something is not sent is an error.
+
+        Raises:
+            UserError: what the store says to the last of the tries.
+        """
         if self._error is not None:
             if patient:
                 raise self._error

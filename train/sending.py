@@ -4,13 +4,15 @@ all of them share, and a machine's network is narrower than a store.
 Rank 0 says in `checkpoints/sending.part/order.json` which checkpoint is sent. The others look for that behind the
 training's back, send what they are dealt and note beside it how that ended. It goes by files, as checkpoints are put
 together, and not by collectives: nobody who trains waits for somebody who sends. A `.part`: the next start removes what
-a killed run has left.
+a killed run has left. Orders have names that come once, so that no note of an earlier start is taken for an answer, and
+a process that outlived a start of another number of ranks, which would deal the files otherwise, does not answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +41,7 @@ class Orders:
 
     def __init__(self, remote: RemoteCheckpoints, directory: Path, world: World) -> None:
         self.remote, self.place, self.world = remote, directory / PLACE, world
-        self._given = 0
+        self._order = ""
 
     def send_files(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Sends a checkpoint's files with the help of the others; returns when all have ended, or it is not `wanted`
@@ -48,8 +50,8 @@ class Orders:
         Raises:
             UserError: what the first of the ranks met with that failed.
         """
-        self._given += 1
-        write_json(self.place / ORDER, {"number": self._given, "step": path.name})
+        self._order = secrets.token_hex(8)
+        write_json(self.place / ORDER, {"order": self._order, "ranks": self.world.size, "step": path.name})
         error = parallel.attempt(lambda: self.remote.send_files(path, wanted, (0, self.world.size)))
         errors = [error, *(self._met(rank, wanted) for rank in range(1, self.world.size))]
         if first := next((each for each in errors if each is not None), None):
@@ -59,7 +61,7 @@ class Orders:
         """Waits for a rank's note; returns the error that it names."""
         while wanted():
             note = _read(self.place / _note_of(rank))
-            if note is not None and note["number"] == self._given:
+            if note is not None and note["order"] == self._order:
                 return StoreError(**note["error"]) if note["error"] else None
             time.sleep(NOTED_S)
         return None
@@ -90,14 +92,14 @@ class Helper:
         self.error = parallel.attempt(self._follow)
 
     def _follow(self) -> None:
-        place, done = self.directory / PLACE, 0
+        place, done = self.directory / PLACE, ""
         while not self._abandoned.wait(LOOKS_S):
             order = _read(place / ORDER)
-            if order is not None and order["number"] != done:
-                done = order["number"]
+            if order is not None and order["order"] != done and order["ranks"] == self.world.size:
+                done = order["order"]
                 error = parallel.attempt(partial(self._send, self.directory / order["step"]))
                 if not self._abandoned.is_set():
-                    note = {"number": done, "error": self._told(error) if error is not None else None}
+                    note = {"order": done, "error": self._told(error) if error is not None else None}
                     write_json(place / _note_of(self.world.rank), note)
 
     def _send(self, path: Path) -> None:

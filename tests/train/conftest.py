@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headwater.train import remote
+from headwater.train.remote import Store
+
+from .object_store import ADDRESS, FaultyStore, served
+
 CONFIG = """
 seed: 3
 corpus:
@@ -84,3 +89,22 @@ def world() -> Iterator[Any]:
 
     yield parallel.start(threads=1)
     parallel.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultyStore]:
+    """An object store on loopback, and what reaches it."""
+    with served() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty bucket of it."""
+    server.fault = lambda *_: None
+    monkeypatch.setattr(remote, "TIMEOUT_S", 10)  # on a machine that has much else to do
+    made = Store(ADDRESS)
+    made._client.create_bucket(Bucket="runs")
+    made.remove(made.names())
+    server.asked.clear()
+    return made

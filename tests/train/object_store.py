@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 
 Answer = Callable[..., Any]
+ADDRESS = "s3://runs/mine"
+"""Where the `store` of the tests lies."""
 
 
 class FaultyStore:
@@ -89,3 +93,11 @@ def half(answer: Iterable[bytes]) -> Iterator[bytes]:
     """Half of a body whose length was given as a whole one's."""
     body = b"".join(answer)
     yield body[: len(body) // 2]
+
+
+def started(arguments: list[str], environment: dict[str, str]) -> int:
+    """Trains, in this process, with what reaches the server."""
+    from headwater.train.__main__ import main
+
+    with mock.patch.dict(os.environ, environment):
+        return main(arguments)

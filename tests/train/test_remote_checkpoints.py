@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,31 +23,12 @@ from headwater.train.remote import Store, StoreError
 from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads, newest_anywhere
 from headwater.train.settings import PretrainSettings
 
-from ..jobs import REFUSED, call, train
-from .object_store import FaultyStore, served
+from ..jobs import call, train
+from .object_store import ADDRESS, started
 
 pytest.importorskip("moto.server", reason="needs moto (extra: dev)")
 
-ADDRESS = "s3://runs/mine"
 SHORT = ("checkpoint.every=2", "checkpoint.keep=1", "checkpoint.steps=[1]")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyStore]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture
-def store(server: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty bucket."""
-    server.fault = lambda *_: None
-    monkeypatch.setattr(remote, "TIMEOUT_S", 1)
-    made = Store(ADDRESS)
-    made._client.create_bucket(Bucket="runs")
-    made.remove(made.names())
-    server.asked.clear()
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +52,15 @@ def found(there: RemoteCheckpoints, directory: Path, said: list[str]) -> int | N
     return checkpoint.step if checkpoint is not None else None
 
 
+def finish(uploads: Uploads, *, patient: bool) -> None:
+    """As at the end of a training."""
+    uploads.try_again()
+    assert uploads.wait(60)
+    uploads.conclude(patient=patient)
+
+
 def everything(directory: Path) -> dict[str, bytes]:
     return {str(f.relative_to(directory)): f.read_bytes() for f in sorted(directory.rglob("*")) if f.is_file()}
-
-
-def started(arguments: list[str], environment: dict[str, str]) -> int:
-    from headwater.train.__main__ import main
-
-    with mock.patch.dict(os.environ, environment):
-        return main(arguments)
 
 
 @pytest.mark.slow
@@ -110,75 +87,6 @@ def test_a_run_whose_disk_is_lost_goes_on_from_the_store(
     assert there.steps() == [1, 6]
     if ranks == 1:
         assert newest(mine.checkpoints).fingerprint == whole.fingerprint
-
-
-def started_as_ranks(arguments: list[str], environment: dict[str, str], harm: str = "") -> int:
-    """Every rank says who it is, and one of them meets with something."""
-    from headwater.train import sending
-
-    rank, full = os.environ["RANK"], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.MonkeyPatch.context() as patch:
-        if rank == "1" and harm == "its network":
-            patch.setattr(Store, "put", mock.Mock(side_effect=StoreError("no route to the store", got="a cut cable")))
-        if rank == "1" and harm == "its disk":
-            patch.setattr(sending, "write_json", mock.Mock(side_effect=full))
-        return started(arguments, {**environment, "AWS_SDK_UA_APP_ID": f"rank-{rank}"})
-
-
-def put(server: FaultyStore, step: int) -> list[str]:
-    """What was put under a step, in order."""
-    below = f"/runs/mine/step-{step:08d}/"
-    return [path.removeprefix(below) for method, path in server.asked if method == "PUT" and path.startswith(below)]
-
-
-@pytest.mark.slow
-def test_ranks_send_each_file_once_and_what_says_that_it_is_whole_last(server, store, fresh, config, tmp_path) -> None:
-    run, log = RunDir.at(fresh()), tmp_path / "log"
-    given = [str(config), f"out={run.path}", "train.hard_stop=4", "checkpoint.every=2", "checkpoint.keep=0"]
-    given += [f"checkpoint.remote={ADDRESS}", "checkpoint.asynchronous=true"]
-    assert call(started_as_ranks, given, server.environment, ranks=2, log=log) == 0, log.read_text()
-    for step in RemoteCheckpoints(store).steps():
-        files = json.loads((run.checkpoint(step) / "checkpoint.json").read_text())["files"]
-        *names, last = put(server, step)
-        assert sorted(names) == sorted(files)
-        assert last == "checkpoint.json"
-        whose = [server.senders["PUT", f"/runs/mine/step-{step:08d}/{name}"] for name in names]
-        assert {rank: whose.count(rank) - len(names) // 2 for rank in set(whose)} in (
-            {"rank-0": 0, "rank-1": 0},
-            {"rank-0": 1, "rank-1": 0},
-        )
-    assert 4 in RemoteCheckpoints(store).steps()
-    assert not list(run.checkpoints.glob("*.part"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("harm", "said"),
-    [
-        ("its network", r"error: no route to the store \(rank 1 on .*\)"),
-        ("its disk", r"error: .*No space left on device.*\(rank 1 on .*\)"),
-    ],
-    ids=["its network", "its disk"],
-)
-def test_what_one_rank_cannot_send_is_said_once_and_the_rest_is_not_sent_again(
-    server, store, fresh, config, tmp_path, harm: str, said: str
-) -> None:
-    """Both ranks end, and nothing there is taken for a checkpoint; the next start sends what is missing alone."""
-    run, log = RunDir.at(fresh()), tmp_path / "log"
-    given = [str(config), f"out={run.path}", "train.hard_stop=2", f"checkpoint.remote={ADDRESS}"]
-    assert call(started_as_ranks, given, server.environment, harm, ranks=2, log=log) == REFUSED, log.read_text()
-    assert log.read_text().count("error:") == 1
-    assert re.search(said, log.read_text())
-    assert newest(run.checkpoints).step == 2
-    assert RemoteCheckpoints(store).steps() == []
-    files = json.loads((run.checkpoint(2) / "checkpoint.json").read_text())["files"]
-    there = {name.partition("/")[2] for name in store.names("step-00000002")}
-    assert there < set(files) or harm == "its disk", "the other rank's have arrived"
-    assert there
-    server.asked.clear()
-    assert call(started_as_ranks, given, server.environment, ranks=2, log=log) == 0, log.read_text()
-    assert sorted(put(server, 2)) == sorted({*files, "checkpoint.json"} - there)
-    assert RemoteCheckpoints(store).steps() == [2]
 
 
 @pytest.mark.slow
@@ -224,8 +132,11 @@ def test_sent_again_is_not_sent(server, store, run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "dropped", "slow"])
-def test_a_store_that_fails_once_is_asked_again(server, store, run, tmp_path, fault: str) -> None:
+def test_a_store_that_fails_once_is_asked_again(server, store, run, tmp_path, monkeypatch, fault: str) -> None:
     """Every object, the first time: it is refused, the line breaks, no answer comes in time."""
+    if fault == "slow":
+        monkeypatch.setattr(remote, "TIMEOUT_S", 1)
+        store = Store(ADDRESS)
     seen: set[tuple[str, str]] = set()
 
     def once(method: str, path: str) -> str | None:
@@ -250,17 +161,17 @@ def test_a_store_that_goes_on_failing_is_one_error_in_the_end(server, store, run
     uploads = Uploads(there, run.checkpoints, 1, set(), said.append)
     uploads.add(6)
     with pytest.raises(StoreError, match=rf"exp_avg_sq.* cannot be sent to {ADDRESS}"):
-        uploads.finish(patient=True)
+        finish(uploads, patient=True)
     assert said[0].startswith(f"step 6 is not in {ADDRESS} yet: step-00000006/exp_avg_sq")
     assert uploads.unsent == {6}, "it is kept from being pruned"
     assert there.steps() == []
     assert [name for name in store.names() if name.startswith("step-00000006/weight")], "some of it has arrived"
     assert found(there, Path("nowhere"), said) is None
-    uploads.finish(patient=False)  # a run that was asked to stop ends well all the same
+    finish(uploads, patient=False)  # a run that was asked to stop ends well all the same
     assert everything(run.checkpoints) == before
     server.fault = lambda *_: None
     uploads.add(4)
-    uploads.finish(patient=True)
+    finish(uploads, patient=True)
     assert there.steps() == [4], "the next one goes, and takes the place of one that waited"
 
 
@@ -358,17 +269,16 @@ def test_what_is_not_wanted_any_longer_is_broken_off(store, tmp_path) -> None:
 ENDS = """
 import time
 from pathlib import Path
-from headwater.train import remote_checkpoints
 from headwater.train.remote import Store
 from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads
 
-remote_checkpoints.PATIENCE_S = 0.1
 Store.read = lambda *_: None
+Store.names = lambda *_: []
 Store.put = lambda *_: time.sleep(300)
 uploads = Uploads(RemoteCheckpoints(Store("s3://a/b")), Path(DIRECTORY), 1, set(), print)
 uploads.add(6)
-time.sleep(0.1)
-uploads.finish(patient=False)
+uploads.wait(0.2)
+uploads.conclude(patient=False)
 uploads.abandon()
 """
 

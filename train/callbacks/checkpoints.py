@@ -19,12 +19,14 @@ from headwater.train.checkpoint_writer import CheckpointWriter, prune
 from headwater.train.engine import StepResult
 from headwater.train.parallel import World
 from headwater.train.remote import Store
-from headwater.train.remote_checkpoints import PATIENCE_S, RemoteCheckpoints, Uploads
+from headwater.train.remote_checkpoints import RemoteCheckpoints, Uploads
 from headwater.train.sending import Helper, Orders
 from headwater.train.settings import CheckpointSettings
 from headwater.train.stream.stream import TrainingSequence
 
 T = TypeVar("T")
+PATIENCE_S = 60.0
+"""Seconds that a run which was asked to stop waits for what is being sent."""
 
 
 class Checkpoints(Callback):
@@ -84,16 +86,23 @@ class Checkpoints(Callback):
             self._save(trainer, step)
         self.writer.wait()
         if self.settings.remote:
-            self._finish_uploads(trainer.world, patient=trainer.stop_signal is None)
+            self._finish_uploads(trainer)
 
-    def _finish_uploads(self, world: World, *, patient: bool) -> None:
-        """Waits until everything is sent, as `Uploads.finish`. The ranks meet every second: one that can be of no help
-        any longer ends the wait of all."""
-        end = time.monotonic() + (math.inf if patient else PATIENCE_S)
+    def _finish_uploads(self, trainer: Training) -> None:
+        """Waits until everything is sent, `PATIENCE_S` at most from when rank 0 is asked to stop. The ranks meet every
+        second: one that can be of no help any longer ends the wait of all."""
+        world, end = trainer.world, math.inf
+
+        def is_over(uploads: Uploads) -> bool:
+            nonlocal end
+            if trainer.stop_signal is not None:
+                end = min(end, time.monotonic() + PATIENCE_S)
+            return uploads.wait(1.0) or time.monotonic() > end
+
         self._ask(world, Uploads.try_again)
-        while not self._ask(world, lambda uploads: uploads.wait(1.0) or time.monotonic() > end):
+        while not self._ask(world, is_over):
             parallel.agree(world, self._helper.error if self._helper is not None else None)
-        self._ask(world, lambda uploads: uploads.conclude(patient=patient))
+        self._ask(world, lambda uploads: uploads.conclude(patient=trainer.stop_signal is None))
 
     def _ask(self, world: World, action: Callable[[Uploads], T]) -> T:
         """What rank 0's uploads say, on all ranks."""
