@@ -264,6 +264,17 @@ def toy(out: Path) -> list[str]:
     ]
 
 
+def test_a_study_of_before_there_was_a_search_for_a_size_goes_on(tmp_path: Path):
+    given = [f"out={tmp_path}", "untrained=false"]
+    made = Storage(load_config(StorageSettings, "study/storage", given))
+    made._check_same()
+    kept = json.loads((tmp_path / "study.json").read_text())
+    for name in ("grid", "grid_seeds", "windows", "windowed", "rewritten", "lora_sizes", "untrained"):
+        del kept["made_with"][name]
+    (tmp_path / "study.json").write_text(json.dumps(kept))
+    made._check_same()
+
+
 @pytest.mark.slow
 def test_a_study_from_end_to_end_killed_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
