@@ -91,11 +91,15 @@ class Store:
         time.
 
         Raises:
-            CorruptError: a name leads out of the directory; nothing is fetched.
+            CorruptError: a name leads out of the directory, or nowhere; nothing is fetched.
         """
         for name in names:
-            if not (directory / name).resolve().is_relative_to(directory.resolve()):
-                raise CorruptError(f"{f'{self.address}/{below}'.rstrip('/')} names {name}, which lies outside of it")
+            try:
+                inside = (directory / name).resolve().is_relative_to(directory.resolve())
+            except ValueError:  # no path at all: a zero byte, half a character
+                inside = False
+            if not inside:
+                raise CorruptError(f"{f'{self.address}/{below}'.rstrip('/')} names {name!r}, which is no file below it")
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
         do_each(lambda name: self.get(f"{below}{name}", directory / name), names)
 

@@ -220,7 +220,8 @@ def test_bad_input_is_one_clear_error(store, study, tmp_path):
         store.write(results.MANIFEST, wrong)
         with pytest.raises(CorruptError, match=r"results\.json is no list"):
             fetch_results(ADDRESS, tmp_path / "here")
-    store.write(results.MANIFEST, json.dumps({**whole, "files": {"../../evil": "0"}}).encode())
-    with pytest.raises(CorruptError, match="outside"):
-        fetch_results(ADDRESS, tmp_path / "here")
+    for name in ("../../evil", "/evil", "a/../../evil", "zero\0byte", "half\ud800"):
+        store.write(results.MANIFEST, json.dumps({**whole, "files": {name: "0"}}).encode())
+        with pytest.raises(CorruptError, match="no file below it"):
+            fetch_results(ADDRESS, tmp_path / "here")
     assert not (tmp_path / "here").exists()

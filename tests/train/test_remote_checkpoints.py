@@ -310,7 +310,7 @@ def test_names_that_lead_out_of_a_checkpoint_are_refused(store, run, tmp_path) -
     body = json.dumps(meta).encode()
     store._client.put_object(Bucket="runs", Key="mine/step-00000006/checkpoint.json", Body=body)
     store._client.put_object(Bucket="runs", Key="mine/step-00000006/../../escaped", Body=b"out")
-    with pytest.raises(CorruptError, match=r"outside of it|lacks \.\."):
+    with pytest.raises(CorruptError, match=r"no file below it|lacks \.\."):
         there.fetch(6, tmp_path / "run" / "checkpoints")
     assert not (tmp_path / "escaped").exists()
 
