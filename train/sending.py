@@ -30,6 +30,8 @@ from headwater.train.remote_checkpoints import RemoteCheckpoints
 PLACE, ORDER = "sending.part", "order.json"
 LOOKS_S, NOTED_S = 0.5, 0.1
 """Seconds between two looks for an order, and for what became of it."""
+AGAIN_S = 10.0
+"""Seconds until an answer that could not be given is tried again."""
 
 
 class Orders:
@@ -75,7 +77,7 @@ class Helper:
     """The side of every other rank.
 
     Attributes:
-        error: why it can be of no help any longer: its notes do not reach the disk, say.
+        error: why the last order has no answer: its note does not reach the disk, say. It is tried again.
     """
 
     def __init__(self, remote: RemoteCheckpoints, directory: Path, world: World) -> None:
@@ -89,18 +91,19 @@ class Helper:
         self._thread.start()
 
     def _run(self) -> None:
-        self.error = parallel.attempt(self._follow)
-
-    def _follow(self) -> None:
-        place, done = self.directory / PLACE, ""
-        while not self._abandoned.wait(LOOKS_S):
-            order = _read(place / ORDER)
+        done = ""
+        while not self._abandoned.wait(LOOKS_S if self.error is None else AGAIN_S):
+            order = _read(self.directory / PLACE / ORDER)
             if order is not None and order["order"] != done and order["ranks"] == self.world.size:
-                done = order["order"]
-                error = parallel.attempt(partial(self._send, self.directory / order["step"]))
-                if not self._abandoned.is_set():
-                    note = {"order": done, "error": self._told(error) if error is not None else None}
-                    write_json(place / _note_of(self.world.rank), note)
+                self.error = parallel.attempt(partial(self._follow, order))
+                done = order["order"] if self.error is None else done
+
+    def _follow(self, order: dict[str, Any]) -> None:
+        """Sends its part and notes how that ended; raises what keeps it from noting."""
+        error = parallel.attempt(partial(self._send, self.directory / order["step"]))
+        if not self._abandoned.is_set():
+            note = {"order": order["order"], "error": self._told(error) if error is not None else None}
+            write_json(self.directory / PLACE / _note_of(self.world.rank), note)
 
     def _send(self, path: Path) -> None:
         part = self.world.rank, self.world.size

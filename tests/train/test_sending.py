@@ -132,6 +132,27 @@ def test_what_an_earlier_start_has_left_answers_no_order(store, checkpoint, monk
         helper.abandon()
 
 
+def test_a_note_that_does_not_reach_the_disk_is_tried_again(store, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(sending, "LOOKS_S", 0.01)
+    monkeypatch.setattr(sending, "AGAIN_S", 0.01)
+    full = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+
+    def written(path: Path, value: object) -> None:
+        if path.name.startswith("rank-") and full:
+            raise full.pop()
+        write_json(path, value)
+
+    monkeypatch.setattr(sending, "write_json", written)
+    there, directory = RemoteCheckpoints(store), checkpoint.parent
+    helper = Helper(there, directory, place_of(1, 2))
+    helper.start()
+    try:
+        there.send(checkpoint, send_files=Orders(there, directory, place_of(0, 2)).send_files)
+    finally:
+        helper.abandon()
+    assert (there.steps(), full) == ([2], [])
+
+
 def test_what_is_not_there_is_no_checkpoint_whoever_says_so(store, checkpoint) -> None:
     there = RemoteCheckpoints(store)
     with pytest.raises(StoreError, match="step-00000002 lacks a"):

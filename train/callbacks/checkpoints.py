@@ -90,7 +90,7 @@ class Checkpoints(Callback):
 
     def _finish_uploads(self, trainer: Training) -> None:
         """Waits until everything is sent, `PATIENCE_S` at most from when rank 0 is asked to stop. The ranks meet every
-        second: one that can be of no help any longer ends the wait of all."""
+        second: one that cannot say what became of its part ends the wait of all."""
         world, end = trainer.world, math.inf
 
         def is_over(uploads: Uploads) -> bool:
