@@ -196,5 +196,5 @@ def test_what_is_no_index_is_refused(sent: FaultyStore, index: Index, tmp_path: 
     # A name that leads out of the directory is refused.
     send(index.path, ADDRESS)
     Store(ADDRESS).write("files.json", json.dumps(["../../evil"]).encode())
-    with pytest.raises(UserError, match="outside"):
+    with pytest.raises(UserError, match="no file below it"):
         fetch(ADDRESS, tmp_path / "far")

@@ -130,13 +130,17 @@ def test_sent_again_is_not_sent(server, store, run) -> None:
     assert not [each for each in server.asked if each[0] in ("PUT", "POST")]
 
 
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store that is not waited for long: a line that has broken is noticed when no answer has come in time."""
+    monkeypatch.setattr(remote, "TIMEOUT_S", 2)
+    return Store(ADDRESS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "dropped", "slow"])
 def test_a_store_that_fails_once_is_asked_again(server, store, run, tmp_path, monkeypatch, fault: str) -> None:
     """Every object, the first time: it is refused, the line breaks, no answer comes in time."""
-    if fault == "slow":
-        monkeypatch.setattr(remote, "TIMEOUT_S", 1)
-        store = Store(ADDRESS)
+    store = hasty(monkeypatch) if fault != "500" else store
     seen: set[tuple[str, str]] = set()
 
     def once(method: str, path: str) -> str | None:
@@ -153,8 +157,9 @@ def test_a_store_that_fails_once_is_asked_again(server, store, run, tmp_path, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "dropped"])
-def test_a_store_that_goes_on_failing_is_one_error_in_the_end(server, store, run, fault: str) -> None:
+def test_a_store_that_goes_on_failing_is_one_error_in_the_end(server, store, run, monkeypatch, fault: str) -> None:
     """The run's own checkpoints are untouched, and nothing there is taken for one until all of it has arrived."""
+    store = hasty(monkeypatch) if fault != "500" else store
     there, said = RemoteCheckpoints(store), []
     before = everything(run.checkpoints)
     server.fault = lambda method, path: fault if method == "PUT" and "exp_avg_sq" in path else None
