@@ -48,7 +48,7 @@ class Fault:
 
     Attributes:
         number: what the system says of it (errno); 0: nothing, as of a kill.
-        ends: whether the work cannot go on.
+        ends: whether the work cannot go on; else it does, or says so where it meets an error with a number.
         several: whether it is of one rank of several.
         variables: of fault.c; None: it is made in another way.
     """
@@ -75,7 +75,7 @@ FAULTS = {
         Fault("share gone", errno.ESTALE, variables={"ERRNO": str(errno.ESTALE), "READS": "1"}),
         Fault("no locks", ends=False, variables={"FLOCK": str(errno.ENOLCK)}),
         Fault("clock jumps", ends=False, variables={"CLOCK": ""}),
-        Fault("/dev/shm full", ends=False),
+        Fault("/dev/shm full", errno.ENOSPC, ends=False),
         Fault("out of memory", several=True),
     )
 }

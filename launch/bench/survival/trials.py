@@ -135,14 +135,13 @@ class Trial:
             self.begin(activity, place)
             job = self.job(name, self.work(activity, place, layout), setting)
             after = self.await_moment(activity, place, job, draw, REACHES[0])
-            began = len(self.said(name))
             outcome.met = job.status() is None
             bring_on(fault, setting, job, draw)
             outcome.events.append(f"{layout}: {fault.name} after {after:.1f} s")
             self.await_end(job, outcome, GONE_S if fault.ends else WHOLE_S)
             status = job.status()
             outcome.events.append(f"ended with status {status} in {outcome.end_s:.1f} s")
-            outcome.lost += ending_problems(fault, status, self.said(name)[began:])
+            outcome.lost += ending_problems(fault, status, self.said(name))
             outcome.met &= bool(status) or not fault.ends
             mend(setting)
             self.finish(activity, place, outcome, draw, layout.same)
@@ -197,13 +196,14 @@ def ending_problems(fault: Fault, status: int | None, said: str) -> list[str]:
     if not status:
         return []  # it was done before the fault came, or a fault that nobody has to notice
     found = []
-    if not fault.ends:
+    errors = said.replace(fault.said, "").count("error: ") if fault.said else 0
+    if not fault.ends and not fault.number:
         found.append(f"ended with status {status}, though the fault was none of its: {said[-TAIL:]}")
     elif fault.number:
         if status != 2:
             found.append(f"ended with status {status}, not 2: {said[-TAIL:]}")
-        if said.count("error: ") != 1:
-            found.append(f"said {said.count('error: ')} errors: {said[-TAIL:]}")
+        if errors != 1:
+            found.append(f"said {errors} errors: {said[-TAIL:]}")
         if fault.said not in said:
             found.append(f"did not say {fault.said!r}: {said[-TAIL:]}")
         if "Traceback" in said:

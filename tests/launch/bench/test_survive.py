@@ -187,6 +187,11 @@ def test_how_a_fault_is_to_be_told() -> None:
         (2, "Traceback\nerror: No space left on device"),
     ):
         assert len(ending_problems(disk, status, said)) == 1, said
+    broken, shared = FAULTS["input/output error"], FAULTS["/dev/shm full"]
+    assert ending_problems(broken, 2, "error: x: cannot be read\n  got: Input/output error: 'x'") == [], "is one error"
+    assert ending_problems(shared, 2, "error: /dev/shm: No space left on device") == [], "workers have met it"
+    assert ending_problems(shared, 0, "") == [], "nobody needs it"
+    assert ending_problems(shared, 1, "error: No space left on device") != []
     assert ending_problems(clock, 0, "") == []
     assert len(ending_problems(clock, 1, "")) == 1
 
