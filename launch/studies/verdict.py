@@ -20,19 +20,6 @@ def shown(value: Sequence[float]) -> str:
     return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"
 
 
-def sided(value: Sequence[float], text: str = "") -> Verdict:
-    """Reproduced if the interval [value, low, high] lies above zero."""
-    return (REPRODUCED if value[1] > 0 else NOT_REPRODUCED), (text + shown(value))
-
-
-def as_claims(judged: Sequence[tuple[str, Verdict, str]], general: str) -> list[dict[str, str]]:
-    """(claim, verdict, how the setting differs for it) as a summary keeps them; `general` differs for all."""
-    return [
-        {"claim": name, "status": status, "measured": measured, "differs": "; ".join(filter(None, [differs, general]))}
-        for name, (status, measured), differs in judged
-    ]
-
-
 def held_to(value: Sequence[float], bound: float) -> str:
     """Whether [value, low, high] reaches a bound."""
     if value[1] >= bound:

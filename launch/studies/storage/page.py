@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater.launch.studies.page import as_interval, markdown_table, write_page
 from headwater.launch.studies.storage import figures
-from headwater.launch.studies.storage.claims.ways import LABELS
+from headwater.launch.studies.storage.claims.ways import LABELS, as_percents
 from headwater.launch.studies.storage.data import MAIN, PLAIN
 from headwater.launch.studies.storage.settings import StorageSettings
 from headwater.launch.studies.storage.shares import KINDS
@@ -166,4 +166,4 @@ def percent(value: Any) -> str:
 
 
 def interval(value: list[float] | None) -> str:
-    return f"{percent(value[0])} [{percent(value[1])}, {percent(value[2])}]" if value else "–"
+    return as_percents(value) if value else "–"

@@ -96,7 +96,7 @@ def beats(summary: dict[str, Any], method: str) -> Claim:
     claim = f"multi5+permute beats single by 40 points or more ({LABELS[method]})"
     if value is None:
         return Claim(claim, (NOT_TESTABLE, "not run"))
-    rows = [f"{each} {percent(summary['accuracy'][each][method]['asked'])}" for each in (MAIN, PLAIN)]
+    rows = [f"{each} {as_percents(summary['accuracy'][each][method]['asked'])}" for each in (MAIN, PLAIN)]
     text = f"{shown(value)}: {' against '.join(rows)}; majority {summary['majority']['mean']:.1%}"
     differs = "the paper's mixed training reaches 86.6% with single biographies" if method == "mixed" else ""
     fine = is_above(value, [found[SHUFFLED].get(name)])
@@ -105,7 +105,7 @@ def beats(summary: dict[str, Any], method: str) -> Claim:
     return Claim(claim, (status, text), shuffled(found, [name]), differs)
 
 
-def percent(value: Sequence[float]) -> str:
+def as_percents(value: Sequence[float]) -> str:
     return f"{value[0]:.1%} [{value[1]:.1%}, {value[2]:.1%}]"
 
 
@@ -154,9 +154,9 @@ def stored(summary: dict[str, Any], variant: str, bound: float, *, upper: bool) 
     rows = {method: kept[method] for method in ("full", "lora") if method in kept}
     if recall is None or not rows:
         return Claim(claim, (NOT_TESTABLE, "not run"))
-    text = ", ".join(f"{method} {percent(row['asked'])}" for method, row in rows.items())
+    text = ", ".join(f"{method} {as_percents(row['asked'])}" for method, row in rows.items())
     text += f"; next tokens {recall['next_token']:.1%}, values {recall['values']:.1%} foreseen"
-    others = [f"{method} {percent(row[SHUFFLED])}" for method, row in rows.items() if row.get(SHUFFLED)]
+    others = [f"{method} {as_percents(row[SHUFFLED])}" for method, row in rows.items() if row.get(SHUFFLED)]
     against = f"answers held against another person's: {', '.join(others)}; " if others else ""
     against += f"commonest value {summary['majority']['mean']:.1%}"
     if reason := unknown(summary, [variant]):
