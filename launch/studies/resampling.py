@@ -47,17 +47,14 @@ def over_seeds(
         return percentiles(float(of(whole_K)), of(drawn_means(sums, counts, resamples, crossed)), level)
 
 
-def percentiles(value: float, found_R: np.ndarray, level: float, lost: float = FEW) -> list[float] | None:
+def percentiles(value: float, found_R: np.ndarray, level: float) -> list[float] | None:
     """[value, low, high] of what the resamples gave: float64 [resamples].
 
-    Args:
-        lost: the largest share of them that may not be finite.
-
     Returns:
-        None where more are not, or the value is not.
+        None where more than a few of them are not finite, or the value is not.
     """
     finite_R = found_R[np.isfinite(found_R)]
-    if not np.isfinite(value) or len(found_R) - len(finite_R) > lost * len(found_R):
+    if not np.isfinite(value) or len(found_R) - len(finite_R) > FEW * len(found_R):
         return None
     low, high = np.quantile(finite_R, [(1 - level) / 2, (1 + level) / 2])
     return [value, float(low), float(high)]

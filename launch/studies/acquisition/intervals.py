@@ -27,13 +27,14 @@ def interval(
         crossed: the records are the same ones for every seed, and are drawn once for all of them.
 
     Returns:
-        None where a sample is empty, or the statistic is not finite, or is not in more than half of the resamples.
+        None where a sample is empty, or the statistic is not finite, or is not in more than a few of the resamples: a fit
+        that most draws allow is not one of all.
     """
     if not all(len(chosen) for _, chosen in samples):
         return None
     value = float(statistic(*(chosen for _, chosen in samples)))
     found = np.array([statistic(*drawn) for drawn in draws(samples, resamples, crossed)], dtype=np.float64)
-    return percentiles(value, found, level, lost=0.5)
+    return percentiles(value, found, level)
 
 
 def draws(

@@ -131,6 +131,24 @@ def test_runs_of_the_same_records_are_compared_record_by_record():
     assert interval([(one, all_of[:0])], lambda n: 0.0, resamples=10) is None
 
 
+def test_a_statistic_that_many_draws_do_not_have_has_no_interval():
+    owner = np.arange(12)
+    measured = laid_out(owner, np.zeros(12, dtype=int), owner.astype(float))
+    every = measured.logprob_PS[:, 0]
+
+    def when_drawn(least: int):
+        chosen = np.arange(12)
+        return interval(
+            [(measured, chosen)],
+            lambda n: float(every[n].mean()) if (every[n] >= least).any() else float("nan"),
+            resamples=1000,
+        )
+
+    # One record of twelve is in 65% of the draws, one of six in all but 1 of 4,000.
+    assert when_drawn(11) is None
+    assert when_drawn(6) is not None
+
+
 def planted(
     jumps: dict[str, float],
     *,
@@ -295,7 +313,7 @@ def test_facts_that_were_never_gained_are_not_taken_for_facts_that_are_never_for
     assert found["x_intercept"] is None
     (claim,) = threshold.judge(found)
     assert claim.verdict[0] == NOT_TESTABLE
-    assert "gained nothing" in claim.verdict[1]
+    assert "gained too little" in claim.verdict[1]
 
 
 def test_popularity_and_deduplication_say_what_was_planted():

@@ -285,5 +285,4 @@ def test_an_interval_over_what_is_left_of_the_resamples_is_none():
     assert percentiles(1.0, found, 0.9) == pytest.approx([1.0, *np.quantile(found[50:], [0.05, 0.95])])
     found[50] = np.inf
     assert percentiles(1.0, found, 0.9) is None
-    assert percentiles(1.0, found, 0.9, lost=0.5) is not None
     assert percentiles(np.nan, np.ones(9), 0.9) is None

@@ -87,7 +87,7 @@ def judge(found: Found | None) -> list[Claim]:
 def verdict_of(log_x: list[float] | None, rows: list[Found]) -> Verdict:
     """An interval between the ends of the x-intercept's own interval is on neither side."""
     if log_x is None:
-        return NOT_TESTABLE, "facts shown once gained nothing whose forgetting could be fitted"
+        return NOT_TESTABLE, "facts shown once gained too little for their forgetting to be fitted in 95% of the draws"
     text = f"x-intercept {in_steps(log_x[0])} steps [{in_steps(log_x[1])}, {in_steps(log_x[2])}]"
     below = [row for row in rows if np.log10(row["interval"]) < log_x[1] and row["memorization, more"]]
     above = [row for row in rows if np.log10(row["interval"]) > log_x[2] and row["memorization, more"]]
