@@ -8,6 +8,7 @@ validation, probes, the ledger.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -121,21 +122,37 @@ class RemoteCheckpoints:
             raise StoreError(f"{self.store.address}/{path.name} lacks {', '.join(lacking[:3])}", got="not sent")
 
     def send_files(self, path: Path, wanted: Callable[[], bool], part: tuple[int, int] = (0, 1)) -> None:
-        """Sends the files that checkpoint.json names, but those that are there already since sending broke off.
+        """Sends the files that checkpoint.json names, but those that are there already since sending broke off, and
+        those that an earlier checkpoint has sent, which the store copies.
 
         Args:
             part: (rank, ranks): of all files every so many-th, the largest first.
         """
         files: dict[str, str] = read_json(path / META)["files"]
         names = sorted(files, key=lambda name: (-(path / name).stat().st_size, name))[part[0] :: part[1]]
-        there = set(self.store.names(f"{path.name}/"))
+        there = {f"{name_of(step)}/{name}" for step, found in self._all().items() for name in found}
 
         def put(name: str) -> None:
             key = f"{path.name}/{name}"
-            if wanted() and not (key in there and self.store.holds(path / name, key, files[name])):
+            if not wanted() or (key in there and self.store.holds(path / name, key, files[name])):
+                return
+            if not self._copied(path / name, key, files[name], there):
                 self.store.put(path / name, key, wanted, files[name])
 
         do_each(put, names)
+
+    def _copied(self, file: Path, key: str, digest: str, there: set[str]) -> bool:
+        """Whether the store has made a file that checkpoints share, as hard links, of what it holds of another one."""
+        own, _, name = key.partition("/")
+        if file.stat().st_nlink == 1:
+            return False
+        others = sorted(each for each in there if each.partition("/")[2] == name and each.partition("/")[0] != own)
+        for source in reversed(others):
+            with contextlib.suppress(StoreError):  # removed meanwhile, or a store that does not copy: it is sent
+                if self.store.holds(file, source, digest):
+                    self.store.copy(source, key, digest)
+                    return self.store.holds(file, key, digest)
+        return False
 
     def _send_records(self, run: Path, wanted: Callable[[], bool]) -> None:
         for file in (file for pattern in RECORDS for file in sorted(run.glob(pattern))):

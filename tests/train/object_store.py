@@ -23,8 +23,8 @@ class FaultyStore:
 
     Attributes:
         environment: what reaches it.
-        fault: called with (method, path); returns None, or one of `500`, `truncated`, `cut` (half of
-            what is sent arrives), `slow`, `dropped`.
+        fault: called with (method, path), where `COPY` is a PUT of what is there; returns None, or one of `500`,
+            `truncated`, `cut` (half of what is sent arrives), `slow`, `dropped`.
         asked: every (method, path) so far.
         senders: the application that asked so last (AWS_SDK_UA_APP_ID), empty where it has no name.
     """
@@ -55,6 +55,7 @@ class FaultyStore:
 
     def _answer(self, environ: dict[str, Any], start_response: Answer) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        method = "COPY" if "HTTP_X_AMZ_COPY_SOURCE" in environ else method
         self.asked.append((method, path))
         self.senders[method, path] = environ.get("HTTP_USER_AGENT", "").partition("app/")[2].partition(" ")[0]
         fault = self.fault(method, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from headwater.configs import load_config
 from headwater.configs.errors import ConfigError, CorruptError, MismatchError, MissingError, UserError
 from headwater.train import remote
-from headwater.train.artifacts import RunDir
+from headwater.train.artifacts import RunDir, read_json, write_json
 from headwater.train.callbacks.metrics import read_metrics
 from headwater.train.checkpoint import newest, steps_in
 from headwater.train.preflight import check_inputs
@@ -128,6 +129,37 @@ def test_sent_again_is_not_sent(server, store, run) -> None:
     server.asked.clear()
     there.send(run.checkpoint(6))
     assert not [each for each in server.asked if each[0] in ("PUT", "POST")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["", "cut", "gone", "no copies"])
+def test_what_checkpoints_share_is_sent_once(server, store, run, tmp_path, harm: str) -> None:
+    """Files of the same bytes, but for what is damaged or gone there, and where a store does not copy."""
+    mine = RunDir.at(shutil.copytree(run.path, tmp_path / "run"))
+    earlier, later = mine.checkpoint(4), mine.checkpoint(6)
+    meta = read_json(later / "checkpoint.json")
+    shared, *_ = [name for name in meta["files"] if "exp_avg" in name]
+    (later / shared).unlink()
+    os.link(earlier / shared, later / shared)
+    meta["files"][shared] = read_json(earlier / "checkpoint.json")["files"][shared]
+    write_json(later / "checkpoint.json", meta)
+    there = RemoteCheckpoints(store)
+    there.send(earlier)
+    name, source = f"{later.name}/{shared}", f"{earlier.name}/{shared}"
+    if harm == "cut":
+        store.write(source, b"short")
+    elif harm == "gone":
+        store.remove([source])
+    server.fault = lambda method, _: "500" if harm == "no copies" and method == "COPY" else None
+    server.asked.clear()
+    there.send(later)
+    assert any(method == "PUT" and path.endswith(name) for method, path in server.asked) == bool(harm)
+    server.fault = lambda *_: None
+    assert store.holds(later / shared, name, meta["files"][shared])
+    assert everything(there.fetch(6, tmp_path / "checkpoints").path) == everything(later)
+    there.prune(1, ())
+    assert there.steps() == [6]
+    assert store.holds(later / shared, name, meta["files"][shared]), "a copy of its own"
 
 
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Store:

@@ -27,8 +27,8 @@ def interval(
         crossed: the records are the same ones for every seed, and are drawn once for all of them.
 
     Returns:
-        None where a sample is empty, or the statistic is not finite, or is not in more than a few of the resamples: a fit
-        that most draws allow is not one of all.
+        None where a sample is empty, or the statistic is not finite, or is not in more than a few of the resamples:
+        a fit that most draws allow is not one of all.
     """
     if not all(len(chosen) for _, chosen in samples):
         return None
