@@ -211,7 +211,7 @@ def test_a_planted_study_gives_back_its_law_and_its_claims():
         "all jumps were planted alike, the first and the later"
     )
     assert status(depths.judge(found["depths"])) == [REPRODUCED, REPRODUCED]
-    assert status(forgetting.judge(found["forgetting"]))[0] == REPRODUCED
+    assert status(forgetting.judge(found["forgetting"]))[:2] == [REPRODUCED] * 2
     # Two decades are not reached: 300 steps less the last injection and its window leave 200.
     assert found["duplicates"]["decades"] > 2
     assert status(duplicates.judge(found["duplicates"])) == [NOT_REPRODUCED] * 2, "none was planted"
@@ -246,6 +246,20 @@ def test_depths_are_compared_less_the_noise_that_their_controls_show():
     assert depths.gap(plain, memory, semantic) < 0, "the maximum of the noisier ones is higher"
     found = depths.measure(Conditions([plain], 60), plain)
     assert status(depths.judge(found))[0] == REPRODUCED
+
+
+def test_means_of_ratios_and_ratios_of_means_are_told_apart():
+    """A drift that all probes share bends single ratios, and no mean gain less the controls'."""
+    drifting = condition(pool([planted(JUMPS, drift=-3.0), planted(JUMPS, seed=1, drift=-3.0)]))
+    found = forgetting.measure(Conditions([drifting], 60))
+    row = found["once/memorization"]
+    assert row["pooled"]["power_r2"] > 0.98
+    assert row["pooled"]["power_r2"] > row["power_r2"] + 0.01
+    assert row["pooled"]["lead"][1] > 0
+    assert (
+        forgetting.leads({"x": {"power_r2": 0.5, "exponential_r2": 0.6, "lead": [-0.1, -0.2, 0.1]}})[0]
+        == NOT_REPRODUCED
+    )
 
 
 def test_faster_forgetting_of_duplicates_is_found_where_it_is_planted():
