@@ -86,7 +86,9 @@ class Acquisition:
             self._check_taken([base for base in bases if base.size == SIZE])
             bases = [base for base in bases if base.size != SIZE]
         starts = [start for start in self.starts() if start.path in needed]
-        todo: list[StudyPart] = [*bases, *starts, *parts]
+        # The real model's runs are the longest: at the end they would keep one core while the others have nothing to do.
+        real = [part for part in parts if part.plan == REAL]
+        todo: list[StudyPart] = [*starts, *real, *bases, *(part for part in parts if part.plan != REAL)]
         for part in todo:
             if not part.is_done():
                 part.prepare(self.out / "config.yaml")
