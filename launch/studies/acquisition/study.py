@@ -86,7 +86,7 @@ class Acquisition:
             self._check_taken([base for base in bases if base.size == SIZE])
             bases = [base for base in bases if base.size != SIZE]
         starts = [start for start in self.starts() if start.path in needed]
-        # The real model's runs are the longest: at the end they would keep one core while the others have nothing to do.
+        # The real model's runs are the longest: at the end they would keep one core while the others idle.
         real = [part for part in parts if part.plan == REAL]
         todo: list[StudyPart] = [*starts, *real, *bases, *(part for part in parts if part.plan != REAL)]
         for part in todo:
