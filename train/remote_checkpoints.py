@@ -130,24 +130,24 @@ class RemoteCheckpoints:
         """
         files: dict[str, str] = read_json(path / META)["files"]
         names = sorted(files, key=lambda name: (-(path / name).stat().st_size, name))[part[0] :: part[1]]
-        there = {f"{name_of(step)}/{name}" for step, found in self._all().items() for name in found}
+        there = {name_of(step): set(found) for step, found in sorted(self._all().items(), reverse=True)}
+        mine = there.pop(path.name, set())
 
         def put(name: str) -> None:
-            key = f"{path.name}/{name}"
-            if not wanted() or (key in there and self.store.holds(path / name, key, files[name])):
+            file, key, digest = path / name, f"{path.name}/{name}", files[name]
+            if not wanted() or (name in mine and self.store.holds(file, key, digest)):
                 return
-            if not self._copied(path / name, key, files[name], there):
-                self.store.put(path / name, key, wanted, files[name])
+            sources = [f"{step}/{name}" for step, found in there.items() if name in found]
+            if not self._copied(file, sources, key, digest):
+                self.store.put(file, key, wanted, digest)
 
         do_each(put, names)
 
-    def _copied(self, file: Path, key: str, digest: str, there: set[str]) -> bool:
+    def _copied(self, file: Path, sources: list[str], key: str, digest: str) -> bool:
         """Whether the store has made a file that checkpoints share, as hard links, of what it holds of another one."""
-        own, _, name = key.partition("/")
         if file.stat().st_nlink == 1:
             return False
-        others = sorted(each for each in there if each.partition("/")[2] == name and each.partition("/")[0] != own)
-        for source in reversed(others):
+        for source in sources:
             with contextlib.suppress(StoreError):  # removed meanwhile, or a store that does not copy: it is sent
                 if self.store.holds(file, source, digest):
                     self.store.copy(source, key, digest)
